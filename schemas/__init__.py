@@ -1,0 +1,1 @@
+"""Tables, recipe, manifests, ids and errors: what every other room agrees on."""

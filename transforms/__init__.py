@@ -1,0 +1,1 @@
+"""The methods: one folder a plug-in kind, one file a plug-in. Pure logic; Beam appears only in `ptransforms`."""

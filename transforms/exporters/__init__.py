@@ -1,0 +1,1 @@
+"""A dataset version to the files a trainer reads."""

@@ -1,0 +1,1 @@
+"""Votes to one posterior."""

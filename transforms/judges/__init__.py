@@ -1,0 +1,1 @@
+"""Pairs to votes, by asking an LLM."""

@@ -1,0 +1,1 @@
+"""Which pairs a human is asked about, under a budget."""

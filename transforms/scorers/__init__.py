@@ -1,0 +1,1 @@
+"""Pairs to votes, without an LLM call."""

@@ -1,0 +1,1 @@
+"""The workspace on disk: parts, checkpoints, memo."""
