@@ -1,0 +1,109 @@
+"""Atomic files on a local disk or any fsspec file system.
+
+A reader sees a whole file or none: local writes go to a temporary name, are flushed to the disk and
+renamed; an object store's put is atomic by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import orjson
+import polars as pl
+
+from schemas.errors import WorkspaceError
+
+TEMPORARY = ".tmp-"
+
+
+def file_system(root: str) -> tuple[Any, str]:
+    """The fsspec file system of a path or URL, and the path within it."""
+    fs, path = fsspec.core.url_to_fs(root)
+    return fs, path.rstrip("/")
+
+
+def write_atomic(fs: Any, path: str, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        WorkspaceError: the disk is full, read-only or unreachable; the text names the file.
+    """
+    try:
+        if "file" not in _protocols(fs):
+            fs.pipe_file(path, data)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WorkspaceError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_json(fs: Any, path: str) -> Any | None:
+    """The JSON value of a file, or None where there is no such file.
+
+    Raises:
+        WorkspaceError: the file is there but is not JSON.
+    """
+    try:
+        data = fs.cat_file(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: its stage is then redone") from None
+
+
+def parquet_bytes(frame: pl.DataFrame) -> bytes:
+    """A frame as Parquet with fixed settings: equal frames give equal bytes."""
+    buffer = BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
+    return buffer.getvalue()
+
+
+def read_parquet(fs: Any, path: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read one Parquet file.
+
+    Raises:
+        WorkspaceError: the file is missing, truncated or not Parquet; the text names it.
+    """
+    try:
+        if "file" in _protocols(fs):
+            return pl.read_parquet(path, columns=columns, memory_map=False)
+        return pl.read_parquet(BytesIO(fs.cat_file(path)), columns=columns)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise WorkspaceError(f"cannot read {path}: {error}") from error
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an advisory lock file on this host for the duration of the block; waits for its holder."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

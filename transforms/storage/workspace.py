@@ -1,0 +1,219 @@
+"""The workspace: tables in buckets, and one checkpoint per stage and bucket.
+
+A table's content is the union of the parts that the checkpoints name. A part is a Parquet file named
+by the hash of its bytes, so writing it twice is harmless; a checkpoint is written after its parts, so
+a bucket of a stage is done or it is not. A stage's output is a pure function of its inputs, whose hash
+is the checkpoint's key: equal key, nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from schemas.errors import WorkspaceError
+from schemas.ids import canonical_json, hash_bytes
+from schemas.tables import TABLES, conform, polars_schema, primary_key
+from transforms.storage.files import file_system, parquet_bytes, read_json, read_parquet, write_atomic
+
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one stage made of one bucket."""
+
+    key: str
+    parts: dict[str, list[str]] = field(default_factory=dict)  # table -> part names
+    rows_in: int = 0
+    rows_out: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    usage: dict[str, Any] = field(default_factory=dict)  # calls, tokens, ... by engine and purpose
+    counts: dict[str, Any] = field(default_factory=dict)  # what else the stage counted
+    seconds: float = 0.0
+
+
+@dataclass
+class Output:
+    """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows."""
+
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    rows_in: int = 0
+    rows_out: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace at a path or fsspec URL. Picklable: workers open it for themselves."""
+
+    root: str
+    n_buckets: int
+
+    @classmethod
+    def create(cls, root: str, n_buckets: int) -> Workspace:
+        """Open the workspace at `root`, making it first where there is none.
+
+        Raises:
+            WorkspaceError: it exists with another number of buckets or another layout.
+        """
+        fs, path = file_system(root)
+        settings = read_json(fs, f"{path}/workspace.json")
+        if settings is None:
+            if n_buckets < 1:
+                raise WorkspaceError(f"a workspace needs at least 1 bucket, not {n_buckets}")
+            write_atomic(fs, f"{path}/workspace.json", canonical_json({"layout": LAYOUT, "n_buckets": n_buckets}))
+            return cls.open(root)
+        workspace = cls.open(root)
+        if workspace.n_buckets != n_buckets:
+            raise WorkspaceError(
+                f"workspace {root} has {workspace.n_buckets} buckets, the recipe says {n_buckets}: "
+                "the number is fixed when a workspace is made; use another workspace or that number"
+            )
+        return workspace
+
+    @classmethod
+    def open(cls, root: str) -> Workspace:
+        """Open an existing workspace.
+
+        Raises:
+            WorkspaceError: there is none at `root`.
+        """
+        fs, path = file_system(root)
+        settings = read_json(fs, f"{path}/workspace.json")
+        if settings is None:
+            raise WorkspaceError(f"no workspace at {root}; make one with: prefine init {root}")
+        if settings.get("layout") != LAYOUT:
+            raise WorkspaceError(f"workspace {root} has layout {settings.get('layout')}, this prefine reads {LAYOUT}")
+        return cls(root, int(settings["n_buckets"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "n_buckets": self.n_buckets}
+
+    @cached_property
+    def _located(self) -> tuple[Any, str]:
+        return file_system(self.root)
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system the workspace lies on."""
+        return self._located[0]
+
+    def path(self, *names: str) -> str:
+        """A path inside the workspace, for use with `fs`."""
+        return "/".join((self._located[1], *names))
+
+    def local_path(self, *names: str) -> Path:
+        """A path inside a workspace that must lie on a local disk.
+
+        Raises:
+            WorkspaceError: the workspace lies on an object store.
+        """
+        if "file" not in self.fs.protocol:
+            raise WorkspaceError(f"{self.root} is not on a local disk")
+        return Path(self.path(*names))
+
+    @property
+    def buckets(self) -> range:
+        """All bucket numbers."""
+        return range(self.n_buckets)
+
+    def bucket_dir(self, table: str, bucket: int) -> str:
+        """The folder of a table's parts of one bucket."""
+        return self.path("tables", table, f"bucket={bucket:04d}")
+
+    def checkpoint(self, stage: str, bucket: int) -> Checkpoint | None:
+        """What the stage made of the bucket, or None."""
+        value = read_json(self.fs, self._checkpoint_path(stage, bucket))
+        return None if value is None else Checkpoint(**value)
+
+    def checkpoints(self, stage: str) -> dict[int, Checkpoint]:
+        """All checkpoints of a stage by bucket."""
+        found = {bucket: self.checkpoint(stage, bucket) for bucket in self.buckets}
+        return {bucket: checkpoint for bucket, checkpoint in found.items() if checkpoint is not None}
+
+    def commit(self, stage: str, bucket: int, key: str, output: Output, seconds: float) -> Checkpoint:
+        """Write a stage's output of one bucket: parts first, checkpoint last.
+
+        Raises:
+            WorkspaceError: rows_in differs from rows_out plus rejects: a row was lost.
+        """
+        rejects = output.tables.get("rejects")
+        reasons = {} if rejects is None else dict(sorted(rejects["reason"].value_counts().iter_rows()))
+        if output.rows_in != output.rows_out + sum(reasons.values()):
+            raise WorkspaceError(
+                f"stage {stage}, bucket {bucket}: {output.rows_in} rows in, {output.rows_out} out and "
+                f"{sum(reasons.values())} rejected: rows were lost; this is a bug in a plug-in of that stage"
+            )
+        parts = {
+            table: [self.write_part(table, bucket, frame)]
+            for table, frame in sorted(output.tables.items())
+            if frame.height
+        }
+        checkpoint = Checkpoint(
+            key, parts, output.rows_in, output.rows_out, reasons, output.usage, output.counts, seconds
+        )
+        write_atomic(self.fs, self._checkpoint_path(stage, bucket), canonical_json(asdict(checkpoint)))
+        return checkpoint
+
+    def write_part(self, table: str, bucket: int, frame: pl.DataFrame) -> str:
+        """Write rows of a table, deduplicated and sorted by id; returns the part's name (its content hash)."""
+        schema = TABLES[table]
+        frame = sort_unique(conform(frame, schema), primary_key(schema))
+        data = parquet_bytes(frame)
+        name = f"{hash_bytes(data)}.parquet"
+        path = f"{self.bucket_dir(table, bucket)}/{name}"
+        if not self.fs.exists(path):
+            write_atomic(self.fs, path, data)
+        return name
+
+    def parts(self, table: str, bucket: int, stages: Iterable[str]) -> list[str]:
+        """Names of the table's parts in a bucket, as the stages' checkpoints name them; sorted."""
+        found: set[str] = set()
+        for stage in stages:
+            checkpoint = self.checkpoint(stage, bucket)
+            if checkpoint is not None:
+                found.update(checkpoint.parts.get(table, ()))
+        return sorted(found)
+
+    def read(
+        self, table: str, bucket: int, stages: Iterable[str], columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """The table's rows in a bucket, deduplicated and sorted by id."""
+        schema = TABLES[table]
+        key = primary_key(schema)
+        wanted = None if columns is None else list(dict.fromkeys([key, *columns]))
+        frames = [
+            read_parquet(self.fs, f"{self.bucket_dir(table, bucket)}/{name}", wanted)
+            for name in self.parts(table, bucket, stages)
+        ]
+        if not frames:
+            empty = pl.DataFrame(schema=polars_schema(schema))
+            return empty if wanted is None else empty.select(wanted)
+        return sort_unique(pl.concat(frames), key)
+
+    def write_artefact(self, stage: str, name: str, data: bytes) -> None:
+        """Write a stage's artefact for the whole workspace (a fitted model)."""
+        write_atomic(self.fs, self.path("stages", stage, name), data)
+
+    def read_artefact(self, stage: str, name: str) -> bytes | None:
+        """A stage's artefact, or None."""
+        try:
+            data: bytes = self.fs.cat_file(self.path("stages", stage, name))
+        except FileNotFoundError:
+            return None
+        return data
+
+    def _checkpoint_path(self, stage: str, bucket: int) -> str:
+        return self.path("stages", stage, f"bucket={bucket:04d}.json")
+
+
+def sort_unique(frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    """One row per id, sorted by id."""
+    return frame.unique(subset=key, keep="first", maintain_order=True).sort(key)
