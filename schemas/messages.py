@@ -131,7 +131,9 @@ def _embedded_messages(text: str) -> list[Any] | None:
         parsed = orjson.loads(stripped)
     except orjson.JSONDecodeError:
         return None
-    is_messages = isinstance(parsed, list) and all(isinstance(m, dict) and "role" in m and "content" in m for m in parsed)
+    is_messages = isinstance(parsed, list) and all(
+        isinstance(m, dict) and "role" in m and "content" in m for m in parsed
+    )
     return parsed if is_messages else None
 
 
@@ -165,9 +167,11 @@ def _content_parts(parts: list[Any], index: int) -> tuple[str, list[Media]]:
         if kind == "text":
             texts.append(str(part.get("text", "")))
         elif isinstance(kind, str) and isinstance(part.get(kind), Mapping) and "url" in part[kind]:
-            media.append({"kind": kind.removesuffix("_url"), "uri": str(part[kind]["url"]), "sha256": None, "mime": None})
+            uri = str(part[kind]["url"])
+            media.append({"kind": kind.removesuffix("_url"), "uri": uri, "sha256": None, "mime": None})
         else:
-            raise MessageError(f"message {index} has a content part of kind {kind!r}; known: text, image_url, audio_url, video_url")
+            known = "text, image_url, audio_url, video_url"
+            raise MessageError(f"message {index} has a content part of kind {kind!r}; known: {known}")
     return "\n".join(texts), media
 
 

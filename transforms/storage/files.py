@@ -67,7 +67,7 @@ def read_json(fs: Any, path: str) -> Any | None:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: its stage is then redone") from None
+        raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: it is then redone") from None
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:

@@ -1,0 +1,173 @@
+"""The recipe: one YAML file that says what a run does, validated field by field.
+
+Plug-in settings are validated by the plug-ins' own `Config` (transforms/registry.py); here they are kept
+as they stand. Reading the file is in schemas/recipe_file.py.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """A recipe section: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginUse(BaseModel):
+    """One use of a plug-in: `plugin` names it, `name` names this use, the rest is its own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    plugin: str
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "plugin" in value and not value.get("name"):
+            return {**value, "name": str(value["plugin"])}
+        return value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plug-in's own settings."""
+        return dict(self.model_extra or {})
+
+
+class CallBudget(Strict):
+    """When to stop asking engines: the run ends cleanly and can be resumed with a larger budget."""
+
+    max_calls: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=0)
+    max_seconds: float | None = Field(default=None, gt=0)
+
+
+class GenerateSection(Strict):
+    """Generators in order, and what their calls may cost together."""
+
+    generators: list[PluginUse] = []
+    budget: CallBudget = CallBudget()
+
+
+class PanelSection(Strict):
+    """Sequential stopping: after each judge, pairs this certain are asked no more."""
+
+    stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0)
+
+
+class JudgeSection(Strict):
+    """Judges in order, and what their calls may cost together."""
+
+    judges: list[PluginUse] = []
+    panel: PanelSection = PanelSection()
+    budget: CallBudget = CallBudget()
+
+
+class ScoreSection(Strict):
+    """Voters that need no LLM call."""
+
+    scorers: list[PluginUse] = []
+    fit_pairs: int = Field(default=50_000, ge=1, description="most pairs a scorer is trained on")
+
+
+class FuseSection(Strict):
+    """How votes become a posterior and the posterior an action."""
+
+    fuser: PluginUse = PluginUse(plugin="posterior")
+    policy: PluginUse = PluginUse(plugin="posterior")
+    fit_pairs: int = Field(default=200_000, ge=1, description="most pairs the fuser is fitted on")
+
+
+class RouteSection(Strict):
+    """Which pairs humans are asked about."""
+
+    router: PluginUse = PluginUse(plugin="value")
+    budget_labels: int | None = Field(default=None, ge=0)
+    budget_seconds: float | None = Field(default=None, ge=0)
+    seconds_per_label: float = Field(default=60.0, gt=0)
+    audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget drawn at random first")
+    controls: int = Field(default=0, ge=0, description="how many tasks with known answers are mixed in")
+    overlap: int = Field(default=1, ge=1, le=20, description="annotators per pair")
+    max_overlap: int | None = Field(default=None, ge=1, le=20, description="annotators for the hardest pairs")
+    per_slice_minimum: int = Field(default=0, ge=0, description="labels for every task kind at least")
+    per_prompt: int = Field(default=2, ge=1, description="most pairs of one prompt")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> RouteSection:
+        if self.budget_labels is not None and self.budget_seconds is not None:
+            raise ValueError("give budget_labels or budget_seconds, not both")
+        return self
+
+
+class AnnotateSection(Strict):
+    """Where annotators work: a Label Studio server, or files."""
+
+    plugin: typing.Literal["label_studio", "files"] = "files"
+    url: str = "http://127.0.0.1:8080"
+    token_env: str = Field(default="LABEL_STUDIO_TOKEN", description="name of the variable holding the token")
+    project: str | None = None
+    aspects: list[str] = ["helpful", "honest", "harmless"]
+    span_kinds: list[str] = ["good", "factual_error", "unsafe", "style"]
+    files: list[str] = Field(default=[], description="annotations.jsonl files to import on pull")
+
+
+class ExportUse(Strict):
+    """One export written after every published version."""
+
+    format: str
+    options: dict[str, Any] = {}
+
+
+class MaterialiseSection(Strict):
+    """What is published."""
+
+    dataset: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    splits: dict[str, float] = {"train": 0.9, "validation": 0.05, "test": 0.05}
+    include_routed: bool = Field(default=False, description="publish pairs that wait for a human, at their posterior")
+    max_reject_share: float = Field(default=1.0, ge=0, le=1)
+    exports: list[ExportUse] = []
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaterialiseSection:
+        unknown = set(self.splits) - {"train", "validation", "test"}
+        if unknown:
+            raise ValueError(f"unknown split {sorted(unknown)[0]!r}; known: train, validation, test")
+        if abs(sum(self.splits.values()) - 1.0) > 1e-9 or min(self.splits.values()) < 0:
+            raise ValueError("the splits' shares must be at least 0 and sum to 1")
+        return self
+
+
+class BeamSection(Strict):
+    """How Beam runs here; options after `--` on the command line win."""
+
+    workers: int = Field(default=2, ge=1)
+    mode: typing.Literal["in_memory", "multi_threading", "multi_processing"] = "in_memory"
+
+
+class Recipe(Strict):
+    """A whole recipe."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    seed: int = 0
+    buckets: int = Field(default=16, ge=1, le=65536)
+    sources: list[dict[str, Any]] = Field(min_length=1)
+    engines: dict[str, PluginUse] = {}
+    hygiene: dict[str, Any] = {}
+    generate: GenerateSection = GenerateSection()
+    judge: JudgeSection = JudgeSection()
+    score: ScoreSection = ScoreSection()
+    fuse: FuseSection = FuseSection()
+    route: RouteSection = RouteSection()
+    annotate: AnnotateSection = AnnotateSection()
+    materialise: MaterialiseSection = MaterialiseSection()
+    beam: BeamSection = BeamSection()
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset the recipe publishes."""
+        return self.materialise.dataset or self.name

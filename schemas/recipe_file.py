@@ -1,0 +1,192 @@
+"""Reading a recipe file: every error names file, line, field and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import RecipeError
+from schemas.ids import hash_json
+from schemas.recipe import Recipe
+
+Location = tuple[str | int, ...]
+
+
+class RecipeFile:
+    """A recipe with the text it came from, so that later checks can still name the line.
+
+    Attributes:
+        path: the file.
+        text: its content.
+        recipe: the validated recipe.
+    """
+
+    def __init__(self, path: Path, text: str, recipe: Recipe, lines: dict[Location, int]) -> None:
+        self.path, self.text, self.recipe, self._lines = path, text, recipe, lines
+
+    @property
+    def recipe_hash(self) -> str:
+        """Hash of the recipe's meaning: comments and layout do not count."""
+        return hash_json(self.recipe.model_dump(mode="json"))
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder relative paths in the recipe start from."""
+        return self.path.parent
+
+    def error(self, location: Location, text: str) -> RecipeError:
+        """An error that names file, line and field."""
+        return RecipeError(_located(self.path, self._lines, location, text))
+
+    def validated(self, model: type[BaseModel], settings: dict[str, Any], location: Location) -> Any:
+        """Validate plug-in settings that stand at `location`.
+
+        Raises:
+            RecipeError: unknown field, wrong type or value.
+        """
+        try:
+            return model.model_validate(settings)
+        except ValidationError as error:
+            raise RecipeError(_explained(self.path, self._lines, error, model, location)) from None
+
+    def missing_environment(self) -> list[tuple[Location, str]]:
+        """Fields ending in `_env` whose environment variable is not set, with the variable's name."""
+        return [
+            (location, name)
+            for location, name in _environment_fields(self.recipe.model_dump(mode="json"), ())
+            if location in self._lines and name not in os.environ
+        ]
+
+
+def load_recipe(path: Path) -> RecipeFile:
+    """Read and validate a recipe.
+
+    Raises:
+        RecipeError: no such file, not YAML, or a wrong field: with line, field and nearest valid name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise RecipeError(f"no recipe at {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from None
+    return parse_recipe(text, path)
+
+
+def parse_recipe(text: str, path: Path) -> RecipeFile:
+    """Validate a recipe's text; `path` is named in errors and anchors relative paths."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise RecipeError(f"{where}: not valid YAML: {problem}") from None
+    lines: dict[Location, int] = {}
+    _number(node, (), lines, 0)
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise RecipeError(f"{path}:1: a recipe is a mapping of sections (name, sources, judge, ...), not {kind}")
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        raise RecipeError(_explained(path, lines, error, Recipe, ())) from None
+    return RecipeFile(path, text, recipe, lines)
+
+
+def _number(node: yaml.Node | None, location: Location, lines: dict[Location, int], depth: int) -> None:
+    """Line number of every location of the YAML tree."""
+    if node is None or depth > 50:
+        return
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, child in node.value:
+            name = str(key.value)
+            lines[(*location, name)] = key.start_mark.line + 1
+            _number(child, (*location, name), lines, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            _number(child, (*location, index), lines, depth + 1)
+
+
+def _located(path: Path, lines: dict[Location, int], location: Location, text: str) -> str:
+    known = location
+    while known and known not in lines:
+        known = known[:-1]
+    field = ".".join(str(part) for part in location) or "recipe"
+    return f"{path}:{lines.get(known, 1)}: {field}: {text}"
+
+
+def _explained(
+    path: Path, lines: dict[Location, int], error: ValidationError, model: type[BaseModel], prefix: Location
+) -> str:
+    """All validation errors, a line each, with file, line, field and fix."""
+    out = []
+    for item in error.errors():
+        location = prefix + tuple(part for part in item["loc"] if not _is_tag(part))
+        text = str(item["msg"]).removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
+            text = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+            text += f" Known: {', '.join(sorted(fields))}" if fields else ""
+        elif item["type"] == "missing":
+            text = "is required"
+        elif item["type"] != "value_error":
+            text += f", not {_shown(item['input'])}"
+        out.append(_located(path, lines, location, text))
+    return "\n".join(out)
+
+
+def _is_tag(part: str | int) -> bool:
+    """Pydantic puts the tag or type of a union's member into the location; it is not a field."""
+    return isinstance(part, str) and bool(re.search(r"[\[\]()]|^function-|^tagged-", part))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+    """Field names of the model a location leads to; [] where it cannot be told."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+            continue
+        info = current.model_fields.get(part)
+        if info is None:
+            continue
+        current = _model_in(info.annotation)
+        if current is None:
+            return []
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _environment_fields(value: Any, location: Location) -> list[tuple[Location, str]]:
+    if isinstance(value, dict):
+        own = [((*location, k), v) for k, v in value.items() if k.endswith("_env") and isinstance(v, str)]
+        return own + [f for k, v in value.items() for f in _environment_fields(v, (*location, k))]
+    if isinstance(value, list):
+        return [f for index, v in enumerate(value) for f in _environment_fields(v, (*location, index))]
+    return []
