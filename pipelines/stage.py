@@ -1,0 +1,183 @@
+"""What every stage is: a pure function of a bucket's inputs, checkpointed by their hash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipelines.progress import LaneProgress, leave_error, left_error, shown
+from schemas.errors import PrefineError
+from schemas.ids import hash_json
+from schemas.recipe import Recipe
+from transforms.ptransforms import run
+from transforms.storage.workspace import Checkpoint, Output, Workspace
+
+Reads = tuple[tuple[str, tuple[str, ...]], ...]
+
+PAIR_STAGES = ("ingest", "generate")
+ANSWER_STAGES = ("ingest", "judge", "pull")
+VOTE_STAGES = (*ANSWER_STAGES, "score")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of one recipe over one workspace. Picklable: workers build plug-ins for themselves.
+
+    Attributes:
+        recipe: the whole recipe.
+        base_dir: where relative paths of the recipe start.
+        limit: at most this many source rows per source; None for all.
+    """
+
+    workspace: Workspace
+    recipe: Recipe
+    base_dir: Path
+    limit: int | None = None
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    reads: ClassVar[Reads] = ()
+    counts_units: ClassVar[bool] = False  # whether process_lane reports progress in units of its own
+
+    @property
+    def identity(self) -> Any:
+        """Everything but the inputs that can change the output."""
+        return None
+
+    def key(self, bucket: int) -> str:
+        """Hash of stage, identity and the bucket's input parts."""
+        inputs = {table: self.workspace.parts(table, bucket, stages) for table, stages in self.reads}
+        return hash_json([self.name, self.version, self.identity, inputs])
+
+    @contextmanager
+    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
+        """Whatever must stand before workers start (a server, a fitted model), for the duration of the block."""
+        yield self
+
+    def process(self, bucket: int) -> Output:
+        """Make the stage's output of one bucket."""
+        raise TypeError(f"stage {self.name} works lane by lane")
+
+    def process_lane(self, buckets: Sequence[int]) -> Iterator[tuple[int, Output]]:
+        """Outputs of several buckets, in any order, each as soon as it is done."""
+        for bucket in buckets:
+            yield bucket, self.process(bucket)
+
+    def lanes(self, pending: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+        """The Beam elements: by default a bucket each."""
+        return [(bucket,) for bucket in pending]
+
+    def units(self, pending: Sequence[int]) -> tuple[int, str]:
+        """What the progress bar counts: how many at least, and their name."""
+        return len(pending), "buckets"
+
+    def pending(self) -> list[int]:
+        """Buckets whose checkpoint is missing or was made from other inputs."""
+        stale = []
+        for bucket in self.workspace.buckets:
+            checkpoint = self.workspace.checkpoint(self.name, bucket)
+            if checkpoint is None or checkpoint.key != self.key(bucket):
+                stale.append(bucket)
+        return stale
+
+    def input_parts(self) -> dict[str, list[list[str]]]:
+        """Parts of every input table by bucket: what a model fitted on the whole workspace depends on."""
+        return {
+            table: [self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets]
+            for table, stages in self.reads
+        }
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """The element function of a stage: process a lane of buckets and commit each.
+
+    An error of ours is left in the workspace too, because what a runner makes of an exception on its way
+    from a worker to the driver differs from runner to runner.
+    """
+
+    stage: Stage
+
+    def __call__(self, lane: tuple[int, ...]) -> str:
+        """Process and commit the lane's buckets."""
+        stage, workspace = self.stage, self.stage.workspace
+        keys = {bucket: stage.key(bucket) for bucket in lane}
+        progress = None if stage.counts_units else LaneProgress(workspace, stage.name, lane[0], len(lane))
+        started = time.perf_counter()
+        try:
+            for bucket, output in stage.process_lane(lane):
+                now = time.perf_counter()
+                workspace.commit(stage.name, bucket, keys[bucket], output, now - started)
+                started = now
+                if progress:
+                    progress.advance()
+        except PrefineError as error:
+            leave_error(workspace, stage.name, error)
+            raise
+        return f"{stage.name}: {len(lane)} buckets"
+
+
+def run_stage(stage: Stage, flags: Sequence[str], quiet: bool) -> Summary:
+    """Bring every bucket of a stage up to date and add up the checkpoints.
+
+    Raises:
+        PrefineError: what a worker raised; finished buckets stay finished.
+    """
+    pending = stage.pending()
+    if pending:
+        with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):
+            try:
+                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), flags)
+            except PrefineError:
+                raise
+            except Exception as error:
+                left = left_error(stage.workspace, stage.name)
+                if left is None:
+                    raise
+                raise left from error
+    return summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A stage's checkpoints added up."""
+
+    stage: str
+    buckets: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, dict[str, float]] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def summarise(stage: str, checkpoints: Sequence[Checkpoint]) -> Summary:
+    """Add up what a stage's buckets counted."""
+    usage: dict[str, dict[str, float]] = {}
+    rejects: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for checkpoint in checkpoints:
+        _add(rejects, checkpoint.rejects)
+        _add(counts, checkpoint.counts)
+        for who, numbers in checkpoint.usage.items():
+            _add(usage.setdefault(who, {}), numbers)
+    return Summary(
+        stage=stage,
+        buckets=len(checkpoints),
+        rows_in=sum(c.rows_in for c in checkpoints),
+        rows_out=sum(c.rows_out for c in checkpoints),
+        rejects={reason: int(n) for reason, n in sorted(rejects.items())},
+        usage=usage,
+        counts=dict(sorted(counts.items())),
+        seconds=sum(c.seconds for c in checkpoints),
+    )
+
+
+def _add(total: dict[str, float], numbers: dict[str, Any]) -> None:
+    for name, number in numbers.items():
+        total[name] = total.get(name, 0) + number

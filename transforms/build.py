@@ -1,0 +1,112 @@
+"""From recipe to plug-ins: find each by name, validate its settings, give it its engines."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.errors import RecipeError, UsageError
+from schemas.recipe import PluginUse, Recipe
+from schemas.recipe_file import Location, RecipeFile
+from transforms.registry import find
+
+
+def build(kind: str, use: PluginUse, seed: int) -> Any:
+    """An instance of the plug-in that `use` names.
+
+    Raises:
+        UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
+            also names the line).
+    """
+    plugin = find(kind, use.plugin)
+    try:
+        config = plugin.Config.model_validate(use.settings)
+    except ValidationError as error:
+        raise UsageError(f"{kind} {use.name}: {error}") from None
+    return plugin(use.name, config, seed)
+
+
+def build_all(kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, str]) -> list[Any]:
+    """Instances of several uses in order, each bound to the identities of its engines."""
+    plugins = [build(kind, use, seed) for use in uses]
+    for plugin in plugins:
+        if hasattr(plugin, "bind"):
+            plugin.bind(dict(models))
+    return plugins
+
+
+def engines_of(use: PluginUse) -> list[str]:
+    """Names of the engines a plug-in use asks."""
+    found: list[str] = []
+    for field, value in use.settings.items():
+        if field == "engine" or field.endswith("_engine"):
+            found.append(str(value))
+        elif field == "engines" and isinstance(value, list):
+            found.extend(str(v) for v in value)
+    return found
+
+
+def plugin_uses(recipe: Recipe) -> Iterator[tuple[str, Location, PluginUse]]:
+    """Every plug-in use of a recipe with its kind and place."""
+    for name, use in recipe.engines.items():
+        yield "engines", ("engines", name), use
+    for index, use in enumerate(recipe.generate.generators):
+        yield "generators", ("generate", "generators", index), use
+    for index, use in enumerate(recipe.judge.judges):
+        yield "judges", ("judge", "judges", index), use
+    for index, use in enumerate(recipe.score.scorers):
+        yield "scorers", ("score", "scorers", index), use
+    yield "fusers", ("fuse", "fuser"), recipe.fuse.fuser
+    yield "policies", ("fuse", "policy"), recipe.fuse.policy
+    yield "routers", ("route", "router"), recipe.route.router
+    for index, export in enumerate(recipe.materialise.exports):
+        use = PluginUse.model_validate({**export.options, "plugin": export.format})
+        yield "exporters", ("materialise", "exports", index), use
+
+
+def check_recipe(file: RecipeFile) -> None:
+    """Check every plug-in use of a recipe: it exists, its settings are right, its engines are declared.
+
+    Raises:
+        RecipeError: with file, line, field and the nearest valid name.
+    """
+    seen: dict[tuple[str, str], Location] = {}
+    for kind, location, use in plugin_uses(file.recipe):
+        field = "format" if kind == "exporters" else "plugin"
+        try:
+            plugin = find(kind, use.plugin)
+        except UsageError as error:
+            raise file.error((*location, field), str(error)) from None
+        where = (*location, "options") if kind == "exporters" else location
+        file.validated(plugin.Config, use.settings, where)
+        for engine in engines_of(use):
+            if engine not in file.recipe.engines:
+                near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                known = ", ".join(sorted(file.recipe.engines)) or "none"
+                raise file.error((*location, "engine"), f"no engine named {engine!r}{hint} Declared: {known}")
+        if kind in ("generators", "judges", "scorers"):
+            group = "voters" if kind != "generators" else kind
+            if (group, use.name) in seen:
+                raise file.error((*location, "name"), f"the name {use.name!r} is used twice; give this one another name")
+            seen[group, use.name] = location
+
+
+def missing_variables(file: RecipeFile) -> RecipeError | None:
+    """An error that names every environment variable the recipe needs and the process lacks, or None."""
+    missing = [
+        (location, name)
+        for location, name in file.missing_environment()
+        if location[0] != "annotate" or file.recipe.annotate.plugin == "label_studio"
+    ]
+    if not missing:
+        return None
+    return RecipeError(
+        "\n".join(
+            str(file.error(location, f"environment variable {name} is not set; export it first"))
+            for location, name in missing
+        )
+    )
