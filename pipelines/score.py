@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from pipelines.fitted import FittedStage
 from pipelines.sample import sample
 from pipelines.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage
-from schemas.ids import hash_json
 from schemas.tables import Votes, polars_schema
 from transforms.build import build_all
 from transforms.storage.memo import EmbeddingCache
@@ -20,7 +20,7 @@ from transforms.storage.workspace import Output
 
 
 @dataclass(frozen=True)
-class Score(Stage):
+class Score(FittedStage):
     """Every scorer's votes on every pair."""
 
     name: ClassVar[str] = "score"
@@ -35,48 +35,27 @@ class Score(Stage):
                 scorer.use_cache(EmbeddingCache(self.workspace.fs, self.workspace.path("tables", "embeddings")))
         return scorers
 
-    @cached_property
-    def fit_key(self) -> str:
-        """Hash of all a fitted scorer depends on."""
-        section = self.recipe.score
-        return hash_json([[s.identity for s in self.scorers], section.fit_pairs, self.input_parts()])
-
     @property
-    def identity(self) -> Any:
-        """The scorers and what they were fitted on."""
-        return [[[s.name, s.identity] for s in self.scorers], self.fit_key if self.scorers else None]
+    def fit_identity(self) -> Any:
+        """The scorers and the size of the sample they are fitted on."""
+        return [[[s.name, s.identity] for s in self.scorers], self.recipe.score.fit_pairs]
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """Fit every scorer on the sample, unless the same fit is already stored."""
-        missing = [
-            scorer
-            for scorer in self.scorers
-            if self.workspace.read_artefact(self.name, self._artefact(scorer.name)) is None
-        ]
+        missing = [scorer for scorer in self.scorers if self.artefact(scorer.name) is None]
         if missing:
             pairs, votes = sample(self.workspace, self.recipe.score.fit_pairs, ANSWER_STAGES)
             for scorer in missing:
-                model = scorer.fit(pairs, votes)
-                self.workspace.write_artefact(self.name, self._artefact(scorer.name), model)
+                self.store(scorer.name, scorer.fit(pairs, votes))
         yield self
 
     def process(self, bucket: int) -> Output:
         """All scorers' votes on a bucket's pairs."""
-        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
-        frames = [
-            scorer.votes(pairs, self.workspace.read_artefact(self.name, self._artefact(scorer.name)) or b"")
-            for scorer in self.scorers
-            if pairs.height
-        ]
         schema = polars_schema(Votes)
-        votes = pl.concat([f.select(schema.names()) for f in frames]) if frames else pl.DataFrame(schema=schema)
-        return Output(
-            {"votes": votes}, rows_in=pairs.height, rows_out=pairs.height, counts={"votes": votes.height}
-        )
-
-    def _artefact(self, scorer: str) -> str:
-        return f"{scorer}-{self.fit_key}.model"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("scorers",)}
+        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
+        frames = [pl.DataFrame(schema=schema)]
+        if pairs.height:
+            frames += [s.votes(pairs, self.artefact(s.name) or b"").select(schema.names()) for s in self.scorers]
+        votes = pl.concat(frames)
+        return Output({"votes": votes}, rows_in=pairs.height, rows_out=pairs.height, counts={"votes": votes.height})

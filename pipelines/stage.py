@@ -31,12 +31,14 @@ class Stage:
         recipe: the whole recipe.
         base_dir: where relative paths of the recipe start.
         limit: at most this many source rows per source; None for all.
+        flags: Beam flags.
     """
 
     workspace: Workspace
     recipe: Recipe
     base_dir: Path
     limit: int | None = None
+    flags: tuple[str, ...] = ()
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -121,7 +123,7 @@ class StageWork:
         return f"{stage.name}: {len(lane)} buckets"
 
 
-def run_stage(stage: Stage, flags: Sequence[str], quiet: bool) -> Summary:
+def run_stage(stage: Stage, quiet: bool) -> Summary:
     """Bring every bucket of a stage up to date and add up the checkpoints.
 
     Raises:
@@ -131,7 +133,7 @@ def run_stage(stage: Stage, flags: Sequence[str], quiet: bool) -> Summary:
     if pending:
         with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):
             try:
-                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), flags)
+                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
             except PrefineError:
                 raise
             except Exception as error:

@@ -84,24 +84,11 @@ class FuseSection(Strict):
 
 
 class RouteSection(Strict):
-    """Which pairs humans are asked about."""
+    """Which pairs humans are asked about; `queue` says how the budget is spent (transforms/routers/_queue.py)."""
 
     router: PluginUse = PluginUse(plugin="value")
-    budget_labels: int | None = Field(default=None, ge=0)
-    budget_seconds: float | None = Field(default=None, ge=0)
-    seconds_per_label: float = Field(default=60.0, gt=0)
-    audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget drawn at random first")
-    controls: int = Field(default=0, ge=0, description="how many tasks with known answers are mixed in")
-    overlap: int = Field(default=1, ge=1, le=20, description="annotators per pair")
-    max_overlap: int | None = Field(default=None, ge=1, le=20, description="annotators for the hardest pairs")
-    per_slice_minimum: int = Field(default=0, ge=0, description="labels for every task kind at least")
-    per_prompt: int = Field(default=2, ge=1, description="most pairs of one prompt")
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> RouteSection:
-        if self.budget_labels is not None and self.budget_seconds is not None:
-            raise ValueError("give budget_labels or budget_seconds, not both")
-        return self
+    queue: dict[str, Any] = {}
+    outlook_labels: int = Field(default=100, ge=1, description="the report says what this many labels would buy")
 
 
 class AnnotateSection(Strict):
@@ -127,19 +114,9 @@ class MaterialiseSection(Strict):
     """What is published."""
 
     dataset: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    splits: dict[str, float] = {"train": 0.9, "validation": 0.05, "test": 0.05}
-    include_routed: bool = Field(default=False, description="publish pairs that wait for a human, at their posterior")
-    max_reject_share: float = Field(default=1.0, ge=0, le=1)
+    splits: dict[str, Any] = Field(default={}, description="see transforms/publish/splits.py")
+    rows: dict[str, Any] = Field(default={}, description="see transforms/publish/rows.py")
     exports: list[ExportUse] = []
-
-    @model_validator(mode="after")
-    def _shares(self) -> MaterialiseSection:
-        unknown = set(self.splits) - {"train", "validation", "test"}
-        if unknown:
-            raise ValueError(f"unknown split {sorted(unknown)[0]!r}; known: train, validation, test")
-        if abs(sum(self.splits.values()) - 1.0) > 1e-9 or min(self.splits.values()) < 0:
-            raise ValueError("the splits' shares must be at least 0 and sum to 1")
-        return self
 
 
 class BeamSection(Strict):

@@ -70,10 +70,10 @@ def read_json(fs: Any, path: str) -> Any | None:
         raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: it is then redone") from None
 
 
-def parquet_bytes(frame: pl.DataFrame) -> bytes:
+def parquet_bytes(frame: pl.DataFrame, rows_per_group: int = 100_000) -> bytes:
     """A frame as Parquet with fixed settings: equal frames give equal bytes."""
     buffer = BytesIO()
-    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
+    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=rows_per_group)
     return buffer.getvalue()
 
 
@@ -89,6 +89,23 @@ def read_parquet(fs: Any, path: str, columns: list[str] | None = None) -> pl.Dat
         return pl.read_parquet(BytesIO(fs.cat_file(path)), columns=columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise WorkspaceError(f"cannot read {path}: {error}") from error
+
+
+def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Schema) -> pl.DataFrame:
+    """Rows of several Parquet files whose `column` is `value`; row groups without it are not read on a local disk.
+
+    Raises:
+        WorkspaceError: a file is missing or damaged.
+    """
+    if not paths:
+        return pl.DataFrame(schema=schema)
+    if "file" not in _protocols(fs):
+        frames = [read_parquet(fs, path) for path in paths]
+        return pl.concat([f.filter(pl.col(column) == value).select(schema.names()) for f in frames])
+    try:
+        return pl.scan_parquet(paths).filter(pl.col(column) == value).select(schema.names()).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise WorkspaceError(f"cannot read {paths[0]} or one of {len(paths) - 1} files beside it: {error}") from error
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""Stage fuse: all votes of a pair become one posterior and one action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import orjson
+import polars as pl
+
+from pipelines.fitted import FittedStage
+from pipelines.sample import sample
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
+from schemas.ids import canonical_json
+from schemas.tables import Verdicts, Votes, conform, polars_schema
+from transforms.build import build
+from transforms.storage.workspace import Output
+
+_PAIR_COLUMNS = ("prompt_id", "source_label", "kind", "language", "origin", "response_a", "response_b")
+_VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
+
+
+@dataclass(frozen=True)
+class Fuse(FittedStage):
+    """One verdict per pair."""
+
+    name: ClassVar[str] = "fuse"
+    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES))
+
+    @cached_property
+    def fuser(self) -> Any:
+        """The recipe's fuser."""
+        return build("fusers", self.recipe.fuse.fuser, self.recipe.seed)
+
+    @cached_property
+    def policy(self) -> Any:
+        """The recipe's decision policy."""
+        return build("policies", self.recipe.fuse.policy, self.recipe.seed)
+
+    @property
+    def fit_identity(self) -> Any:
+        """Fuser, policy and the size of the sample they are fitted on."""
+        return [self.fuser.identity, self.policy.identity, self.recipe.fuse.fit_pairs]
+
+    @contextmanager
+    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
+        """Fit fuser and policy on the sample, unless the same fit is already stored."""
+        if self.artefact("fuser") is None or self.artefact("policy") is None:
+            pairs, votes = sample(self.workspace, self.recipe.fuse.fit_pairs, VOTE_STAGES, _PAIR_COLUMNS)
+            pairs = with_lengths(pairs)
+            model = self.fuser.fit(votes, pairs)
+            self.store("fuser", canonical_json(model))
+            verdicts = self._verdicts(model, votes, pairs)
+            self.store("policy", canonical_json(self.policy.fit(verdicts, votes)))
+        yield self
+
+    def process(self, bucket: int) -> Output:
+        """Verdicts on a bucket's pairs."""
+        pairs = with_lengths(self.workspace.read("pairs", bucket, PAIR_STAGES, _PAIR_COLUMNS))
+        votes = self.workspace.read("votes", bucket, VOTE_STAGES, _VOTE_COLUMNS)
+        if not pairs.height:
+            return Output()
+        verdicts = self._verdicts(orjson.loads(self.artefact("fuser") or b"{}"), votes, pairs)
+        verdicts = self.policy.decide(orjson.loads(self.artefact("policy") or b"{}"), verdicts, votes)
+        actions = verdicts["action"].value_counts().iter_rows()
+        return Output(
+            {"verdicts": conform(verdicts, Verdicts)},
+            rows_in=pairs.height,
+            rows_out=verdicts.height,
+            counts={f"action_{action}": n for action, n in actions} | {"votes": votes.height},
+        )
+
+    def _verdicts(self, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        verdicts: pl.DataFrame = self.fuser.apply(model, votes, pairs)
+        return verdicts
+
+
+def with_lengths(pairs: pl.DataFrame) -> pl.DataFrame:
+    """The pairs with their responses' lengths in characters in place of the responses."""
+    return pairs.with_columns(
+        pl.col(f"response_{side}")
+        .list.eval(pl.element().struct.field("content").str.len_chars())
+        .list.sum()
+        .alias(f"length_{side}")
+        for side in ("a", "b")
+    ).drop("response_a", "response_b")

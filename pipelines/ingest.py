@@ -1,0 +1,196 @@
+"""Stage ingest: source files become prompts, pairs and votes in buckets.
+
+Two passes of the same shape: every slice of a source is read once into one staged file per table,
+sorted by bucket; then every bucket gathers its rows from the staged files and removes duplicates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import polars as pl
+
+from pipelines.stage import Stage
+from schemas.errors import DataError
+from schemas.ids import bucket_of, canonical_json, hash_fields, hash_json
+from schemas.tables import PAYLOAD_LIMIT, TABLES, Rejects, polars_schema, rows_frame
+from transforms.ptransforms import run
+from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
+from transforms.sources.dedupe import dedupe
+from transforms.sources.read import read
+from transforms.sources.slices import Slice, slices
+from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic
+from transforms.storage.workspace import Output, Workspace
+
+_TABLES = ("prompts", "pairs", "votes", "rejects")
+_VERSION = 1
+_EXAMPLES = 3
+Source = PromptsSource | PairsSource
+
+
+@dataclass(frozen=True)
+class StagedSlice:
+    """A slice, the source it belongs to and the key its staged files are named by."""
+
+    source: Source
+    slice: Slice
+    key: str
+
+
+@dataclass(frozen=True)
+class ReadSlice:
+    """The element function of the first pass: one slice to staged files; the manifest is written last."""
+
+    workspace: Workspace
+
+    def __call__(self, element: StagedSlice) -> str:
+        """Read the slice unless its manifest says that it was."""
+        workspace = self.workspace
+        manifest = _staged(workspace, element.key, "json")
+        if read_json(workspace.fs, manifest) is not None:
+            return "known"
+        ingested = read(element.slice, element.source)
+        frames = {name: getattr(ingested, name) for name in _TABLES}
+        by_pair = frames["pairs"].unique("pair_id").select("pair_id", bucket=_bucket("prompt_id", workspace.n_buckets))
+        for name, frame in frames.items():
+            if name == "votes":
+                placed = frame.join(by_pair, on="pair_id", how="left", maintain_order="left")
+            else:
+                column = "reject_id" if name == "rejects" else "prompt_id"
+                placed = frame.with_columns(bucket=_bucket(column, workspace.n_buckets))
+            if placed.height:
+                path = _staged(workspace, element.key, f"{name}.parquet")
+                rows_per_group = max(256, placed.height // workspace.n_buckets)
+                data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group)
+                write_atomic(workspace.fs, path, data)
+        reasons = Counter(frames["rejects"]["reason"].to_list())
+        summary = {
+            "tables": [name for name, frame in frames.items() if frame.height],
+            "rows_in": ingested.rows_in,
+            "rejects": dict(reasons),
+        }
+        write_atomic(workspace.fs, manifest, canonical_json(summary))
+        return "read"
+
+
+@dataclass(frozen=True)
+class Ingest(Stage):
+    """Every source's rows, in buckets, without duplicates."""
+
+    name: ClassVar[str] = "ingest"
+
+    @cached_property
+    def staged(self) -> list[StagedSlice]:
+        """All slices of all sources, in a fixed order."""
+        found = []
+        for settings in self.recipe.sources:
+            source = SOURCE_ADAPTER.validate_python(settings)
+            if self.limit is not None:
+                source = source.model_copy(update={"limit": min(self.limit, source.limit or self.limit)})
+            scratch = self.base_dir if source.dataset is None else self.workspace.local_path("scratch")
+            for piece in slices(source, self.base_dir, scratch):
+                key = hash_json([_VERSION, source.identity, piece.fingerprint, self.workspace.n_buckets])
+                found.append(StagedSlice(source, piece, key))
+        return found
+
+    @cached_property
+    def identity(self) -> Any:
+        """The slices by key: what they hold and how they are read."""
+        return [element.key for element in self.staged]
+
+    @contextmanager
+    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
+        """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
+        missing = [
+            e for e in self.staged if read_json(self.workspace.fs, _staged(self.workspace, e.key, "json")) is None
+        ]
+        if missing:
+            run(ReadSlice(self.workspace), missing, self.flags)
+        self._check_rejects()
+        yield self
+
+    def process(self, bucket: int) -> Output:
+        """A bucket's rows from all slices, deduplicated."""
+        frames = {name: self._gather(name, bucket) for name in _TABLES}
+        prompts, repeated = unique_prompts(frames["prompts"])
+        merged = dedupe(frames["pairs"], frames["votes"])
+        return Output(
+            {
+                "prompts": prompts,
+                "pairs": merged.pairs,
+                "votes": merged.votes,
+                "rejects": pl.concat([frames["rejects"], repeated, merged.rejects]),
+            },
+            rows_in=sum(frames[name].height for name in ("prompts", "pairs", "rejects")),
+            rows_out=prompts.height + merged.pairs.height,
+            counts={"prompts": prompts.height, "pairs": merged.pairs.height, "votes": merged.votes.height},
+        )
+
+    @cached_property
+    def _manifests(self) -> dict[str, Any]:
+        fs = self.workspace.fs
+        return {e.key: read_json(fs, _staged(self.workspace, e.key, "json")) for e in self.staged}
+
+    def _gather(self, table: str, bucket: int) -> pl.DataFrame:
+        paths = [
+            _staged(self.workspace, element.key, f"{table}.parquet")
+            for element in self.staged
+            if table in self._manifests[element.key]["tables"]
+        ]
+        return read_where(self.workspace.fs, paths, "bucket", bucket, polars_schema(TABLES[table]))
+
+    def _check_rejects(self) -> None:
+        for name in {element.source.name for element in self.staged}:
+            elements = [element for element in self.staged if element.source.name == name]
+            source = elements[0].source
+            rows = sum(self._manifests[e.key]["rows_in"] for e in elements)
+            bad = sum((Counter(self._manifests[e.key]["rejects"]) for e in elements), Counter[str]())
+            if bad.total() > source.max_reject_share * rows:
+                reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common())
+                raise DataError(
+                    f"source {name!r}: {bad.total()} of {rows} rows are bad ({reasons}), more than max_reject_share "
+                    f"{source.max_reject_share:g} allows. Mend them or raise it. The first:\n{self._examples(elements)}"
+                )
+
+    def _examples(self, elements: list[StagedSlice]) -> str:
+        lines: list[str] = []
+        for element in elements:
+            if "rejects" in self._manifests[element.key]["tables"] and len(lines) < _EXAMPLES:
+                path = _staged(self.workspace, element.key, "rejects.parquet")
+                rejects = read_parquet(self.workspace.fs, path, ["record_id", "reason", "detail"]).sort("record_id")
+                lines += [f"  {record}: {reason}: {detail}" for record, reason, detail in rejects.iter_rows()]
+        return "\n".join(lines[:_EXAMPLES])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_manifests"}
+
+
+def unique_prompts(prompts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The first row of every prompt, and the others as rejects."""
+    numbered = prompts.with_columns(copy=pl.int_range(pl.len()).over("prompt_id"))
+    again = numbered.filter(pl.col("copy") > 0)
+    rejects = [
+        {
+            "reject_id": hash_fields("ingest", "duplicate", row["prompt_id"], str(row["copy"])),
+            "stage": "ingest",
+            "reason": "duplicate",
+            "record_id": row["prompt_id"],
+            "detail": "the same prompt is in the sources more than once; the first is kept",
+            "payload": canonical_json(row).decode()[:PAYLOAD_LIMIT],
+        }
+        for row in again.iter_rows(named=True)
+    ]
+    return numbered.filter(pl.col("copy") == 0).drop("copy"), rows_frame(rejects, Rejects)
+
+
+def _bucket(column: str, n_buckets: int) -> pl.Expr:
+    return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
+
+
+def _staged(workspace: Workspace, key: str, suffix: str) -> str:
+    return workspace.path("stages", "ingest", "slices", f"{key}.{suffix}")
