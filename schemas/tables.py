@@ -139,6 +139,7 @@ class Queue(dy.Schema):
     rank = dy.Int64(nullable=False, min=0)
     value = dy.Float64(nullable=False)  # the router's score: what a label is expected to buy
     overlap = dy.Int32(nullable=False, min=1)  # how many annotators are asked
+    held_out = dy.Int32(nullable=False, min=0)  # how many of the answers serve the audit alone and are never fused
     purpose = _one_of(("audit", "control", "value"))
     shown = _one_of(("ab", "ba"))  # order on the page, a seeded coin
     known_label = _one_of(PREFERENCES, nullable=True)  # the answer of a control

@@ -1,0 +1,106 @@
+"""What a verdict says about the value of asking: outcome probabilities, loss, and the gain of one answer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+HUMAN = "human:"  # prefix of every human voter's name
+
+
+def outcomes(candidates: pl.DataFrame) -> Floats:
+    """P(a), P(b), P(tie) per candidate, shape (n, 3), rows summing to 1."""
+    p_a, p_tie = (candidates[c].cast(pl.Float64).to_numpy() for c in ("p_a", "p_tie"))
+    return np.stack([p_a * (1 - p_tie), (1 - p_a) * (1 - p_tie), p_tie], axis=1)
+
+
+def loss(p: Floats, kind: str) -> Floats:
+    """Expected loss of acting on beliefs `p` (last axis sums to 1).
+
+    `zero_one`: probability that the published label is wrong; `brier`: expected squared error of the soft
+    label, 1 - sum p^2; `log`: entropy in nats.
+    """
+    if kind == "zero_one":
+        return np.asarray(1 - p.max(axis=-1))
+    if kind == "brier":
+        return np.asarray(1 - (p**2).sum(axis=-1))
+    return np.asarray(-(p * np.log(np.clip(p, 1e-12, 1))).sum(axis=-1))
+
+
+def gain_of_one_answer(p: Floats, reliability: Floats | float, kind: str) -> Floats:
+    """Expected reduction of `loss` by one more answer: the value of information (Raiffa and Schlaifer, 1961).
+
+    The annotator names the true outcome with probability `reliability` and each other one with equal
+    probability; beliefs are updated by Bayes' rule and the loss is averaged over the three answers.
+
+    Args:
+        p: beliefs, shape (n, 3).
+        reliability: one number, or one per candidate, in [1/3, 1].
+
+    Returns:
+        Shape (n,), at least 0: an answer never makes the best decision worse on average.
+    """
+    r = np.broadcast_to(np.asarray(reliability, dtype=np.float64), p.shape[:1])[:, None]
+    after = np.zeros(len(p))
+    for answer in range(3):
+        joint = p * np.where(np.arange(3) == answer, r, (1 - r) / 2)
+        evidence = joint.sum(axis=1, keepdims=True)
+        posterior = np.divide(joint, evidence, out=np.zeros_like(joint), where=evidence > 0)
+        after += evidence[:, 0] * loss(posterior, kind)
+    return np.asarray(np.maximum(loss(p, kind) - after, 0.0))
+
+
+def without_humans(candidates: pl.DataFrame) -> pl.DataFrame:
+    """What was believed before any human answered, and whether humans turned it over.
+
+    A verdict's log-odds are the prior plus its contributions, so the human ones can be taken off.
+
+    Returns:
+        `margin_machine` (log-odds of a against b without human votes) and `flipped`, one row per candidate
+        in the same order.
+    """
+    is_human = pl.element().struct.field("voter").str.starts_with(HUMAN)
+    log_odds = pl.element().struct.field("log_odds")
+    human = pl.col("contributions").list.eval(pl.when(is_human).then(log_odds).otherwise(0.0)).list.sum()
+    every = pl.col("prior") + pl.col("contributions").list.eval(log_odds).list.sum()
+    machine = every - human
+    return candidates.select(machine.alias("margin_machine"), ((machine * every) < 0).alias("flipped"))
+
+
+def human_agreement(labelled: pl.DataFrame) -> pl.DataFrame:
+    """How often two humans gave the same answer, per kind of task.
+
+    Returns:
+        `kind` ("" where null), `compared` (pairs of answers to one pair) and `agreeing`.
+    """
+    answers = (
+        labelled.select("pair_id", pl.col("kind").fill_null(""), "contributions")
+        .explode("contributions")
+        .unnest("contributions")
+        .filter(pl.col("voter").str.starts_with(HUMAN), pl.col("label").is_in(["a", "b", "tie"]))
+    )
+    counts = answers.group_by("kind", "pair_id", "label").agg(pl.len().alias("n"))
+    per_pair = counts.group_by("kind", "pair_id").agg(
+        (pl.col("n") * (pl.col("n") - 1)).sum().alias("same"), pl.col("n").sum().alias("m")
+    )
+    return (
+        per_pair.group_by("kind")
+        .agg(
+            (pl.col("m") * (pl.col("m") - 1) / 2).sum().alias("compared"),
+            (pl.col("same") / 2).sum().alias("agreeing"),
+        )
+        .sort("kind")
+    )
+
+
+def reliability_of(agreement: float) -> float:
+    """P(right) of one annotator where two independent ones agree this often on three outcomes.
+
+    Solves agreement = r^2 + (1 - r)^2 / 2 for r >= 1/3; chance agreement (1/3) or less gives 1/3.
+    """
+    return (1 + math.sqrt(max(0.0, 6 * agreement - 2))) / 3

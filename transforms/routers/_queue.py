@@ -1,0 +1,317 @@
+"""From values to a queue for people, under a budget.
+
+Three steps, so that no process ever holds all candidates: `shortlist` keeps of one bucket what could
+possibly be chosen, `narrow` folds shortlists together, `select` chooses. All three are pure and
+`build_queue(all) == select(narrow(shortlist(bucket) for every bucket))` as long as the pairs of one
+prompt lie in one bucket.
+
+What is chosen, in this order:
+
+1. **Audit**: a simple random sample of all candidates: those with the smallest seeded hash of
+   `pair_id`. It is drawn without looking at values, so accuracy measured on it is an unbiased estimate
+   (`transforms.agreement.certificate`), and it is stable: new candidates can only push members out.
+   An audited pair stays eligible for step 3: it must go through the same process as any other pair, or
+   the audit would describe a dataset nobody publishes. `held_out` says how many of its answers are kept
+   for the audit and must not be fused.
+2. **Controls**: pairs with a known answer (`known_label`), again by seeded hash.
+3. **Value**: by the router's value (per second where the budget is in seconds), the j-th best pair of a
+   prompt discounted by `same_prompt_decay**j`, after every slice has had its minimum.
+
+The budget is the total over the life of the recipe: what an earlier queue asked for (`previous`) stays
+in the queue and is paid first, so routing again with the same budget and the same pairs asks nobody
+anything new. Where the pairs grew, the audit is drawn anew from all of them, and only that may go
+beyond the budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from schemas.errors import DataError
+from schemas.tables import Queue, conform, polars_schema
+from transforms.plugins import PluginConfig
+
+OUTLOOK_LABELS = 100
+
+SHORTLIST = pl.Schema(
+    {
+        "pair_id": pl.String,
+        "value": pl.Float64,  # the router's value of one label
+        "priority": pl.Float64,  # what is ranked: discounted value, per second if the budget is in seconds
+        "overlap": pl.Int32,
+        "unit": pl.Float64,  # cost of one answer in units of the budget (labels or seconds)
+        "slice": pl.String,
+        "known_label": pl.String,
+        "draw": pl.Float64,  # seeded, uniform in [0, 1): the order of the audit
+        "control_draw": pl.Float64,
+        "shown": pl.String,
+    }
+)
+
+
+class QueueConfig(PluginConfig):
+    """How the budget is spent. With neither budget, everything is asked."""
+
+    budget: int | None = Field(default=None, ge=1, description="answers to ask for, in total")
+    budget_seconds: float | None = Field(default=None, gt=0, description="annotator seconds to spend, in total")
+    audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget spent on the random audit")
+    audit_overlap: int = Field(default=2, ge=1, description="answers per audited pair; 2 or more show annotator error")
+    control_share: float = Field(default=0.05, ge=0, le=1, description="share of the budget spent on known answers")
+    control_overlap: int = Field(default=3, ge=1, description="answers per control")
+    overlap_min: int = Field(default=1, ge=1, description="answers for the easiest pair")
+    overlap_max: int = Field(default=1, ge=1, description="answers for the hardest pair")
+    slice: Literal["kind", "language", "origin", "context_kind"] | None = None
+    slice_minimum: int = Field(default=0, ge=0, description="pairs every slice gets before values compete")
+    same_prompt_decay: float = Field(default=0.5, ge=0, le=1, description="discount per better pair of that prompt")
+    base_seconds: float = Field(default=15.0, gt=0, description="seconds to answer, without reading")
+    chars_per_second: float = Field(default=24.0, gt=0, description="reading speed; 238 words/min, Brysbaert 2019")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.budget is not None and self.budget_seconds is not None:
+            raise ValueError("give budget (answers) or budget_seconds, not both")
+        if self.overlap_max < self.overlap_min:
+            raise ValueError("overlap_max is smaller than overlap_min")
+        if self.audit_share + self.control_share > 1:
+            raise ValueError("audit_share + control_share exceed the whole budget")
+        if self.slice_minimum and self.slice is None:
+            raise ValueError("slice_minimum needs slice: which column's values are the slices")
+        return self
+
+    @property
+    def total(self) -> float:
+        """The budget in its own unit; infinite where none is given."""
+        return float(self.budget or self.budget_seconds or math.inf)
+
+    @property
+    def _cheapest(self) -> float:
+        return 1.0 if self.budget_seconds is None else self.base_seconds
+
+
+def uniform(pair_ids: Iterable[str], seed: int, purpose: str) -> list[float]:
+    """A reproducible draw per pair, uniform in [0, 1), independent between seeds and purposes."""
+    base = hashlib.sha256(f"{seed}:{purpose}:".encode())
+    draws = []
+    for pair_id in pair_ids:
+        digest = base.copy()
+        digest.update(pair_id.encode())
+        draws.append(int.from_bytes(digest.digest()[:6]) / 2**48)
+    return draws
+
+
+def overlaps(certainty: pl.Expr, config: QueueConfig) -> pl.Expr:
+    """Answers to ask for: from `overlap_min` at certainty 1 to `overlap_max` at certainty 1/3 (three outcomes)."""
+    difficulty = ((1 - certainty) * 1.5).clip(0, 1)
+    steps = config.overlap_max - config.overlap_min + 1
+    return (config.overlap_min + (difficulty * steps).floor().clip(0, steps - 1)).cast(pl.Int32)
+
+
+def shortlist(candidates: pl.DataFrame, values: pl.Series, config: QueueConfig, seed: int) -> pl.DataFrame:
+    """Of one bucket's candidates, those that can still be chosen when all buckets meet.
+
+    Args:
+        candidates: verdict columns plus `origin`, `kind`, `language`, `n_chars` (characters on the page) and,
+            optionally, `known_label` (the answer of a possible control) and `context_kind`.
+        values: expected gain of one label per candidate, in the same order.
+
+    Returns:
+        A frame of schema `SHORTLIST`, at most a few times the budget long.
+
+    Raises:
+        DataError: values are missing, not finite, or not one per candidate.
+    """
+    if len(values) != candidates.height:
+        raise DataError(f"{len(values)} values for {candidates.height} candidates")
+    value = values.cast(pl.Float64)
+    if value.null_count() or not value.is_finite().all():
+        raise DataError("a router gave a value that is null or not finite")
+    known = "known_label" if "known_label" in candidates.columns else None
+    ids = candidates["pair_id"].to_list()
+    seconds = config.base_seconds + pl.col("n_chars") / config.chars_per_second
+    per_second = config.budget_seconds is not None
+    frame = candidates.select(
+        "pair_id",
+        value.alias("value"),
+        overlaps(pl.col("certainty"), config).alias("overlap"),
+        (seconds if per_second else pl.lit(1.0)).cast(pl.Float64).alias("unit"),
+        (pl.col(config.slice) if config.slice else pl.lit(None, dtype=pl.String)).alias("slice"),
+        (pl.col(known) if known else pl.lit(None, dtype=pl.String)).alias("known_label"),
+        pl.col("prompt_id"),
+        pl.Series("draw", uniform(ids, seed, "audit"), dtype=pl.Float64),
+        pl.Series("control_draw", uniform(ids, seed, "control"), dtype=pl.Float64),
+        pl.Series("shown", ["ab" if u < 0.5 else "ba" for u in uniform(ids, seed, "shown")], dtype=pl.String),
+    )
+    frame = frame.sort(["known_label", "value", "draw"], descending=[False, True, False], nulls_last=False)
+    place = pl.int_range(pl.len()).over("prompt_id", pl.col("known_label").is_null())
+    priority = pl.col("value") * pl.lit(config.same_prompt_decay).pow(place) / pl.col("unit")
+    return _keep(frame.with_columns(priority.alias("priority")).select(SHORTLIST.names()), config)
+
+
+def narrow(shortlists: Iterable[pl.DataFrame], config: QueueConfig) -> pl.DataFrame:
+    """One shortlist of many, in memory bounded by the budget; any order of the parts gives the same choice."""
+    merged = pl.DataFrame(schema=SHORTLIST)
+    for part in shortlists:
+        merged = _keep(pl.concat([merged, part]), config)
+    return merged
+
+
+def select(
+    candidates: pl.DataFrame, config: QueueConfig, previous: pl.DataFrame | None = None, *, seed: int
+) -> pl.DataFrame:
+    """The queue (`schemas.tables.Queue`) from a shortlist of all candidates.
+
+    Args:
+        previous: the queue of an earlier round; its pairs stay, its answers count against the budget.
+    """
+    before = _previous(previous, seed)
+    audit = _audit(candidates, config)
+    frame = candidates.join(before, on="pair_id", how="full", coalesce=True).with_columns(
+        pl.col("known_label").fill_null(pl.col("was_known")),
+        pl.col("shown").fill_null(pl.col("was_shown")),
+        pl.col("value").fill_null(pl.col("was_value")),
+        pl.col("draw").fill_null(pl.col("was_draw")),
+        pl.col("unit").fill_null(config.base_seconds if config.budget_seconds else 1.0),
+        pl.col("pair_id").is_in(audit.implode()).alias("is_audit"),
+    )
+    held = pl.when("is_audit").then(config.audit_overlap).otherwise(0)
+    still_held = pl.when("is_audit").then("was_held").otherwise(0)
+    frame = frame.with_columns(
+        held.cast(pl.Int32).alias("held_out"),
+        (pl.col("was_overlap") - still_held).fill_null(0).alias("asked"),
+        ((pl.col("was_purpose") == "control").fill_null(False) & ~pl.col("is_audit")).alias("is_control"),
+    )
+    frame = _with_controls(frame, config)
+    frame = _with_value(frame, config)
+    return _ranked(frame)
+
+
+def merge(
+    queues: Iterable[pl.DataFrame], config: QueueConfig, previous: pl.DataFrame | None = None, *, seed: int
+) -> pl.DataFrame:
+    """The queue from the buckets' shortlists: `select(narrow(...))`."""
+    return select(narrow(queues, config), config, previous, seed=seed)
+
+
+def build_queue(
+    candidates: pl.DataFrame,
+    values: pl.Series,
+    config: QueueConfig,
+    seed: int,
+    previous: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The queue of candidates that fit into one process; arguments as `shortlist` and `select`."""
+    return merge([shortlist(candidates, values, config, seed)], config, previous, seed=seed)
+
+
+def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:
+    """What the next `labels` answers after this queue are expected to buy, in the router's unit of value.
+
+    Args:
+        candidates: a shortlist; it keeps `OUTLOOK_LABELS` more pairs than the budget pays for.
+    """
+    rest = candidates.join(queue, on="pair_id", how="anti").filter(pl.col("known_label").is_null())
+    rest = rest.sort(["priority", "draw"], descending=[True, False])
+    return float(rest.filter(pl.col("overlap").cum_sum() <= labels)["value"].sum())
+
+
+def _keep(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
+    """Drop what cannot be chosen: neither an early draw, nor an early control, nor of high priority."""
+    if config.total == math.inf:
+        return frame
+    cheapest = config._cheapest
+    audits = math.ceil(config.audit_share * config.total / (cheapest * config.audit_overlap))
+    controls = math.ceil(config.control_share * config.total / (cheapest * config.control_overlap))
+    picks = math.ceil(config.total / (cheapest * config.overlap_min)) + OUTLOOK_LABELS
+    order = pl.struct(-pl.col("priority"), "draw")
+    open_ = pl.col("known_label").is_null()
+    kept = frame.with_columns(
+        pl.col("draw").rank("ordinal").alias("_audit"),
+        # Members of the audit are not asked as controls, so as many more controls may be needed.
+        pl.col("control_draw").rank("ordinal").over(open_).alias("_control"),
+        order.rank("ordinal").over(open_).alias("_pick"),
+        order.rank("ordinal").over(open_, "slice").alias("_slice"),
+    ).filter(
+        (pl.col("_audit") <= audits)
+        | (~open_ & (pl.col("_control") <= controls + audits))
+        | (open_ & (pl.col("_pick") <= picks))
+        | (open_ & pl.col("slice").is_not_null() & (pl.col("_slice") <= config.slice_minimum))
+    )
+    return kept.select(SHORTLIST.names())
+
+
+def _previous(queue: pl.DataFrame | None, seed: int) -> pl.DataFrame:
+    queue = queue if queue is not None else pl.DataFrame(schema=polars_schema(Queue))
+    return queue.select(
+        "pair_id",
+        pl.col("value").alias("was_value"),
+        pl.col("overlap").alias("was_overlap"),
+        pl.col("held_out").alias("was_held"),
+        pl.col("purpose").alias("was_purpose"),
+        pl.col("shown").alias("was_shown"),
+        pl.col("known_label").alias("was_known"),
+        pl.Series("was_draw", uniform(queue["pair_id"], seed, "audit"), dtype=pl.Float64),
+    )
+
+
+def _audit(frame: pl.DataFrame, config: QueueConfig) -> pl.Series:
+    """Pair ids of the audit. Its size never depends on values, so the sample stays a simple random one."""
+    if config.total == math.inf:
+        return frame.filter(pl.col("draw") < config.audit_share)["pair_id"]
+    frame = frame.sort("draw")
+    cost = (pl.col("unit") * config.audit_overlap).cum_sum()
+    return frame.filter(cost <= config.audit_share * config.total)["pair_id"]
+
+
+def _with_controls(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
+    """Choose controls among pairs with a known answer that are not audited."""
+    free = pl.col("known_label").is_not_null() & ~pl.col("is_audit") & (pl.col("asked") == 0)
+    spent = frame.filter("is_control").select((pl.col("asked") * pl.col("unit")).sum()).item()
+    allowance = config.control_share * config.total
+    possible = frame.filter(free).sort("control_draw")
+    if config.total == math.inf:
+        chosen = possible.filter(pl.col("control_draw") < config.control_share)["pair_id"]
+    else:
+        cost = (pl.col("unit") * config.control_overlap).cum_sum()
+        chosen = possible.filter(cost + spent <= allowance)["pair_id"]
+    new = pl.col("pair_id").is_in(chosen.implode())
+    return frame.with_columns(
+        (pl.col("is_control") | new).alias("is_control"),
+        pl.when(new).then(config.control_overlap).otherwise("asked").cast(pl.Int32).alias("asked"),
+    )
+
+
+def _with_value(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
+    """Spend what is left: slices' minimums first, then by priority."""
+    spent = frame.select(((pl.col("held_out") + pl.col("asked")) * pl.col("unit")).sum()).item()
+    open_ = pl.col("known_label").is_null() & pl.col("priority").is_not_null()
+    frame = frame.with_columns((open_ & (pl.col("asked") == 0)).alias("_free"))
+    places = frame.filter(open_).sort(["_free", "priority", "draw"], descending=[False, True, False])
+    places = places.with_columns(
+        (pl.int_range(pl.len()).over("slice") < config.slice_minimum).alias("_owed") & pl.col("slice").is_not_null()
+    )
+    picks = places.filter("_free").sort(["_owed", "priority", "draw"], descending=[True, True, False])
+    cost = (pl.col("overlap") * pl.col("unit")).cum_sum()
+    chosen = picks.filter(cost + spent <= config.total)["pair_id"]
+    return frame.with_columns(
+        pl.when(pl.col("pair_id").is_in(chosen.implode())).then("overlap").otherwise("asked").alias("asked")
+    )
+
+
+def _ranked(frame: pl.DataFrame) -> pl.DataFrame:
+    """Interleave the purposes evenly: nobody can tell them apart, and stopping early keeps their shares."""
+    purpose = pl.when("is_audit").then(pl.lit("audit")).when("is_control").then(pl.lit("control"))
+    frame = frame.with_columns(
+        (pl.col("asked") + pl.col("held_out")).cast(pl.Int32).alias("overlap"),
+        purpose.otherwise(pl.lit("value")).alias("purpose"),
+    ).filter(pl.col("overlap") > 0)
+    by_value = pl.when(pl.col("purpose") == "value").then(-pl.col("priority").fill_null(math.inf))
+    frame = frame.sort(["purpose", by_value.otherwise("draw"), "pair_id"])
+    place = (pl.int_range(pl.len()).over("purpose") + 0.5) / pl.len().over("purpose")
+    frame = frame.with_columns(place.alias("_place")).sort(["_place", "draw"])
+    return conform(frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("rank")), Queue)

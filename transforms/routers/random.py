@@ -1,0 +1,19 @@
+"""Ask about pairs at random: the baseline every other router must beat."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from transforms.plugins import Row
+from transforms.registry import register
+from transforms.routers._base import BaseRouter
+from transforms.routers._queue import uniform
+
+
+@register("routers", "random")
+class RandomRouter(BaseRouter):
+    """A seeded draw per pair, uniform in [0, 1)."""
+
+    def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
+        """The draw; the same pair draws the same number in every run of one seed."""
+        return pl.Series("value", uniform(candidates["pair_id"], self.seed, "random"), dtype=pl.Float64)

@@ -1,0 +1,19 @@
+"""Ask where the fused model is least certain."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from transforms.plugins import Row
+from transforms.registry import register
+from transforms.routers._base import BaseRouter
+from transforms.routers._posterior import loss, outcomes
+
+
+@register("routers", "uncertainty")
+class UncertaintyRouter(BaseRouter):
+    """Entropy of the posterior in nats, in [0, log 3] (uncertainty sampling, Lewis and Gale, 1994)."""
+
+    def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
+        """Entropy of P(a), P(b), P(tie)."""
+        return pl.Series("value", loss(outcomes(candidates), "log"))

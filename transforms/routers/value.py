@@ -1,0 +1,57 @@
+"""Ask where an answer is expected to improve the published label most."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from transforms.plugins import PluginConfig, Row
+from transforms.registry import register
+from transforms.routers._base import BaseRouter
+from transforms.routers._posterior import gain_of_one_answer, human_agreement, outcomes, reliability_of
+
+_TIE_BREAK = 1e-6
+
+
+@register("routers", "value")
+class ValueRouter(BaseRouter):
+    """Expected reduction of posterior loss by one answer (value of information) under the fused model.
+
+    `reliability` is how often one annotator names the right outcome. Where several humans already answered
+    the same pairs, `fit` replaces it per kind of task by what their agreement shows, shrunk towards the
+    configured figure: an answer buys little where people themselves cannot tell.
+    Pairs whose label no single answer can turn are ordered by what it buys in squared error.
+    """
+
+    class Config(PluginConfig):
+        """Options of the value router."""
+
+        loss: Literal["zero_one", "brier", "log"] = Field(
+            default="zero_one", description="zero_one counts wrong labels; brier and log judge soft labels"
+        )
+        reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
+        prior_answers: float = Field(default=50, gt=0, description="comparisons the configured figure is worth")
+
+    config: Config
+
+    def fit(self, labelled: pl.DataFrame) -> Row:
+        """Annotators' reliability per kind of task, from how often two of them agree."""
+        counts = human_agreement(labelled)
+        prior = self.config.reliability**2 + (1 - self.config.reliability) ** 2 / 2
+        shrunk = (pl.col("agreeing") + prior * self.config.prior_answers) / (
+            pl.col("compared") + self.config.prior_answers
+        )
+        rates = counts.select("kind", shrunk.alias("agreement"))
+        return {"reliability": {kind: reliability_of(rate) for kind, rate in rates.iter_rows()}}
+
+    def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
+        """Expected gain of one answer, at least 0, in the unit of the configured loss."""
+        known: dict[str, float] = model.get("reliability", {})
+        kinds = candidates["kind"].fill_null("").to_list()
+        reliability = np.array([known.get(kind, self.config.reliability) for kind in kinds], dtype=np.float64)
+        p = outcomes(candidates)
+        gain = gain_of_one_answer(p, reliability, self.config.loss)
+        return pl.Series("value", gain + _TIE_BREAK * gain_of_one_answer(p, reliability, "brier"))
