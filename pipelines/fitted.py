@@ -1,18 +1,24 @@
-"""A stage with models fitted once on the whole workspace and applied bucket by bucket."""
+"""A stage that must see the whole workspace before it can do a bucket."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Any
+
+import polars as pl
 
 from pipelines.stage import Stage
 from schemas.ids import hash_json
+from transforms.ptransforms import run
+from transforms.storage.files import parquet_bytes
 
 
 @dataclass(frozen=True)
 class FittedStage(Stage):
-    """Models are artefacts named by the hash of all they depend on, so the same fit is made once."""
+    """Models and first-pass results are artefacts named by the hash of all they depend on: made once, then found."""
 
     @property
     def fit_identity(self) -> Any:
@@ -29,15 +35,50 @@ class FittedStage(Stage):
         """What was fitted: any new input refits, and with that every bucket is done anew."""
         return self.fit_key
 
-    def artefact(self, plugin: str) -> bytes | None:
-        """A plug-in's fitted model, or None."""
-        return self.workspace.read_artefact(self.name, f"{plugin}-{self.fit_key}")
+    def artefact(self, name: str) -> bytes | None:
+        """A stored result of this fit, or None."""
+        return self.workspace.read_artefact(self.name, f"{self.fit_key}/{name}")
 
-    def store(self, plugin: str, model: bytes) -> None:
-        """Keep a plug-in's fitted model."""
-        self.workspace.write_artefact(self.name, f"{plugin}-{self.fit_key}", model)
+    def store(self, name: str, data: bytes) -> None:
+        """Keep a result of this fit."""
+        self.workspace.write_artefact(self.name, f"{self.fit_key}/{name}", data)
+
+    def frame(self, name: str) -> pl.DataFrame | None:
+        """A stored frame of this fit, or None."""
+        data = self.artefact(name)
+        return None if data is None else pl.read_parquet(BytesIO(data))
+
+    def first_pass(self, bucket: int) -> pl.DataFrame:
+        """What the whole must know of one bucket: keys, sums or candidates, never texts."""
+        raise TypeError(f"stage {self.name} has no first pass")
+
+    def gathered(self) -> Iterator[pl.DataFrame]:
+        """The first pass of every bucket, in the order of the buckets, computed by Beam where not stored yet."""
+        missing = [bucket for bucket in self.workspace.buckets if self.artefact(_pass_name(bucket)) is None]
+        if missing:
+            run(FirstPass(self), missing, self.flags)
+        for bucket in self.workspace.buckets:
+            frame = self.frame(_pass_name(bucket))
+            if frame is not None:
+                yield frame
 
     def __getstate__(self) -> dict[str, Any]:
         """Fields and the fit key only: workers build their own plug-ins."""
         kept = {*self.__dataclass_fields__, "fit_key"}
         return {name: value for name, value in self.__dict__.items() if name in kept}
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """The element function of a first pass: one bucket to one stored frame."""
+
+    stage: FittedStage
+
+    def __call__(self, bucket: int) -> str:
+        """Compute and store."""
+        self.stage.store(_pass_name(bucket), parquet_bytes(self.stage.first_pass(bucket)))
+        return f"{self.stage.name}: bucket {bucket}"
+
+
+def _pass_name(bucket: int) -> str:
+    return f"pass-{bucket:04d}.parquet"

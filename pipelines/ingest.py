@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import polars as pl
+from transforms.sources.dedupe import dedupe
 
 from pipelines.stage import Stage
 from schemas.errors import DataError
@@ -21,7 +22,6 @@ from schemas.ids import bucket_of, canonical_json, hash_fields, hash_json
 from schemas.tables import PAYLOAD_LIMIT, TABLES, Rejects, polars_schema, rows_frame
 from transforms.ptransforms import run
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
-from transforms.sources.dedupe import dedupe
 from transforms.sources.read import read
 from transforms.sources.slices import Slice, slices
 from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic

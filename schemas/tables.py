@@ -238,6 +238,7 @@ TABLES: dict[str, type[dy.Schema]] = {
     "votes": Votes,
     "verdicts": Verdicts,
     "queue": Queue,
+    "rows": DatasetRows,
     "annotations": Annotations,
     "rejects": Rejects,
     "generations": Generations,

@@ -1,0 +1,109 @@
+"""Stage route: a queue of pairs for humans, best first, within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import orjson
+import polars as pl
+
+from pipelines.fitted import FittedStage
+from pipelines.stage import PAIR_STAGES, Reads, Stage
+from schemas.ids import canonical_json
+from schemas.tables import Queue, polars_schema
+from transforms.build import build
+from transforms.routers._queue import QueueConfig, narrow, outlook, select, shortlist
+from transforms.storage.files import parquet_bytes
+from transforms.storage.workspace import Output
+
+CONTROL = "control"  # tag of pairs whose source label is known to be right
+ASKED = "asked.parquet"  # what earlier pushes asked: it stays in the queue and counts against the budget
+_COLUMNS = ("origin", "kind", "language", "context", "context_kind", "tags", "source_label")
+_TEXTS = ("prompt", "response_a", "response_b")
+
+
+@dataclass(frozen=True)
+class Route(FittedStage):
+    """The pairs a human should see."""
+
+    name: ClassVar[str] = "route"
+    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("verdicts", ("fuse",)))
+
+    @cached_property
+    def router(self) -> Any:
+        """The recipe's router."""
+        return build("routers", self.recipe.route.router, self.recipe.seed)
+
+    @property
+    def queue_config(self) -> QueueConfig:
+        """How the budget is spent."""
+        return QueueConfig.model_validate(self.recipe.route.queue)
+
+    @cached_property
+    def asked(self) -> pl.DataFrame | None:
+        """The queue as it was when tasks were last pushed."""
+        data = self.workspace.read_artefact("push", ASKED)
+        return None if data is None else pl.read_parquet(data)
+
+    @property
+    def fit_identity(self) -> Any:
+        """Router, budget and what was asked before."""
+        asked = [] if self.asked is None else self.asked.select("pair_id", "overlap", "held_out").sort("pair_id").rows()
+        config = self.queue_config.model_dump(mode="json")
+        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed, asked]
+
+    @contextmanager
+    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
+        """Fit the router on what humans have labelled, shortlist every bucket, choose."""
+        if self.artefact("queue.parquet") is None:
+            labelled = [c.filter(pl.col("n_human") > 0) for c in map(self._candidates, self.workspace.buckets)]
+            self.store("router", canonical_json(self.router.fit(pl.concat(labelled))))
+            config = self.queue_config
+            candidates = narrow(self.gathered(), config)
+            queue = select(candidates, config, self.asked, seed=self.recipe.seed)
+            gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
+            self.store("outlook", canonical_json({"labels": self.recipe.route.outlook_labels, "gain": gain}))
+            self.store("queue.parquet", parquet_bytes(queue))
+        yield self
+
+    def first_pass(self, bucket: int) -> pl.DataFrame:
+        """The bucket's shortlist."""
+        candidates = self._candidates(bucket)
+        values = self.router.values(orjson.loads(self.artefact("router") or b"{}"), candidates)
+        return shortlist(candidates, values, self.queue_config, self.recipe.seed)
+
+    def process(self, bucket: int) -> Output:
+        """The bucket's part of the queue."""
+        queue = self.frame("queue.parquet")
+        ids = self.workspace.read("verdicts", bucket, ("fuse",), ["prompt_id"]).select("pair_id")
+        if queue is None:
+            queue = pl.DataFrame(schema=polars_schema(Queue))
+        mine = queue.join(ids, on="pair_id", how="semi")
+        answers = int(mine["overlap"].sum())
+        return Output(
+            {"queue": mine}, rows_in=ids.height, rows_out=ids.height, counts={"queued": mine.height, "answers": answers}
+        )
+
+    def _candidates(self, bucket: int) -> pl.DataFrame:
+        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS))
+        verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
+        n_chars = pl.sum_horizontal(_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
+        is_control = pl.col("tags").list.contains(CONTROL).fill_null(False)
+        extra = pairs.select(
+            "pair_id",
+            "origin",
+            "kind",
+            "language",
+            "context_kind",
+            n_chars.cast(pl.Int64).alias("n_chars"),
+            pl.when(is_control).then("source_label").alias("known_label"),
+        )
+        return verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
+
+
+def _length(column: str) -> pl.Expr:
+    return pl.col(column).list.eval(pl.element().struct.field("content").str.len_chars()).list.sum()
