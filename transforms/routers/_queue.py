@@ -19,8 +19,8 @@ What is chosen, in this order:
 
 The budget is the total over the life of the recipe: what an earlier queue asked for (`previous`) stays
 in the queue and is paid first, so routing again with the same budget and the same pairs asks nobody
-anything new. Where the pairs grew, the audit is drawn anew from all of them, and only that may go
-beyond the budget.
+anything new (in seconds: at most what fits into the unspent rest, less than one answer). Where the pairs
+grew, the audit is drawn anew from all of them, and only that may go beyond the budget.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def _with_controls(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
 
 
 def _with_value(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
-    """Spend what is left: slices' minimums first, then by priority."""
+    """Spend what is left: slices' minimums first, then by priority; the last pair may get fewer answers."""
     spent = frame.select(((pl.col("held_out") + pl.col("asked")) * pl.col("unit")).sum()).item()
     open_ = pl.col("known_label").is_null() & pl.col("priority").is_not_null()
     frame = frame.with_columns((open_ & (pl.col("asked") == 0)).alias("_free"))
@@ -296,11 +296,11 @@ def _with_value(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
         (pl.int_range(pl.len()).over("slice") < config.slice_minimum).alias("_owed") & pl.col("slice").is_not_null()
     )
     picks = places.filter("_free").sort(["_owed", "priority", "draw"], descending=[True, True, False])
-    cost = (pl.col("overlap") * pl.col("unit")).cum_sum()
-    chosen = picks.filter(cost + spent <= config.total)["pair_id"]
-    return frame.with_columns(
-        pl.when(pl.col("pair_id").is_in(chosen.implode())).then("overlap").otherwise("asked").alias("asked")
-    )
+    cost = pl.col("overlap") * pl.col("unit")
+    affordable = ((config.total - spent - (cost.cum_sum() - cost)) / pl.col("unit")).floor()
+    new = picks.select("pair_id", pl.min_horizontal(affordable, "overlap").cast(pl.Int32).alias("new"))
+    frame = frame.join(new.filter(pl.col("new") > 0), on="pair_id", how="left")
+    return frame.with_columns(pl.col("new").fill_null(pl.col("asked")).alias("asked"))
 
 
 def _ranked(frame: pl.DataFrame) -> pl.DataFrame:
