@@ -1,0 +1,196 @@
+"""What the other pairs of a prompt say about a pair: transitivity as evidence.
+
+If c beats b and a beats c, then a probably beats b. Within one prompt each response i has a reward
+r_i = o_i + d_i, where o_i is what the reward heads give it and d_i ~ N(0, spread^2) what they miss. A
+label of (i, j) is a with probability flip + (1 - 2 flip) sigmoid(r_i - r_j). The posterior of d is found
+by Fisher scoring (Laplace approximation), always without the label of the pair in question: pairs of
+a prompt are held out in turn, so a pair's own label never speaks for itself.
+
+The model is ours: a Bradley-Terry model with random item effects around a feature-based mean, with the
+symmetric-flip likelihood of CrowdBT (Chen et al., WSDM 2013).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+_STEPS = 15
+_CHUNK = 4_000_000  # numbers held at once by one batch of prompts
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Parameters of the model. spread 0 means: responses of a prompt share nothing beyond the heads."""
+
+    scale: float = 1.0  # what a head's margin is multiplied with
+    spread: float = 0.0  # prior standard deviation of what the heads miss, log-odds
+    flip: float = 0.0  # probability that a label is wrong, [0, 0.5)
+
+
+@dataclass(frozen=True)
+class PairGraph:
+    """Which responses meet in which pairs: ids of prompt and responses of each pair, all of length n."""
+
+    prompts: Sequence[str]
+    first: Sequence[str]
+    second: Sequence[str]
+
+
+def held_out_margins(
+    offsets: Array, labels: Array, graph: PairGraph, model: Siblings, max_folds: int = 20, tolerance: float = 1e-8
+) -> tuple[Array, Array]:
+    """Posterior mean and variance of r(a) - r(b) of each pair given the labels of the prompt's other pairs.
+
+    Args:
+        offsets: heads' margins r(a) - r(b), shape (n,), antisymmetric in a and b.
+        labels: soft labels in [0, 1] (1: a better), NaN where there is none, shape (n,).
+        graph: the pairs; all pairs of a prompt must be given together.
+        max_folds: a prompt with more pairs than this is held out in so many folds instead of one by one.
+        tolerance: largest last Newton step.
+
+    Returns:
+        mean (n,) and variance (n,) in log-odds. Row order does not matter; exchanging a and b negates the mean.
+    """
+    mean = model.scale * np.asarray(offsets, dtype=np.float64)
+    variance = np.full(len(mean), 2.0 * model.spread**2)
+    if model.spread <= 0.0:
+        return mean, variance
+    labels = np.asarray(labels, dtype=np.float64)
+    for rows, incidence in _problems(graph, max_folds):
+        shift, var = _posterior(mean[rows], labels[rows], incidence, model, max_folds, tolerance)
+        mean[rows] += shift
+        variance[rows] = var
+    return mean, variance
+
+
+def fit_siblings(offsets: Array, labels: Array, graph: PairGraph, max_pairs: int = 2000) -> Siblings:
+    """Scale, spread and flip rate under which held-out labels are most probable (maximum a posteriori).
+
+    `offsets` must come from heads that did not see the pairs. Weak priors (log-normal on scale and spread,
+    Beta(1.5, 4) on twice the flip rate) decide only where the labels say nothing: a flip rate cannot be told
+    from small margins, and a spread needs prompts with several pairs. Whole prompts are taken, in order of
+    their id, until there are `max_pairs`.
+    """
+    rows = _whole_prompts(graph.prompts, ~np.isnan(labels), max_pairs)
+    if not len(rows):
+        return Siblings()
+    offsets, labels = np.asarray(offsets)[rows], np.asarray(labels)[rows]
+    graph = PairGraph(*([column[r] for r in rows] for column in (graph.prompts, graph.first, graph.second)))
+    connected = any(True for _ in _problems(graph, 2))
+
+    def loss(parameters: Array) -> float:
+        model = _unpack(parameters, connected)
+        mean, variance = held_out_margins(offsets, labels, graph, model, max_folds=8, tolerance=1e-3)
+        log_loss = noisy_log_loss(predictive(mean, variance), labels, model.flip)
+        share = 2.0 * model.flip
+        prior = 0.5 * float(parameters @ parameters) - 0.5 * np.log(share) - 3.0 * np.log1p(-share)
+        return len(labels) * log_loss + float(prior - 0.5 * parameters[1] ** 2)
+
+    start = np.array([0.0, np.log(0.25 / 0.75), 0.0])[: 3 if connected else 2]
+    steps = np.vstack([start, start + np.diag([0.7, 1.0, 0.7][: len(start)])])
+    found = minimize(
+        loss, start, method="Nelder-Mead", options={"initial_simplex": steps, "maxfev": 60, "xatol": 0.03, "fatol": 0.1}
+    )
+    return _unpack(found.x, connected)
+
+
+def predictive(mean: Array, variance: Array) -> Array:
+    """P(a better) with the uncertainty of the margin integrated out (probit approximation, MacKay 1992)."""
+    return np.asarray(expit(mean / np.sqrt(1.0 + np.pi * variance / 8.0)))
+
+
+def noisy_log_loss(p: Array, labels: Array, flip: float) -> float:
+    """Mean cross entropy of the noisy labels under P(a better) = p and flip rate `flip`; NaN labels are left out."""
+    known = ~np.isnan(labels)
+    if not known.any():
+        return 0.0
+    noisy = np.clip(flip + (1.0 - 2.0 * flip) * p[known], 1e-9, 1.0 - 1e-9)
+    y = labels[known]
+    return float(-(y * np.log(noisy) + (1.0 - y) * np.log(1.0 - noisy)).mean())
+
+
+def _unpack(parameters: Array, connected: bool) -> Siblings:
+    spread = float(np.exp(np.clip(parameters[2], -5.0, 3.0))) if connected else 0.0
+    return Siblings(float(np.exp(np.clip(parameters[0], -5.0, 5.0))), spread, 0.49 * float(expit(parameters[1])))
+
+
+def _whole_prompts(prompts: Sequence[str], known: NDArray[np.bool_], max_pairs: int) -> list[int]:
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        by_prompt[prompt].append(row)
+    rows: list[int] = []
+    for prompt in sorted(by_prompt):
+        if len(rows) >= max_pairs:
+            break
+        rows.extend(row for row in by_prompt[prompt] if known[row])
+    return rows
+
+
+def _problems(graph: PairGraph, max_folds: int) -> Iterator[tuple[Index, Array]]:
+    """Batches of prompts of one shape: rows (p, n) and incidence matrices (p, n, items), +1 for a and -1 for b.
+
+    Prompts in which no two pairs share a response are left out: their pairs say nothing of each other.
+    """
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(graph.prompts):
+        by_prompt[prompt].append(row)
+    shapes: dict[tuple[int, int], list[tuple[list[int], list[tuple[int, int]]]]] = defaultdict(list)
+    first, second = graph.first, graph.second
+    for prompt in sorted(by_prompt):
+        items: dict[str, int] = {}
+        # Sorted by content, so that folds (and with them results) do not depend on row order.
+        members = sorted(by_prompt[prompt], key=lambda r: (min(first[r], second[r]), max(first[r], second[r])))
+        edges = [(items.setdefault(first[r], len(items)), items.setdefault(second[r], len(items))) for r in members]
+        if len(items) < 2 * len(members):
+            shapes[len(members), len(items)].append((members, edges))
+    for (n, n_items), prompts in sorted(shapes.items()):
+        size = max(1, _CHUNK // (min(n, max_folds) * n_items * max(n, n_items)))
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
+            ends = np.array([edges for _, edges in batch])
+            incidence = np.eye(n_items)[ends[..., 0]] - np.eye(n_items)[ends[..., 1]]
+            yield np.array([members for members, _ in batch]), incidence
+
+
+def _posterior(
+    offset: Array, labels: Array, incidence: Array, model: Siblings, max_folds: int, tolerance: float
+) -> tuple[Array, Array]:
+    """Shift and variance (p, n) of each pair's margin, from the labels outside the pair's fold."""
+    n_prompts, n, n_items = incidence.shape
+    n_folds = min(n, max_folds)
+    fold = np.arange(n) % n_folds
+    known = ~np.isnan(labels)
+    y = np.where(known, labels, 0.5)[:, None, :]
+    used = (fold[None, :] != np.arange(n_folds)[:, None])[None] & known[:, None, :]
+    precision = np.eye(n_items) / model.spread**2
+    effects = np.zeros((n_prompts, n_folds, n_items))
+    transposed = incidence.transpose(0, 2, 1)
+    keep = 1.0 - 2.0 * model.flip
+    for _ in range(_STEPS):
+        z = offset[:, None, :] + effects @ transposed
+        p, anti = expit(z), expit(-z)
+        noisy, noisy_anti = model.flip + keep * p, model.flip + keep * anti
+        variance = np.maximum(noisy * noisy_anti, 1e-12)
+        slope = keep * p * anti
+        score = used * slope * (y * noisy_anti - (1.0 - y) * noisy) / variance
+        fisher = used * slope**2 / variance
+        information = precision + (transposed[:, None] * fisher[:, :, None, :]) @ incidence[:, None]
+        gradient = score @ incidence - effects / model.spread**2
+        step = np.linalg.solve(information, gradient[..., None])[..., 0]
+        effects = effects + np.clip(step, -2.0, 2.0)
+        if np.abs(step).max() < tolerance:
+            break
+    contrast = incidence[:, None] @ np.linalg.inv(information)
+    var = (contrast * incidence[:, None]).sum(axis=-1)
+    shift = effects @ transposed
+    pairs = np.arange(n)
+    return shift[:, fold, pairs], var[:, fold, pairs]
