@@ -6,7 +6,6 @@ sorted by bucket; then every bucket gathers its rows from the staged files and r
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,22 +13,20 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import polars as pl
-from transforms.sources.dedupe import dedupe
 
 from pipelines.stage import Stage
-from schemas.errors import DataError
 from schemas.ids import bucket_of, canonical_json, hash_fields, hash_json
 from schemas.tables import PAYLOAD_LIMIT, TABLES, Rejects, polars_schema, rows_frame
 from transforms.ptransforms import run
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
-from transforms.sources.read import read
+from transforms.sources.dedupe import dedupe
+from transforms.sources.read import check_rejects, read
 from transforms.sources.slices import Slice, slices
 from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic
 from transforms.storage.workspace import Output, Workspace
 
 _TABLES = ("prompts", "pairs", "votes", "rejects")
 _VERSION = 1
-_EXAMPLES = 3
 Source = PromptsSource | PairsSource
 
 
@@ -68,11 +65,10 @@ class ReadSlice:
                 rows_per_group = max(256, placed.height // workspace.n_buckets)
                 data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group)
                 write_atomic(workspace.fs, path, data)
-        reasons = Counter(frames["rejects"]["reason"].to_list())
         summary = {
             "tables": [name for name, frame in frames.items() if frame.height],
             "rows_in": ingested.rows_in,
-            "rejects": dict(reasons),
+            "rows_kept": ingested.rows_kept,
         }
         write_atomic(workspace.fs, manifest, canonical_json(summary))
         return "read"
@@ -145,26 +141,20 @@ class Ingest(Stage):
         return read_where(self.workspace.fs, paths, "bucket", bucket, polars_schema(TABLES[table]))
 
     def _check_rejects(self) -> None:
-        for name in {element.source.name for element in self.staged}:
+        for name in dict.fromkeys(element.source.name for element in self.staged):
             elements = [element for element in self.staged if element.source.name == name]
-            source = elements[0].source
-            rows = sum(self._manifests[e.key]["rows_in"] for e in elements)
-            bad = sum((Counter(self._manifests[e.key]["rejects"]) for e in elements), Counter[str]())
-            if bad.total() > source.max_reject_share * rows:
-                reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common())
-                raise DataError(
-                    f"source {name!r}: {bad.total()} of {rows} rows are bad ({reasons}), more than max_reject_share "
-                    f"{source.max_reject_share:g} allows. Mend them or raise it. The first:\n{self._examples(elements)}"
-                )
-
-    def _examples(self, elements: list[StagedSlice]) -> str:
-        lines: list[str] = []
-        for element in elements:
-            if "rejects" in self._manifests[element.key]["tables"] and len(lines) < _EXAMPLES:
-                path = _staged(self.workspace, element.key, "rejects.parquet")
-                rejects = read_parquet(self.workspace.fs, path, ["record_id", "reason", "detail"]).sort("record_id")
-                lines += [f"  {record}: {reason}: {detail}" for record, reason, detail in rejects.iter_rows()]
-        return "\n".join(lines[:_EXAMPLES])
+            manifests = [self._manifests[element.key] for element in elements]
+            rejects = [
+                read_parquet(self.workspace.fs, _staged(self.workspace, element.key, "rejects.parquet"))
+                for element, manifest in zip(elements, manifests, strict=True)
+                if "rejects" in manifest["tables"]
+            ]
+            check_rejects(
+                elements[0].source,
+                sum(manifest["rows_in"] for manifest in manifests),
+                sum(manifest["rows_kept"] for manifest in manifests),
+                pl.concat(rejects) if rejects else pl.DataFrame(schema=polars_schema(Rejects)),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_manifests"}

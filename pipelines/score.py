@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import polars as pl
-from transforms.storage.memo import EmbeddingCache
 
 from pipelines.fitted import FittedStage
 from pipelines.sample import sample
 from pipelines.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage
 from schemas.tables import Votes, polars_schema
 from transforms.build import build_all
+from transforms.storage.memo import EmbeddingCache
 from transforms.storage.workspace import Output
 
 

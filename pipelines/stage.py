@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from transforms.ptransforms import run
 from transforms.storage.workspace import Checkpoint, Output, Workspace
 
 Reads = tuple[tuple[str, tuple[str, ...]], ...]
+
+RETRY = "retry:"  # before the key of a bucket with answers that asking again may mend: it stays pending
 
 PAIR_STAGES = ("ingest", "generate")
 ANSWER_STAGES = ("ingest", "judge", "pull")
@@ -64,10 +66,10 @@ class Stage:
         """Make the stage's output of one bucket."""
         raise TypeError(f"stage {self.name} works lane by lane")
 
-    def process_lane(self, buckets: Sequence[int]) -> Iterator[tuple[int, Output]]:
-        """Outputs of several buckets, in any order, each as soon as it is done."""
+    def process_lane(self, buckets: Sequence[int], commit: Callable[[int, Output], None]) -> None:
+        """Process several buckets in any order and commit each as soon as it is done."""
         for bucket in buckets:
-            yield bucket, self.process(bucket)
+            commit(bucket, self.process(bucket))
 
     def lanes(self, pending: Sequence[int], workers: int) -> list[tuple[int, ...]]:
         """The Beam elements: by default a bucket each."""
@@ -110,13 +112,18 @@ class StageWork:
         keys = {bucket: stage.key(bucket) for bucket in lane}
         progress = None if stage.counts_units else LaneProgress(workspace, stage.name, lane[0], len(lane))
         started = time.perf_counter()
+
+        def commit(bucket: int, output: Output) -> None:
+            nonlocal started
+            now = time.perf_counter()
+            key = keys[bucket] if output.complete else f"{RETRY}{keys[bucket]}"
+            workspace.commit(stage.name, bucket, key, output, now - started)
+            started = now
+            if progress:
+                progress.advance()
+
         try:
-            for bucket, output in stage.process_lane(lane):
-                now = time.perf_counter()
-                workspace.commit(stage.name, bucket, keys[bucket], output, now - started)
-                started = now
-                if progress:
-                    progress.advance()
+            stage.process_lane(lane, commit)
         except PrefineError as error:
             leave_error(workspace, stage.name, error)
             raise

@@ -40,13 +40,17 @@ class Checkpoint:
 
 @dataclass
 class Output:
-    """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows."""
+    """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows.
+
+    `complete` is false where some answer failed in a way that asking again may mend.
+    """
 
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
     rows_in: int = 0
     rows_out: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
+    complete: bool = True
 
 
 @dataclass(frozen=True)

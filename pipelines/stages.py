@@ -1,0 +1,19 @@
+"""All stages by name, and the order a run takes them in."""
+
+from __future__ import annotations
+
+from pipelines.fuse import Fuse
+from pipelines.generate import Generate
+from pipelines.ingest import Ingest
+from pipelines.judge import Judge
+from pipelines.materialise import Materialise
+from pipelines.pull import Pull
+from pipelines.push import Push
+from pipelines.route import Route
+from pipelines.score import Score
+from pipelines.stage import Stage
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage for stage in (Ingest, Generate, Judge, Score, Fuse, Route, Push, Pull, Materialise)
+}
+RUN_ORDER = ("ingest", "generate", "judge", "pull", "score", "fuse", "route", "push", "materialise")
