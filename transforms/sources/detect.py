@@ -1,0 +1,116 @@
+"""Which format a source's columns make, and which column holds which field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from schemas.errors import DataError
+from transforms.sources.config import HumanVotes, PairsSource, PromptsSource
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "chosen_rejected": ("prompt", "chosen", "rejected"),
+    "labelled": ("prompt", "response_a", "response_b"),
+    "rated": ("prompt", "responses", "scores"),
+    "conversations": ("chosen", "rejected"),
+}
+_ONLY_IN: dict[str, tuple[str, ...]] = {
+    "chosen_rejected": ("chosen", "rejected", "model_chosen", "model_rejected"),
+    "conversations": ("chosen", "rejected", "model_chosen", "model_rejected"),
+    "labelled": ("response_a", "response_b", "model_a", "model_b", "label"),
+    "rated": ("responses", "scores", "models"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A format and, per field, the source column that holds it; `others` are the columns nobody reads."""
+
+    format: str
+    columns: dict[str, str]
+    others: tuple[str, ...]
+
+
+def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: str) -> Layout:
+    """Say what format the columns `present` make under `config`.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        DataError: a column that is needed or named in the recipe is not there, or two formats fit.
+    """
+    for field, column in config.columns.items():
+        if column is not None and column not in present:
+            raise DataError(_missing(config.name, where, field, column, present))
+    found = {f: config.columns.get(f, f) for f in config.fields if f not in config.constants}
+    columns = {f: c for f, c in found.items() if c is not None and c in present}
+    if isinstance(config, PromptsSource):
+        if "prompt" not in columns:
+            raise DataError(_missing(config.name, where, "prompt", found.get("prompt") or "prompt", present))
+        return _layout("prompts", columns, present, set())
+
+    form = config.format or _format(config, columns, present, where)
+    for field in FORMATS[form]:
+        if field not in columns:
+            raise DataError(_missing(config.name, where, field, found.get(field) or field, present))
+    if form == "conversations":
+        columns.pop("prompt", None)
+    foreign = {f for fields in _ONLY_IN.values() for f in fields} - set(_ONLY_IN[form])
+    columns = {f: c for f, c in columns.items() if f not in foreign}
+    if form == "labelled" and "label" not in columns and not config.votes and "label" not in config.columns:
+        raise DataError(
+            _missing(config.name, where, "label", "label", present)
+            + " Or set `columns: {label: null}` if these pairs have no label yet."
+        )
+    if form == "rated" and config.votes:
+        raise DataError(f"{where}: source {config.name!r}: `votes` need one pair a row, and rated rows give several")
+    used: set[str] = set()
+    for votes in config.votes:
+        wanted = [votes.labels, votes.voters] if isinstance(votes, HumanVotes) else [votes.column]
+        for name in (n for n in wanted if n is not None):
+            if name not in present:
+                raise DataError(_missing(config.name, where, f"votes ({votes.kind})", name, present))
+            used.add(name)
+    return _layout(form, columns, present, used)
+
+
+def _layout(form: str, columns: dict[str, str], present: Sequence[str], used: set[str]) -> Layout:
+    taken = {c for f, c in columns.items() if f != "id"} | used
+    return Layout(form, columns, tuple(c for c in present if c not in taken))
+
+
+def _format(config: PairsSource, columns: dict[str, str], present: Sequence[str], where: str) -> str:
+    fitting = [form for form, fields in FORMATS.items() if all(f in columns for f in fields)]
+    if "chosen_rejected" in fitting:
+        fitting.remove("conversations")
+    if len(fitting) > 1:
+        named = [form for form in fitting if any(f in config.columns for f in FORMATS[form] if f != "prompt")]
+        fitting = named or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{where}: source {config.name!r} fits several formats ({', '.join(fitting)}); say which with `format`"
+        )
+    best = max(FORMATS, key=lambda form: (sum(f in columns for f in FORMATS[form]), form != "conversations"))
+    missing = [f for f in FORMATS[best] if f not in columns]
+    shown = "; ".join(_near(config.columns.get(f) or f, present) for f in missing)
+    raise DataError(
+        f"{where}: source {config.name!r} has no pairs that can be recognised. Nearest format: {best} "
+        f"({', '.join(FORMATS[best])}), where {shown}. Columns there: {', '.join(present)}. "
+        f"Name the right ones with `columns: {{{missing[0]}: <column>}}`."
+    )
+
+
+def _near(column: str, present: Sequence[str]) -> str:
+    near = get_close_matches(column, present, n=1)
+    return f"column {column!r} is missing" + (f" (nearest name: {near[0]!r})" if near else "")
+
+
+def _missing(source: str, where: str, field: str, column: str, present: Sequence[str]) -> str:
+    return (
+        f"{where}: source {source!r} needs {field}: {_near(column, present)}. Columns there: {', '.join(present)}. "
+        f"Say which column it is with `columns: {{{field}: <column>}}`."
+    )
