@@ -1,0 +1,1 @@
+"""Dataset versions: rows, splits, files, explanation, comparison and proof."""

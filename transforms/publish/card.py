@@ -1,0 +1,65 @@
+"""The dataset card: README.md with the metadata block of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import yaml
+
+from schemas.manifest import Manifest
+
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+    (1_000_000_000, "100M<n<1B"),
+)
+
+
+def size_category(rows: int) -> str:
+    """The Hub's size category."""
+    return next((name for limit, name in SIZES if rows < limit), "n>1B")
+
+
+def dataset_card(manifest: Manifest) -> str:
+    """The card of a version: `load_dataset(folder)` reads its configuration from here."""
+    metadata = {
+        "pretty_name": manifest.name,
+        "size_categories": [size_category(manifest.n_rows)],
+        "task_categories": ["text-generation"],
+        "tags": ["preference", "dpo", "reward-model", "prefine"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in manifest.rows_by_split],
+            }
+        ],
+    }
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    splits = "\n".join(f"| {s} | {n:,} |" for s, n in manifest.rows_by_split.items())
+    actions = "\n".join(f"| {a} | {n:,} |" for a, n in manifest.actions.items())
+    rejects = "\n".join(f"| {r} | {n:,} |" for r, n in manifest.rejects_by_reason.items())
+    return f"""---
+{head}---
+
+# {manifest.label}
+
+{manifest.n_rows:,} preferences from {manifest.n_pairs:,} pairs. Every row's `chosen` was decided by a fused posterior;
+`p_chosen` is its probability, `margin` its absolute log-odds, `decided_by` the voter that counted most. The folder
+`evidence` holds every vote and the arithmetic of every label: `prefine explain PAIR_ID`.
+
+| split | rows |
+|---|---|
+{splits}
+
+| action | pairs |
+|---|---|
+{actions}
+
+| left out because | records |
+|---|---|
+{rejects}
+
+Row hash `{manifest.row_hash}`, recipe hash `{manifest.recipe_hash}`, code {manifest.code_version}.
+"""

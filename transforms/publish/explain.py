@@ -1,0 +1,208 @@
+"""Why a pair has its label: every vote, what it added to the log-odds, the sum, and the rule that decided."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+TOLERANCE = 1e-6
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VoteLine(_Frozen):
+    """One vote as it was cast."""
+
+    vote_id: str
+    voter: str
+    group: str
+    kind: str
+    order: str
+    sample: int
+    label: str
+    p_a: float | None
+    score_a: float | None
+    score_b: float | None
+    rationale: str | None
+    detail: str | None
+
+
+class Contribution(_Frozen):
+    """What one voter's votes added to the log-odds of "a is better", and what the fuser knows of the voter."""
+
+    voter: str
+    n_votes: int
+    labels: str
+    log_odds: float
+    cumulative: float  # log-odds after this voter, counted from the prior in the order listed
+    reliability: dict[str, Any] | None
+
+
+class Explanation(_Frozen):
+    """A verdict with its arithmetic done again by hand: `p_a` = 1 / (1 + exp(-(prior + sum of contributions)))."""
+
+    pair_id: str
+    prompt_id: str
+    origin: str
+    origin_ref: str | None
+    model_a: str | None
+    model_b: str | None
+    source_label: str | None
+    votes: list[VoteLine]
+    prior: float
+    contributions: list[Contribution]
+    log_odds: float
+    p_a: float
+    p_a_recorded: float
+    agrees: bool  # the recomputed posterior is the recorded one
+    p_tie: float
+    label: str
+    margin: float
+    certainty: float
+    noise: float | None
+    action: str
+    reasons: list[str]
+    rule: str  # one sentence: how posterior became action
+
+
+def explain(
+    pair_id: str,
+    pairs: pl.DataFrame,
+    votes: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    model: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """Explain one pair from the tables of a workspace or from the evidence of a version.
+
+    Args:
+        pair_id: the pair.
+        pairs: `pairs` rows; texts are not needed.
+        votes: `votes` rows; `raw` and `ms` are not needed.
+        verdicts: `verdicts` rows.
+        model: the fuser's model; where it has `voters: {name: {...}}`, a voter's entry is shown.
+
+    Raises:
+        UsageError: the pair is unknown or has no verdict yet.
+    """
+    pair = _one(pairs, pair_id, f"no pair {pair_id!r} here; ids have 32 hex digits, as in the column pair_id")
+    verdict = _one(verdicts, pair_id, f"pair {pair_id} has no verdict yet; run the fuse stage")
+    known = (model or {}).get("voters", {})
+    total = verdict["prior"]
+    contributions = []
+    for c in sorted(verdict["contributions"], key=lambda c: (-abs(c["log_odds"]), c["voter"])):
+        total += c["log_odds"]
+        contributions.append(
+            Contribution(
+                voter=c["voter"],
+                n_votes=c["n_votes"],
+                labels=c["label"],
+                log_odds=c["log_odds"],
+                cumulative=total,
+                reliability=known.get(c["voter"]) if isinstance(known, Mapping) else None,
+            )
+        )
+    log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
+    p_a = sigmoid(log_odds)
+    cast = votes.filter(pl.col("pair_id") == pair_id).sort("voter", "order", "sample", "vote_id")
+    return Explanation(
+        **{k: pair[k] for k in ("pair_id", "prompt_id", "origin", "origin_ref", "model_a", "model_b", "source_label")},
+        **{k: verdict[k] for k in ("prior", "p_tie", "label", "margin", "certainty", "noise", "action", "reasons")},
+        votes=[_vote(v) for v in cast.iter_rows(named=True)],
+        contributions=contributions,
+        log_odds=log_odds,
+        p_a=p_a,
+        p_a_recorded=verdict["p_a"],
+        agrees=abs(p_a - verdict["p_a"]) <= TOLERANCE,
+        rule=decision_rule(verdict),
+    )
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def decision_rule(verdict: Mapping[str, Any]) -> str:
+    """One sentence from posterior to action."""
+    label, certainty = verdict["label"], verdict["certainty"]
+    found = f"label {label} with probability {certainty:.3f}"
+    because = f" ({', '.join(verdict['reasons'])})" if verdict["reasons"] else ""
+    done = {
+        "keep": "published as it is",
+        "flip": "published against the source's label",
+        "soften": "published with a soft label",
+        "drop": "left out",
+        "tie": "left out: neither response is better",
+        "route": "sent to a human",
+    }[verdict["action"]]
+    return f"{found}: {done}{because}"
+
+
+def render(explanation: Explanation) -> RenderableType:
+    """The explanation as tables for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    e = explanation
+    head = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("pair", e.pair_id),
+        ("prompt", e.prompt_id),
+        ("made by", " ".join(filter(None, [e.origin, e.origin_ref]))),
+        ("models", f"a = {e.model_a or 'unknown'}, b = {e.model_b or 'unknown'}"),
+        ("source says", e.source_label or "nothing"),
+        ("decision", e.rule),
+    ):
+        head.add_row(Text(name, style="bold"), Text(value))
+    votes = Table("voter", "kind", "order", "label", "P(a)", "score a", "score b", "why", title="Votes")
+    for v in e.votes:
+        why = v.detail or v.rationale or ""
+        cells = [v.voter, v.kind, v.order, v.label, _number(v.p_a), _number(v.score_a), _number(v.score_b), why[:200]]
+        votes.add_row(*(Text(c) for c in cells))
+    sums = Table("voter", "votes", "labels", "log-odds", "sum", title="Arithmetic")
+    sums.add_row("prior", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
+    for c in e.contributions:
+        sums.add_row(Text(c.voter), str(c.n_votes), Text(c.labels), f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}")
+    verdict = "equal to" if e.agrees else "NOT equal to"
+    result = Text(
+        f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
+    )
+    return Group(head, Text(), votes, Text(), sums, result)
+
+
+def plain_text(explanation: Explanation, width: int = 110) -> str:
+    """`render` without colour."""
+    from rich.console import Console
+
+    console = Console(width=width, no_color=True, highlight=False, record=True, file=io.StringIO())
+    console.print(render(explanation))
+    return console.export_text()
+
+
+def _vote(v: Mapping[str, Any]) -> VoteLine:
+    names = [n for n in VoteLine.model_fields if n != "group"]
+    return VoteLine(group=v["voter_group"], **{n: v[n] for n in names})
+
+
+def _one(frame: pl.DataFrame, pair_id: str, missing: str) -> dict[str, Any]:
+    found = frame.filter(pl.col("pair_id") == pair_id)
+    if found.is_empty():
+        raise UsageError(missing)
+    return found.row(0, named=True)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

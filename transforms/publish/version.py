@@ -1,0 +1,142 @@
+"""Publish a dataset version: all of it or nothing, and nothing new when nothing has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from schemas.errors import DataError, WorkspaceError
+from schemas.manifest import Manifest
+from schemas.tables import SPLITS
+from transforms.publish.card import dataset_card
+from transforms.publish.files import ROWS_PER_FILE, Bucket, file_entry, write_buckets, write_parquet
+from transforms.publish.rows import STAGE
+from transforms.publish.splits import SPLITS_SCHEMA
+from transforms.publish.store import Datasets, check_name
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a version was made of; every field goes into the manifest as it is."""
+
+    recipe: str
+    recipe_hash: str
+    code_version: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    voters: Mapping[str, Any] = field(default_factory=dict)
+    splits: Mapping[str, Any] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """`published` is false where the latest version already holds exactly this content."""
+
+    name: str
+    version: int
+    published: bool
+    path: str
+    manifest: Manifest
+
+
+def publish(
+    datasets: str | Path,
+    name: str,
+    buckets: Iterable[Bucket],
+    splits: pl.DataFrame,
+    provenance: Provenance,
+    *,
+    parent: int | None = None,
+    documents: Callable[[Manifest, Path], Mapping[str, bytes]] | None = None,
+    rows_per_file: int = ROWS_PER_FILE,
+) -> PublishResult:
+    """Write the next version of a dataset.
+
+    Args:
+        datasets: folder or fsspec URL of all datasets.
+        name: the dataset.
+        buckets: its content, one bucket at a time, in the order of the buckets.
+        splits: result of `assign_splits`; kept as the memory that the next version obeys.
+        provenance: what it was made of.
+        parent: the version whose memory `splits` obeyed; None for the first.
+        documents: given the manifest and the folder of the staged files, further files of the version by name
+            (for example report.html).
+        rows_per_file: largest number of rows in one data file.
+
+    Raises:
+        WorkspaceError: the latest version is no longer `parent`, or somebody else is publishing.
+        DataError: pairs are not conserved.
+    """
+    store = Datasets(datasets)
+    check_name(name)
+    with store.publishing(name) as staging:
+        tally = write_buckets(buckets, staging, rows_per_file)
+        _check_conservation(tally.n_pairs, tally.n_rows, tally.rejects_by_reason)
+        memory = splits.select(SPLITS_SCHEMA.names()).sort("prompt_id")
+        entry = write_parquet(memory, staging / "evidence/splits-00000.parquet")
+        tally.files["evidence/splits-00000.parquet"] = entry
+        latest = max(store.versions(name), default=None)
+        manifest = Manifest(
+            name=name,
+            version=(latest or 0) + 1,
+            parent=latest,
+            recipe=provenance.recipe,
+            recipe_hash=provenance.recipe_hash,
+            code_version=provenance.code_version,
+            inputs=dict(provenance.inputs),
+            parts=dict(provenance.parts),
+            voters=dict(provenance.voters),
+            splits=dict(provenance.splits),
+            n_pairs=tally.n_pairs,
+            n_rows=tally.n_rows,
+            n_rejects=tally.n_rejects,
+            rows_by_split={s: tally.rows_by_split[s] for s in SPLITS if s in tally.rows_by_split},
+            rejects_by_reason=dict(sorted(tally.rejects_by_reason.items())),
+            actions=dict(sorted(tally.actions.items())),
+            certificate=None if provenance.certificate is None else dict(provenance.certificate),
+            row_hash=tally.row_hash,
+            reject_hash=tally.reject_hash,
+            files=dict(sorted(tally.files.items())),
+        )
+        if latest is not None:
+            newest = store.manifest(name, latest)
+            if newest.content_hash == manifest.content_hash:
+                return PublishResult(name, latest, False, store.url(name, f"v{latest:04d}"), newest)
+        if latest != parent:
+            raise WorkspaceError(
+                f"{newest.label if latest else name} was published while this version was being made from "
+                f"{'nothing' if parent is None else f'v{parent:04d}'}; run materialise again"
+            )
+        extra = {"README.md": dataset_card(manifest).encode(), **(documents(manifest, staging) if documents else {})}
+        for relative, data in extra.items():
+            path = staging / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            tally.files[relative] = file_entry(path)
+        manifest = manifest.model_copy(update={"files": dict(sorted(tally.files.items()))})
+        store.commit(staging, manifest)
+    return PublishResult(name, manifest.version, True, store.url(name, f"v{manifest.version:04d}"), manifest)
+
+
+def split_memory(datasets: str | Path, name: str) -> tuple[int | None, pl.DataFrame | None]:
+    """The latest version and the memory of its splits; (None, None) before the first version."""
+    store = Datasets(datasets)
+    latest = max(store.versions(name), default=None)
+    if latest is None:
+        return None, None
+    path = store.path(name, f"v{latest:04d}", "evidence/splits-00000.parquet")
+    with store.fs.open(path, "rb") as file:
+        return latest, pl.read_parquet(file)
+
+
+def _check_conservation(pairs: int, rows: int, rejects_by_reason: Mapping[str, int]) -> None:
+    lost = sum(n for reason, n in rejects_by_reason.items() if reason.startswith(f"{STAGE}/"))
+    if pairs != rows + lost:
+        raise DataError(
+            f"{pairs} pairs became {rows} rows and {lost} rejects: {pairs - rows - lost} are unaccounted for"
+        )
