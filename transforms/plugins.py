@@ -68,6 +68,7 @@ class Reply:
     tokens_out: int = 0
     ms: float = 0.0
     retries: int = 0
+    transient: bool = False  # an error that asking again may cure: never memoised
 
 
 Ask = Callable[[Request], Awaitable[Reply]]
@@ -178,7 +179,12 @@ class Router(Protocol):
     name: str
     identity: Any
 
-    def values(self, candidates: pl.DataFrame) -> pl.Series:
+    def fit(self, labelled: pl.DataFrame) -> Row:
+        """Learn from the candidates that humans already answered (columns as in `values`); {} if there is nothing
+        to learn."""
+        ...
+
+    def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
         """Expected gain of one label per candidate (verdict columns plus origin, kind, language, n_chars)."""
         ...
 

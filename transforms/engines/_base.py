@@ -1,0 +1,115 @@
+"""What all engines share: how many requests may be in flight, how patient the client is, who may be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from schemas.errors import EngineError
+from transforms.engines._http import Client, Patience
+from transforms.plugins import PluginConfig
+
+
+class EngineConfig(PluginConfig):
+    """Fields every engine has. Times in seconds."""
+
+    concurrency: int = Field(256, ge=1, description="requests in flight, all worker processes together")
+    attempt_s: float = Field(300.0, gt=0, description="limit of one attempt")
+    deadline_s: float = Field(900.0, gt=0, description="limit of one request with all its attempts")
+    retries: int = Field(6, ge=0, description="repeated attempts after 408, 429, 5xx, timeouts and lost connections")
+    backoff_s: float = Field(0.5, ge=0, description="first wait between attempts; doubles")
+    outage_s: float = Field(120.0, gt=0, description="how long nothing may answer before the run stops")
+
+
+class HttpEngine:
+    """Base of the engines: a subclass sets `config`, `model`, `served_model` and gives `serve`."""
+
+    config: EngineConfig
+    name: str
+    model: str
+    served_model: str
+
+    @property
+    def identity(self) -> Any:
+        """Replies depend on the model alone, not on where it runs."""
+        return self.model
+
+    def serve(self) -> AbstractContextManager[list[str]]:
+        """Make the server answer and give its base URLs, each ending in /v1."""
+        raise NotImplementedError
+
+    def headers(self) -> Mapping[str, str]:
+        """Extra headers of every request."""
+        return {}
+
+    def connect(self, urls: Sequence[str], workers: int = 1) -> Client:
+        """A client for one of `workers` processes, each with its share of the concurrency."""
+        config = self.config
+        patience = Patience(
+            attempt_s=config.attempt_s,
+            deadline_s=config.deadline_s,
+            retries=config.retries,
+            backoff_s=config.backoff_s,
+            outage_s=config.outage_s,
+        )
+        share = max(1, config.concurrency // max(1, workers))
+        return Client(self.name, urls, self.served_model, share, patience, self.headers())
+
+
+def api_key(variable: str | None, engine: str) -> str | None:
+    """The value of the environment variable that holds a key.
+
+    Raises:
+        EngineError: the variable is named but not set.
+    """
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise EngineError(f"engine {engine!r}: environment variable {variable} (its API key) is not set")
+    return value
+
+
+def wait_until_answers(name: str, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
+    """Wait until `url/models` answers.
+
+    Raises:
+        EngineError: it does not within `timeout_s`.
+    """
+    give_up, reason = time.monotonic() + timeout_s, ""
+    while True:
+        try:
+            request = urllib.request.Request(f"{url}/models", headers=dict(headers))  # noqa: S310 given by the user
+            with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+                return
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                return  # somebody answers; whether this key and model will do shows with the first request
+            reason = f"status {error.code}"
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = str(error)
+        if time.monotonic() >= give_up:
+            raise EngineError(f"engine {name!r}: nothing answers at {url}/models ({reason}). Is the server running?")
+        time.sleep(0.5)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file (0.3 s a 100 MB), computed once a process for the same size and time stamp."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

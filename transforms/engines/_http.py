@@ -1,0 +1,263 @@
+"""An asynchronous client of one model behind one or several OpenAI-compatible servers.
+
+One aiohttp session a process; a semaphore holds the number of requests in flight. What a failure means:
+
+- connection refused: the server is away. Every request waits while one prober polls, which uses up no attempts
+  and moves deadlines by `outage_s` at most; after `outage_s` without an answer from any server, `EngineError`.
+- 408, 409, 425, 429, 5xx, a timeout, a cut connection, a truncated body: the attempt is repeated after
+  exponential back-off with jitter (or after `Retry-After`), at most `retries` times and never past the
+  request's deadline; then the reply is a transient error, which is never memoised.
+- another 4xx (a malformed request, a context too long): a permanent error reply with the server's reason.
+- 401, 402, 403, 404, 405: no request can succeed (key, quota, address or model name): `EngineError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import orjson
+
+from schemas.errors import EngineError
+from schemas.ids import unit_interval
+from transforms.engines._replies import (
+    MISCONFIGURED,
+    RETRIED,
+    MalformedReplyError,
+    error_text,
+    parse_reply,
+    retry_after,
+)
+from transforms.plugins import Reply, Request
+
+# Requests of one unit of work (one prompt) go to the same server, whose prefix cache then hits.
+UNIT: contextvars.ContextVar[int] = contextvars.ContextVar("unit", default=-1)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often a client tries. All times in seconds."""
+
+    attempt_s: float = 300.0  # one attempt
+    deadline_s: float = 900.0  # one request, all attempts and waits together
+    retries: int = 6
+    backoff_s: float = 0.5  # first wait; doubled each time, up to backoff_max_s, times a jitter in [0.5, 1)
+    backoff_max_s: float = 30.0
+    outage_s: float = 120.0  # how long nothing may answer before the run stops
+    breaker_failures: int = 32  # failures in a row, spread over outage_s at least, that stop the run
+
+
+@dataclass
+class _Server:
+    url: str
+    down: bool = False
+    resume_at: float = 0.0  # a 429 with Retry-After silences the whole server till then
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    wait_s: float | None = None  # what the server asked for
+    lost: bool = False  # nobody listens: does not count as an attempt
+    overload: bool = False  # the server lives and says so: not a sign of an outage
+
+
+@dataclass
+class Client:
+    """Sends requests to a model. Use as an async context manager on the event loop that will send.
+
+    Args:
+        name: the engine's name in the recipe, for messages.
+        urls: base URLs, each ending in /v1.
+        served_model: the model's name on these servers.
+        concurrency: requests in flight, all servers together.
+        patience: timeouts and retries.
+        headers: sent with every request (authorisation).
+    """
+
+    name: str
+    urls: Sequence[str]
+    served_model: str
+    concurrency: int = 256
+    patience: Patience = Patience()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.urls:
+            raise EngineError(f"engine {self.name!r} has no server address")
+        self._servers = [_Server(url.rstrip("/")) for url in self.urls]
+        self._turn = 0
+        self._failures_in_row = 0
+        self._answered_at = time.monotonic()
+        self._dead: EngineError | None = None
+        self._prober: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._up = asyncio.Event()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=min(30.0, self.patience.attempt_s)),
+            headers={"content-type": "application/json", **self.headers},
+        )
+        self._answered_at = time.monotonic()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+        await self._session.close()
+
+    async def send(self, request: Request) -> Reply:
+        """Ask until there is a reply, a permanent error, or patience ends.
+
+        Raises:
+            EngineError: nothing answers, or the servers turn every request away.
+        """
+        data = orjson.dumps({**request.body, "model": self.served_model})
+        async with self._slots:
+            return await self._send(request, data)
+
+    async def _send(self, request: Request, data: bytes) -> Reply:
+        started = time.monotonic()
+        deadline = started + self.patience.deadline_s
+        attempts = 0
+        while True:
+            server, dark_s = await self._ready_server(deadline)
+            deadline = min(deadline + dark_s, started + self.patience.deadline_s + self.patience.outage_s)
+            outcome = await self._attempt(server, request, data, deadline)
+            now = time.monotonic()
+            if isinstance(outcome, Reply):
+                self._answered_at = now
+                self._failures_in_row = 0
+                return replace(outcome, ms=(now - started) * 1000.0, retries=attempts)
+            if outcome.lost:
+                self._mark_down(server)
+            attempts += not outcome.lost
+            self._note_failure(outcome, now)
+            wait = self._wait(request.request_id, attempts, outcome)
+            if attempts > self.patience.retries or now + wait >= deadline:
+                reason = f"gave up after {attempts} attempts in {now - started:.0f} s: {outcome.reason}"
+                ms = (now - started) * 1000.0
+                return Reply(
+                    request.request_id, "error", error=reason, ms=ms, retries=max(0, attempts - 1), transient=True
+                )
+            if wait:
+                await asyncio.sleep(wait)
+
+    async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Reply | _Failure:
+        base = server.url.removesuffix("/v1") if request.path == "tokenize" else server.url
+        seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.post(f"{base}/{request.path}", data=data, timeout=timeout) as response:
+                body = await response.read()
+                status, headers = response.status, response.headers
+        except aiohttp.ClientConnectorError as error:
+            return _Failure(f"cannot connect to {server.url}: {error.os_error}", lost=True)
+        except TimeoutError:
+            return _Failure(f"no reply from {server.url} within {seconds:.0f} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return _Failure(f"connection to {server.url} lost: {type(error).__name__} {error}".strip())
+        if status < 300:
+            try:
+                return parse_reply(request, body)
+            except MalformedReplyError as error:
+                return _Failure(str(error))
+        reason = error_text(status, body)
+        if status in RETRIED:
+            wait = retry_after(headers.get("Retry-After"))
+            if wait is not None:
+                server.resume_at = max(server.resume_at, time.monotonic() + min(wait, self.patience.deadline_s))
+            return _Failure(reason, wait_s=wait, overload=status == 429)
+        if status in MISCONFIGURED:
+            raise self._die(f"engine {self.name!r}: {server.url}/{request.path} turns requests away with {reason}")
+        return Reply(request.request_id, "error", error=reason)
+
+    def _wait(self, request_id: str, attempts: int, failure: _Failure) -> float:
+        if failure.lost:
+            return 0.0
+        backoff = min(self.patience.backoff_max_s, self.patience.backoff_s * 2.0 ** min(attempts - 1, 30))
+        jitter = 0.5 + 0.5 * unit_interval("backoff", request_id, str(attempts))
+        return max(failure.wait_s or 0.0, 0.0) + backoff * jitter
+
+    def _note_failure(self, failure: _Failure, now: float) -> None:
+        if failure.overload or failure.lost:
+            return
+        self._failures_in_row += 1
+        silent = now - self._answered_at
+        if self._failures_in_row >= self.patience.breaker_failures and silent >= self.patience.outage_s:
+            raise self._die(
+                f"engine {self.name!r}: no usable answer from {self._addresses()} for {silent:.0f} s "
+                f"({self._failures_in_row} failures in a row; last: {failure.reason}). "
+                "Everything answered so far is kept: run again when the server answers."
+            )
+
+    def _die(self, reason: str) -> EngineError:
+        self._dead = self._dead or EngineError(reason)
+        self._up.set()
+        return self._dead
+
+    async def _ready_server(self, deadline: float) -> tuple[_Server, float]:
+        """The next server that is up and not silenced, and how long none was up; waits for one if need be."""
+        dark = 0.0
+        while True:
+            if self._dead is not None:
+                raise self._dead
+            alive = [server for server in self._servers if not server.down]
+            now = time.monotonic()
+            if not alive:
+                self._up.clear()
+                await self._up.wait()
+                dark += time.monotonic() - now
+                continue
+            ready = [server for server in alive if server.resume_at <= now or server.resume_at >= deadline]
+            if ready:
+                unit = UNIT.get()
+                if unit < 0:
+                    unit = self._turn = self._turn + 1
+                return ready[unit % len(ready)], dark
+            await asyncio.sleep(min(server.resume_at for server in alive) - now)
+
+    def _mark_down(self, server: _Server) -> None:
+        server.down = True
+        if self._prober is None or self._prober.done():
+            self._prober = asyncio.get_running_loop().create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Poll the servers that are down until they answer; give up when all have been down for `outage_s`."""
+        wait, dark_since = 0.1, time.monotonic()
+        while any(server.down for server in self._servers):
+            await asyncio.sleep(wait)
+            wait = min(2.0, wait * 1.5)
+            for server in self._servers:
+                if server.down and await self._answers(server):
+                    server.down = False
+                    self._up.set()
+            if any(not server.down for server in self._servers):
+                dark_since = time.monotonic()
+            elif time.monotonic() - dark_since >= self.patience.outage_s:
+                self._die(
+                    f"engine {self.name!r}: nothing answers at {self._addresses()} for {self.patience.outage_s:.0f} s. "
+                    "Is the server running? Everything answered so far is kept: run again when it answers."
+                )
+                return
+
+    async def _answers(self, server: _Server) -> bool:
+        try:
+            async with self._session.get(f"{server.url}/models", timeout=aiohttp.ClientTimeout(total=5)) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    def _addresses(self) -> str:
+        return ", ".join(server.url for server in self._servers)

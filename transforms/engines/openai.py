@@ -1,0 +1,62 @@
+"""Any OpenAI-compatible endpoint that is already there: a provider, a proxy, a vLLM somebody started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import Field, field_validator
+
+from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers
+from transforms.registry import register
+
+
+@register("engines", "openai")
+class OpenAI(HttpEngine):
+    """One model behind one or several base URLs; several share the load, a prompt's requests stay together."""
+
+    class Config(EngineConfig):
+        """Settings of an endpoint."""
+
+        base_url: str | list[str] = Field(description="base URL(s), each ending in /v1")
+        model: str = Field(description="model name the server knows")
+        revision: str | None = Field(None, description="version of the weights, where the name alone does not say it")
+        api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
+        headers_env: dict[str, str] = Field({}, description="further headers: name -> environment variable")
+        start_timeout_s: float = Field(10.0, gt=0, description="how long the endpoint may take to answer at first")
+
+        @field_validator("base_url")
+        @classmethod
+        def _addresses(cls, value: str | list[str]) -> str | list[str]:
+            urls = [value] if isinstance(value, str) else value
+            for url in urls:
+                if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
+                    raise ValueError(f"{url!r} is not a base URL; it must start with http(s):// and end in /v1")
+            if not urls:
+                raise ValueError("no base URL given")
+            return value
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+        self._config = config
+        self.served_model = config.model
+        self.model = f"{config.model}@{config.revision}" if config.revision else config.model
+
+    def headers(self) -> Mapping[str, str]:
+        """Authorisation and further headers, read from the environment when needed and never stored."""
+        key = api_key(self._config.api_key_env, self.name)
+        headers = {header: api_key(variable, self.name) or "" for header, variable in self._config.headers_env.items()}
+        return {"authorization": f"Bearer {key}", **headers} if key else headers
+
+    @contextmanager
+    def serve(self) -> Iterator[list[str]]:
+        """Check that somebody answers.
+
+        Raises:
+            EngineError: nobody does within `start_timeout_s`, or a named environment variable is not set.
+        """
+        given = self._config.base_url
+        urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
+        headers = self.headers()
+        wait_until_answers(self.name, urls[0], headers, self._config.start_timeout_s)
+        yield urls

@@ -1,0 +1,129 @@
+"""Starts and owns `vllm serve`: one server per host, shared by all worker processes, stopped with the run."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field
+
+from schemas.errors import EngineError, MissingExtra
+from schemas.ids import hash_json
+from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
+from transforms.engines._supervisor import PORT, shared_server
+from transforms.registry import register
+
+# Flags that say where and how fast a model runs, not what it answers.
+NEUTRAL_FLAGS = frozenset(
+    {
+        "tensor-parallel-size",
+        "pipeline-parallel-size",
+        "data-parallel-size",
+        "gpu-memory-utilization",
+        "max-num-seqs",
+        "max-num-batched-tokens",
+        "enable-prefix-caching",
+        "no-enable-prefix-caching",
+        "enforce-eager",
+        "swap-space",
+        "disable-log-requests",
+        "disable-log-stats",
+        "uvicorn-log-level",
+        "api-server-count",
+        "async-scheduling",
+    }
+)
+
+
+@register("engines", "vllm")
+class VLLM(HttpEngine):
+    """`vllm serve MODEL` from any environment; or, with `urls`, servers that are already there."""
+
+    class Config(EngineConfig):
+        """Settings of the server."""
+
+        model: str = Field(description="Hugging Face name or folder of the weights")
+        revision: str | None = Field(None, description="commit of the weights on the Hub")
+        executable: str = Field("vllm", description="the vllm command, of another environment if need be")
+        tensor_parallel: int = Field(1, ge=1, description="GPUs one copy of the model spreads over")
+        flags: dict[str, str | int | float | bool] = Field(
+            {}, description="further flags of `vllm serve` without dashes; true: the bare flag, false: left out"
+        )
+        environment: dict[str, str] = Field({}, description="environment variables of the server (no secrets)")
+        served_name: str | None = Field(None, description="name in requests; default: the model's")
+        urls: list[str] = Field([], description="base URLs (…/v1) of servers already there; nothing is started then")
+        api_key_env: str | None = Field(None, description="environment variable with the key of servers already there")
+        start_timeout_s: float = Field(1200.0, gt=0, description="how long loading may take")
+        max_restarts: int = Field(5, ge=0, description="crashes in a row after which the run stops")
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+        self._config = config
+        self.served_model = config.served_name or config.model
+        telling = {flag: value for flag, value in config.flags.items() if flag not in NEUTRAL_FLAGS}
+        weights = config.revision or _folder_hash(Path(config.model))
+        self.model = f"{config.model}@{weights or 'unpinned'}" + (f",{hash_json(telling)[:8]}" if telling else "")
+
+    def command(self) -> list[str]:
+        """The command line, with `{port}` for the port."""
+        config = self._config
+        command = [*shlex.split(config.executable), "serve", config.model, "--host", "127.0.0.1", "--port", PORT]
+        command += ["--served-model-name", self.served_model]
+        if config.revision:
+            command += ["--revision", config.revision]
+        if config.tensor_parallel > 1:
+            command += ["--tensor-parallel-size", str(config.tensor_parallel)]
+        for flag, value in sorted(config.flags.items()):
+            if value is True:
+                command.append(f"--{flag}")
+            elif value is not False:
+                command += [f"--{flag}", str(value)]
+        return command
+
+    def headers(self) -> Mapping[str, str]:
+        """Authorisation for servers that are already there."""
+        key = api_key(self._config.api_key_env, self.name)
+        return {"authorization": f"Bearer {key}"} if key else {}
+
+    @contextmanager
+    def serve(self) -> Iterator[list[str]]:
+        """Start the server, join the one this host has, or check those that are already there.
+
+        Raises:
+            MissingExtra: the executable is not found.
+            EngineError: no server gets ready.
+        """
+        config = self._config
+        if config.urls:
+            urls = [url.rstrip("/") for url in config.urls]
+            for url in urls:
+                wait_until_answers(self.name, url, self.headers(), config.start_timeout_s)
+            yield urls
+            return
+        command = self.command()
+        if shutil.which(command[0]) is None:
+            raise MissingExtra(
+                f"engine {self.name!r}: no executable {command[0]!r}. vLLM needs an environment of its own: "
+                "see docs (vLLM), then set `executable` to its vllm, or `urls` to running servers"
+            )
+        with shared_server(
+            self.name,
+            command,
+            environment=config.environment,
+            start_timeout_s=config.start_timeout_s,
+            max_restarts=config.max_restarts,
+        ) as url:
+            yield [f"{url}/v1"]
+
+
+def _folder_hash(folder: Path) -> str | None:
+    """Content hash of a folder of weights; None for a name on the Hub."""
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not any(path.suffix in {".safetensors", ".bin", ".gguf"} for path in files):
+        raise EngineError(f"{folder} holds no weights (.safetensors, .bin or .gguf)")
+    return hash_json([[path.name, file_sha256(path)] for path in files])[:16]

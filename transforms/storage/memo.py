@@ -1,0 +1,245 @@
+"""Memo tables: an expensive answer is bought once.
+
+A memo is a folder (one bucket of `generations` or `embeddings`). Every process appends to a journal of its
+own, one JSON object a line, handed to the operating system in one `write` before the answer is used, so a
+process killed at any moment loses at most the answers still on the wire. `compact` turns journals that
+nobody writes any more into one Parquet part. Readers take parts and journals together and keep one row an id.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import dataframely as dy
+import numpy as np
+import orjson
+import polars as pl
+
+from schemas.errors import WorkspaceError
+from schemas.ids import hash_bytes
+from schemas.tables import Embeddings, Generations, polars_schema, primary_key, rows_frame
+from transforms.plugins import Reply, Request
+from transforms.storage.files import file_system, parquet_bytes, read_parquet, write_atomic
+
+_JOURNAL = "journal-*.jsonl"
+_PART = "part-*.parquet"
+
+
+class _Folder:
+    """Parts and journals of one memo folder, read when first asked."""
+
+    table: type[dy.Schema]
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._rows: dict[str, bytes | int] | None = None  # id -> journal line, or row number in _frame
+        self._frame = pl.DataFrame()
+        self._journal: int | None = None
+        self.damaged = 0  # unreadable journal lines, which a killed process leaves at most one each
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._loaded()
+
+    def load(self) -> Self:
+        """Read the folder now, rather than at the first question (call it off the event loop)."""
+        self._loaded()
+        return self
+
+    def close(self) -> None:
+        """Close this process's journal; another `put` would start a new one."""
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
+
+    def _loaded(self) -> dict[str, bytes | int]:
+        if self._rows is None:
+            self._frame = self._read_parts()
+            key = primary_key(self.table)
+            rows: dict[str, bytes | int] = {}
+            if len(self._frame):
+                rows.update((name, index) for index, name in enumerate(self._frame[key].to_list()))
+            for path in sorted(self.root.glob(_JOURNAL)):
+                for name, line in self._read_journal(path):
+                    rows.setdefault(name, line)
+            self._rows = rows
+        return self._rows
+
+    def _read_parts(self) -> pl.DataFrame:
+        fs, _ = file_system(str(self.root))
+        frames = [read_parquet(fs, str(path)) for path in sorted(self.root.glob(_PART))]
+        if not frames:
+            return pl.DataFrame(schema=polars_schema(self.table))
+        return pl.concat(frames).unique(primary_key(self.table), keep="first", maintain_order=True)
+
+    def _read_journal(self, path: Path) -> Iterable[tuple[str, bytes]]:
+        key = primary_key(self.table)
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:  # compacted by another process since it was listed
+            return
+        for line in lines:
+            if not line:
+                continue
+            try:
+                row = orjson.loads(line)
+                yield row[key], line
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                self.damaged += 1
+
+    def _row(self, key: str) -> dict[str, Any] | None:
+        found = self._loaded().get(key)
+        if found is None:
+            return None
+        if isinstance(found, int):
+            return self._frame.row(found, named=True)
+        row: dict[str, Any] = orjson.loads(found)
+        return row
+
+    def _append(self, key: str, row: Mapping[str, Any]) -> None:
+        rows = self._loaded()
+        if key in rows:
+            return
+        line = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+        try:
+            if self._journal is None:
+                self.root.mkdir(parents=True, exist_ok=True)
+                path = self.root / f"journal-{uuid.uuid4().hex}.jsonl"
+                self._journal = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fcntl.flock(self._journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            data = memoryview(line + b"\n")
+            while data:
+                data = data[os.write(self._journal, data) :]
+        except OSError as error:
+            raise WorkspaceError(f"cannot write to the memo {self.root}: {error.strerror}") from error
+        rows[key] = line
+
+    def compact(self) -> int:
+        """Turn the journals nobody writes any more, and the parts there are, into one Parquet part.
+
+        Returns:
+            Rows in the part. A crash on the way leaves rows twice, never none.
+        """
+        self.close()
+        journals = [path for path in sorted(self.root.glob(_JOURNAL)) if _abandoned(path)]
+        old_parts = sorted(self.root.glob(_PART))
+        if not journals and len(old_parts) < 2:
+            return len(self._read_parts())
+        rows = [orjson.loads(line) for path in journals for _, line in self._read_journal(path)]
+        key = primary_key(self.table)
+        frame = pl.concat([self._read_parts(), rows_frame(rows, self.table)])
+        frame = frame.unique(key, keep="first").sort(key)
+        data = parquet_bytes(frame)
+        fs, _ = file_system(str(self.root))
+        part = self.root / f"part-{hash_bytes(data)}.parquet"
+        write_atomic(fs, str(part), data)
+        for path in [*journals, *old_parts]:
+            if path != part:
+                path.unlink(missing_ok=True)
+        self._rows = None
+        return len(frame)
+
+    def frame(self) -> pl.DataFrame:
+        """All rows as the table's frame, sorted by id."""
+        rows = [row for key in self._loaded() if (row := self._row(key)) is not None]
+        return rows_frame(rows, self.table).sort(primary_key(self.table))
+
+
+class Memo(_Folder):
+    """Replies of one bucket by request id. Transient errors are never stored."""
+
+    table = Generations
+
+    def get(self, request_id: str) -> Reply | None:
+        """The stored reply, or None."""
+        row = self._row(request_id)
+        if row is None:
+            return None
+        fields = {name: row[name] for name in Reply.__dataclass_fields__ if name in row}
+        fields["logprobs"] = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
+        return Reply(**fields)
+
+    def put(self, request: Request, reply: Reply) -> None:
+        """Store a reply, in the journal before anything else sees it.
+
+        Raises:
+            WorkspaceError: the disk is full or read-only.
+        """
+        if reply.transient:
+            return
+        row = {
+            "request_id": reply.request_id,
+            "engine": request.engine,
+            "model": request.model,
+            **{name: getattr(reply, name) for name in _REPLY_COLUMNS},
+            "logprobs": None if reply.logprobs is None else orjson.dumps(reply.logprobs).decode(),
+        }
+        self._append(reply.request_id, row)
+
+
+_REPLY_COLUMNS = tuple(name for name in polars_schema(Generations) if name in Reply.__dataclass_fields__)
+
+
+class EmbeddingCache(_Folder):
+    """Vectors of one bucket by text id (hash of model and text)."""
+
+    table = Embeddings
+
+    def get(self, ids: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """The vectors there are among `ids`, each float32 of shape (dimensions,)."""
+        rows = {key: self._row(key) for key in ids}
+        return {key: np.asarray(row["vector"], dtype=np.float32) for key, row in rows.items() if row is not None}
+
+    def put(self, ids: Sequence[str], vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """Store one vector per id as one Parquet part.
+
+        Args:
+            ids: text ids.
+            vectors: float32 of shape (len(ids), dimensions).
+
+        Raises:
+            ValueError: shapes disagree or a value is not finite.
+        """
+        if vectors.ndim != 2 or len(ids) != len(vectors):
+            raise ValueError(f"{len(ids)} ids but vectors of shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("a vector holds NaN or infinity")
+        rows = self._loaded()
+        new = [index for index, key in enumerate(ids) if key not in rows]
+        if not new:
+            return
+        added = pl.DataFrame(
+            {"text_id": [ids[i] for i in new], "vector": vectors[new].astype(np.float32).tolist()},
+            schema=polars_schema(Embeddings),
+        ).unique("text_id", keep="first", maintain_order=True)
+        data = parquet_bytes(added)
+        fs, _ = file_system(str(self.root))
+        write_atomic(fs, str(self.root / f"part-{hash_bytes(data)}.parquet"), data)
+        start = len(self._frame)
+        self._frame = pl.concat([self._frame, added])
+        rows.update((key, start + index) for index, key in enumerate(added["text_id"].to_list()))
+
+
+def _abandoned(journal: Path) -> bool:
+    """True when no process holds the journal open for writing."""
+    try:
+        with journal.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return False
