@@ -17,6 +17,7 @@ from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, Votes, conform, polars_schema
 from transforms.build import build
+from transforms.policies.noise import decision_frame
 from transforms.storage.workspace import Output
 
 _PAIR_COLUMNS = ("prompt_id", "source_label", "kind", "language", "origin", "response_a", "response_b")
@@ -53,8 +54,7 @@ class Fuse(FittedStage):
             pairs = with_lengths(pairs)
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
-            verdicts = self._verdicts(model, votes, pairs)
-            self.store("policy", canonical_json(self.policy.fit(verdicts, votes)))
+            self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, pairs))))
         yield self
 
     def process(self, bucket: int) -> Output:
@@ -63,8 +63,8 @@ class Fuse(FittedStage):
         votes = self.workspace.read("votes", bucket, VOTE_STAGES, _VOTE_COLUMNS)
         if not pairs.height:
             return Output()
-        verdicts = self._verdicts(orjson.loads(self.artefact("fuser") or b"{}"), votes, pairs)
-        verdicts = self.policy.decide(orjson.loads(self.artefact("policy") or b"{}"), verdicts, votes)
+        fused = self._fused(orjson.loads(self.artefact("fuser") or b"{}"), votes, pairs)
+        verdicts = self.policy.decide(orjson.loads(self.artefact("policy") or b"{}"), fused)
         actions = verdicts["action"].value_counts().iter_rows()
         return Output(
             {"verdicts": conform(verdicts, Verdicts)},
@@ -73,9 +73,8 @@ class Fuse(FittedStage):
             counts={f"action_{action}": n for action, n in actions} | {"votes": votes.height},
         )
 
-    def _verdicts(self, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-        verdicts: pl.DataFrame = self.fuser.apply(model, votes, pairs)
-        return verdicts
+    def _fused(self, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        return decision_frame(self.fuser.apply(model, votes, pairs), pairs, votes)
 
 
 def with_lengths(pairs: pl.DataFrame) -> pl.DataFrame:

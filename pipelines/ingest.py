@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import polars as pl
 
 from pipelines.stage import Stage
-from schemas.ids import bucket_of, canonical_json, hash_fields, hash_json
-from schemas.tables import PAYLOAD_LIMIT, TABLES, Rejects, polars_schema, rows_frame
+from schemas.ids import bucket_of, canonical_json, hash_json
+from schemas.tables import TABLES, Rejects, polars_schema
 from transforms.ptransforms import run
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
-from transforms.sources.dedupe import dedupe
+from transforms.sources.dedupe import dedupe_pairs, dedupe_prompts, dedupe_votes
 from transforms.sources.read import check_rejects, read
 from transforms.sources.slices import Slice, slices
 from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic
@@ -113,18 +113,18 @@ class Ingest(Stage):
     def process(self, bucket: int) -> Output:
         """A bucket's rows from all slices, deduplicated."""
         frames = {name: self._gather(name, bucket) for name in _TABLES}
-        prompts, repeated = unique_prompts(frames["prompts"])
-        merged = dedupe(frames["pairs"], frames["votes"])
+        prompts, pairs = dedupe_prompts(frames["prompts"]), dedupe_pairs(frames["pairs"])
+        votes = dedupe_votes(frames["votes"])
         return Output(
             {
-                "prompts": prompts,
-                "pairs": merged.pairs,
-                "votes": merged.votes,
-                "rejects": pl.concat([frames["rejects"], repeated, merged.rejects]),
+                "prompts": prompts.rows,
+                "pairs": pairs.rows,
+                "votes": votes,
+                "rejects": pl.concat([frames["rejects"], prompts.rejects, pairs.rejects]),
             },
             rows_in=sum(frames[name].height for name in ("prompts", "pairs", "rejects")),
-            rows_out=prompts.height + merged.pairs.height,
-            counts={"prompts": prompts.height, "pairs": merged.pairs.height, "votes": merged.votes.height},
+            rows_out=prompts.rows.height + pairs.rows.height,
+            counts={"prompts": prompts.rows.height, "pairs": pairs.rows.height, "votes": votes.height},
         )
 
     @cached_property
@@ -158,24 +158,6 @@ class Ingest(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_manifests"}
-
-
-def unique_prompts(prompts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The first row of every prompt, and the others as rejects."""
-    numbered = prompts.with_columns(copy=pl.int_range(pl.len()).over("prompt_id"))
-    again = numbered.filter(pl.col("copy") > 0)
-    rejects = [
-        {
-            "reject_id": hash_fields("ingest", "duplicate", row["prompt_id"], str(row["copy"])),
-            "stage": "ingest",
-            "reason": "duplicate",
-            "record_id": row["prompt_id"],
-            "detail": "the same prompt is in the sources more than once; the first is kept",
-            "payload": canonical_json(row).decode()[:PAYLOAD_LIMIT],
-        }
-        for row in again.iter_rows(named=True)
-    ]
-    return numbered.filter(pl.col("copy") == 0).drop("copy"), rows_frame(rejects, Rejects)
 
 
 def _bucket(column: str, n_buckets: int) -> pl.Expr:

@@ -14,8 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from schemas import errors
-from schemas.errors import PrefineError
 from schemas.ids import canonical_json
 from transforms.storage.files import read_json, write_atomic
 from transforms.storage.workspace import Workspace
@@ -54,22 +52,6 @@ def read_progress(workspace: Workspace, stage: str) -> tuple[int, int]:
         if value:
             done, total = done + value["done"], total + value["total"]
     return done, total
-
-
-def leave_error(workspace: Workspace, stage: str, error: PrefineError) -> None:
-    """Leave a worker's error where the driver finds it."""
-    value = {"type": type(error).__name__, "text": str(error)}
-    path = workspace.path("progress", stage, f"error-{os.getpid()}.err")
-    write_atomic(workspace.fs, path, canonical_json(value))
-
-
-def left_error(workspace: Workspace, stage: str) -> PrefineError | None:
-    """The error a worker left, if any."""
-    for path in sorted(workspace.fs.glob(workspace.path("progress", stage, "*.err"))):
-        value = read_json(workspace.fs, path)
-        kind = getattr(errors, value["type"], PrefineError)
-        return kind(value["text"]) if issubclass(kind, PrefineError) else PrefineError(value["text"])
-    return None
 
 
 def clear_progress(workspace: Workspace, stage: str) -> None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.progress import LaneProgress, leave_error, left_error, shown
-from schemas.errors import PrefineError
+from pipelines.progress import LaneProgress, shown
 from schemas.ids import hash_json
 from schemas.recipe import Recipe
 from transforms.ptransforms import run
@@ -98,11 +97,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageWork:
-    """The element function of a stage: process a lane of buckets and commit each.
-
-    An error of ours is left in the workspace too, because what a runner makes of an exception on its way
-    from a worker to the driver differs from runner to runner.
-    """
+    """The element function of a stage: process a lane of buckets and commit each."""
 
     stage: Stage
 
@@ -122,11 +117,7 @@ class StageWork:
             if progress:
                 progress.advance()
 
-        try:
-            stage.process_lane(lane, commit)
-        except PrefineError as error:
-            leave_error(workspace, stage.name, error)
-            raise
+        stage.process_lane(lane, commit)
         return f"{stage.name}: {len(lane)} buckets"
 
 
@@ -139,15 +130,7 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
     pending = stage.pending()
     if pending:
         with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):
-            try:
-                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
-            except PrefineError:
-                raise
-            except Exception as error:
-                left = left_error(stage.workspace, stage.name)
-                if left is None:
-                    raise
-                raise left from error
+            run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
     return summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
 
 

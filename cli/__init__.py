@@ -1,0 +1,1 @@
+"""The command line: words in, stages run, tables and exit codes out."""

@@ -1,0 +1,6 @@
+"""Commands that prepare: init, doctor."""
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None: ...

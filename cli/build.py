@@ -1,0 +1,90 @@
+"""Commands that do work: run, stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from pipelines.plan import Plan
+from pipelines.run import RunResult, dry_run as plan_run, run_recipe, run_stages
+
+from cli.options import AsJson, Limit, Quiet, RecipePath, WorkspaceRoot
+from cli.output import print_json, print_table
+from pipelines.stages import RUN_ORDER, STAGES
+
+_EXTRA = {"allow_extra_args": True}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(context_settings=_EXTRA)(run)
+    app.command(context_settings=_EXTRA)(stage)
+
+
+def run(
+    context: typer.Context,
+    recipe: RecipePath,
+    workspace: WorkspaceRoot,
+    until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(RUN_ORDER)}")] = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what the run will cost, spend nothing")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe from its sources to a published version. Flags after `--` go to Beam."""
+    if dry_run:
+        _print_plan(plan_run(recipe, workspace, limit, context.args), as_json)
+        return
+    _print_result(run_recipe(recipe, workspace, until, limit, context.args, quiet or as_json), as_json)
+
+
+def stage(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help=", ".join(STAGES))],
+    recipe: RecipePath,
+    workspace: WorkspaceRoot,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run one stage of a recipe; the stages before it must have run."""
+    if name not in STAGES:
+        raise typer.BadParameter(f"no stage {name!r}; known: {', '.join(STAGES)}", param_hint="NAME")
+    _print_result(run_stages(recipe, workspace, [name], limit, context.args, quiet or as_json), as_json)
+
+
+def _print_plan(planned: Plan, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(planned))
+        return
+    rows = [(c.stage, c.who, c.units, c.calls, c.answered, c.tokens_in, c.tokens_out) for c in planned.costs]
+    columns = ("stage", "who", "units", "calls to make", "already answered", "tokens in", "tokens out, at most")
+    print_table("What the run will cost", columns, rows)
+    print(
+        f"source rows: {planned.source_rows:,}; pairs now: {planned.pairs:,}; pairs expected: {planned.expected_pairs:,}"
+    )
+    for note in planned.notes:
+        print(note)
+
+
+def _print_result(result: RunResult, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(result))
+        return
+    rows: list[tuple[Any, ...]] = [
+        (s.stage, s.rows_in, s.rows_out, sum(s.rejects.values()), _total(s.usage, "calls"), s.seconds)
+        for s in result.stages
+    ]
+    print_table("Stages", ("stage", "rows in", "rows out", "rejects", "calls", "seconds"), rows)
+    if result.version:
+        verb = "published" if result.published else "unchanged, nothing new published:"
+        print(f"{verb} {result.dataset}@{result.version}")
+        print(f"dataset: {result.path}")
+        print(f"report:  {result.report}")
+    for line in result.notes:
+        print(line)
+
+
+def _total(usage: dict[str, dict[str, float]], name: str) -> int:
+    return int(sum(numbers.get(name, 0) for numbers in usage.values()))

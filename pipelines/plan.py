@@ -1,0 +1,127 @@
+"""What a run will cost, found by walking its first stages with made-up replies in a throw-away workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.asking import AskingStage
+from pipelines.generate import Generate
+from pipelines.ingest import Ingest
+from pipelines.judge import Judge
+from pipelines.stage import PAIR_STAGES, run_stage
+from schemas.ids import hash_bytes
+from schemas.recipe_file import RecipeFile
+from transforms.plugins import Reply, Request
+from transforms.sources.count import count_rows
+from transforms.storage.memo import Memo
+from transforms.storage.workspace import Workspace
+
+SAMPLE_ROWS = 2_000
+CHARACTERS_PER_TOKEN = 4.0
+_MESSAGE_TOKENS = 8  # what a chat template adds to each message
+_WORDS = ("amber", "brook", "cedar", "delta", "ember", "fjord", "grove", "heron", "islet", "juniper", "knoll", "lagoon")
+
+
+@dataclass
+class Cost:
+    """What one plug-in use will ask. `tokens_out` is the most the requests allow."""
+
+    stage: str
+    who: str
+    units: int = 0
+    calls: int = 0
+    answered: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass
+class Plan:
+    """The cost of a run before it is spent."""
+
+    source_rows: int
+    pairs: int
+    expected_pairs: int
+    costs: list[Cost] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...]) -> Plan:
+    """Count the calls, tokens and pairs of a run without spending any.
+
+    Up to `SAMPLE_ROWS` rows of every source are ingested into a throw-away workspace and the generators and
+    judges are walked with made-up replies, except that requests already answered in the workspace at `root`
+    get their real replies; counts are scaled up to all rows.
+    """
+    recipe = file.recipe
+    rows = sum(count_rows(source, file.base_dir, limit) for source in recipe.sources)
+    with tempfile.TemporaryDirectory(prefix="prefine-plan-") as scratch:
+        workspace = Workspace.create(scratch, recipe.buckets)
+        sampled = min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
+        ingest = Ingest(workspace, recipe, file.base_dir, sampled, flags)
+        ingested = run_stage(ingest, quiet=True)
+        seen = sum(count_rows(source, file.base_dir, sampled) for source in recipe.sources)
+        scale = rows / seen if seen else 1.0
+        costs: dict[tuple[str, str], Cost] = {}
+        for kind in (Generate, Judge):
+            _walk(kind(workspace, recipe, file.base_dir, limit), root, costs)
+        now = ingested.counts.get("pairs", 0)
+        expected = sum(workspace.read("pairs", b, PAIR_STAGES, []).height for b in workspace.buckets)
+    planned = Plan(rows, round(now * scale), round(expected * scale), [_scaled(c, scale) for c in costs.values()])
+    planned.notes.append("Plug-ins that ask in several steps are counted with made-up replies: an estimate.")
+    if scale > 1:
+        planned.notes.append(f"Counted on {seen:,} rows and scaled by {scale:.1f}.")
+    if not planned.costs:
+        planned.notes.append("No engine is asked: the run costs no calls.")
+    return planned
+
+
+def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> None:
+    """Run a stage's units with made-up replies and commit what they give, for the next stage to walk."""
+    for bucket in stage.workspace.buckets:
+        memo = Memo(Workspace(root, stage.workspace.n_buckets).bucket_dir("generations", bucket))
+
+        async def ask(request: Request, memo: Memo = memo) -> Reply:
+            cost = costs.setdefault((stage.name, request.purpose), Cost(stage.name, request.purpose))
+            known = memo.get(request.request_id)
+            if known is not None:
+                cost.answered += 1
+                return known
+            reply = made_up(request)
+            cost.calls += 1
+            cost.tokens_in += reply.tokens_in
+            cost.tokens_out += reply.tokens_out
+            return reply
+
+        units, output_of = stage.work(bucket, ask)
+        results = asyncio.run(_all(units))
+        for cost in costs.values():
+            cost.units += len(units) if cost.stage == stage.name else 0
+        stage.workspace.commit(stage.name, bucket, "plan", output_of(results), 0.0)
+
+
+async def _all(units: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    return [await unit() for unit in units]
+
+
+def made_up(request: Request) -> Reply:
+    """A reply with the tokens that the request may cost and words that differ from request to request."""
+    body = request.body
+    texts = [str(m.get("content", "")) for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
+    tokens_in = sum(round(len(text) / CHARACTERS_PER_TOKEN) + _MESSAGE_TOKENS for text in texts)
+    tokens_out = int(body.get("max_tokens") or body.get("max_completion_tokens") or 256)
+    draw = int(hash_bytes(request.request_id.encode()), 16)
+    words = [_WORDS[(draw >> (4 * i)) % len(_WORDS)] for i in range(24)]
+    logprobs = [{"A": -0.7, "B": -0.8}] if body.get("logprobs") else None
+    return Reply(
+        request.request_id, "ok", " ".join(words), None, "stop", logprobs, tokens_in=tokens_in, tokens_out=tokens_out
+    )
+
+
+def _scaled(cost: Cost, scale: float) -> Cost:
+    numbers = {k: round(getattr(cost, k) * scale) for k in ("units", "calls", "tokens_in", "tokens_out")}
+    return Cost(cost.stage, cost.who, answered=cost.answered, **numbers)

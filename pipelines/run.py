@@ -1,0 +1,111 @@
+"""A run: the stages of a recipe in order, then the version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from pipelines.beam_flags import beam_flags
+from pipelines.materialise import Materialise
+from pipelines.plan import Plan, plan
+from pipelines.publish import Publication, report_path
+from pipelines.route import Route
+from pipelines.stage import Stage, Summary, run_stage
+from pipelines.stages import RUN_ORDER, STAGES
+from schemas.errors import UsageError
+from schemas.recipe_file import RecipeFile, load_recipe
+from transforms.build import check_recipe, missing_variables
+from transforms.storage.workspace import Workspace
+
+
+@dataclass
+class RunResult:
+    """What a run did, for people and programs."""
+
+    recipe: str
+    workspace: str
+    stages: list[Summary] = field(default_factory=list)
+    dataset: str | None = None
+    version: str | None = None
+    published: bool = False
+    path: str | None = None
+    report: str | None = None
+    certificate: dict[str, object] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def checked_recipe(path: Path) -> RecipeFile:
+    """Load a recipe and check it whole.
+
+    Raises:
+        RecipeError: with file, line and field.
+    """
+    file = load_recipe(path)
+    check_recipe(file)
+    return file
+
+
+def dry_run(path: Path, root: str, limit: int | None, flags: Sequence[str]) -> Plan:
+    """What the run would cost; see `pipelines.plan`."""
+    file = checked_recipe(path)
+    return plan(file, root, limit, tuple(beam_flags(file.recipe.beam, flags)))
+
+
+def run_recipe(
+    path: Path, root: str, until: str | None, limit: int | None, flags: Sequence[str], quiet: bool
+) -> RunResult:
+    """Run every stage up to `until` (all, if None) and publish.
+
+    Raises:
+        UsageError: unknown stage, wrong recipe.
+        PrefineError: a stage failed; run again to resume.
+    """
+    if until is not None and until not in RUN_ORDER:
+        raise UsageError(f"no stage {until!r}; known: {', '.join(RUN_ORDER)}")
+    last = len(RUN_ORDER) if until is None else RUN_ORDER.index(until) + 1
+    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet)
+
+
+def run_stages(
+    path: Path, root: str, names: Sequence[str], limit: int | None, flags: Sequence[str], quiet: bool
+) -> RunResult:
+    """Run the named stages of a recipe in the order given."""
+    file = checked_recipe(path)
+    missing = missing_variables(file)
+    if missing is not None:
+        raise missing
+    recipe = file.recipe
+    workspace = Workspace.create(root, recipe.buckets)
+    workspace.write_artefact("recipe", "last.yaml", file.text.encode())
+    result = RunResult(str(path), root)
+    ours = tuple(beam_flags(recipe.beam, flags))
+    for name in names:
+        stage = STAGES[name](workspace, recipe, file.base_dir.resolve(), limit, ours)
+        if isinstance(stage, Materialise):
+            _publish(Publication(file, stage), result, quiet)
+        else:
+            result.stages.append(run_stage(stage, quiet))
+        result.notes += notes(stage)
+    return result
+
+
+def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
+    outcome = publication.unchanged()
+    if outcome is None:
+        result.stages.append(run_stage(publication.stage, quiet))
+        outcome = publication.publish()
+    result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
+    result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
+    result.certificate = outcome.manifest.certificate
+
+
+def notes(stage: Stage) -> list[str]:
+    """What a person should know after a stage."""
+    if isinstance(stage, Route):
+        outlook = orjson.loads(stage.artefact("outlook") or b"null")
+        if outlook:
+            return [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
+    return []
