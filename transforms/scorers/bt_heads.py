@@ -34,10 +34,11 @@ _SOURCE_VALUE = {"a": 1.0, "b": 0.0, "tie": 0.5}
 class BtHeads:
     """Cross-fitted Bradley-Terry heads, with the evidence of the prompt's other pairs.
 
-    The vote's `p_a` is the mean over heads of P(a better); `score_a` - `score_b` is mu, the mean head margin
-    r(a) - r(b) in log-odds, split evenly about 0 (only differences are identified). `aspects` holds `mu`,
-    `sigma` (population standard deviation over heads), `heads` (each head's margin), `siblings` (what the
-    labels of the prompt's other pairs add, log-odds) and `sees_label` (the heads learn from source labels).
+    The vote's `p_a` is the mean over heads of P(a better); `score_a` - `score_b` is mu, the mean margin
+    r(a) - r(b) in log-odds, split evenly about 0 (only differences are identified). `aspects` holds `heads`
+    (each head's margin), `mu` and `sigma` (their mean and population standard deviation), `siblings` (the part
+    of every margin that comes from the labels of the prompt's other pairs) and `sees_label` (the heads learn
+    from source labels, never from those of the pair's own prompt; siblings never from the pair's own).
     """
 
     class Config(PluginConfig):
@@ -78,7 +79,7 @@ class BtHeads:
             _CODE_VERSION,
             self.name,
             self.seed,
-            self.config.model_dump(exclude={"model", "batch_size"}),
+            self.config.model_dump(mode="json", exclude={"model", "batch_size"}),
             self._embedder.identity,
         ]
 
@@ -119,8 +120,8 @@ class BtHeads:
             heads.mean(axis=1), labels.to_numpy().astype(np.float64), _graph(pairs), ensemble.siblings
         )
         shift = mean - ensemble.siblings.scale * heads.mean(axis=1)
-        margins = ensemble.siblings.scale * heads
-        p_a = predictive(margins + shift[:, None], variance[:, None]).mean(axis=1)
+        margins = ensemble.siblings.scale * heads + shift[:, None]
+        p_a = predictive(margins, variance[:, None]).mean(axis=1)
         return vote_frame(self._opinions(pairs["pair_id"].to_list(), margins, shift, p_a), self.name, "reward")
 
     def _opinions(self, pair_ids: list[str], margins: Array, shift: Array, p_a: Array) -> list[Opinion]:

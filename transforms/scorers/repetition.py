@@ -1,0 +1,28 @@
+"""Rule voter: the response that repeats itself less."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from transforms.plugins import Row
+from transforms.registry import register
+from transforms.scorers._rules import Rule, RuleConfig
+from transforms.scorers._surface import distinct_ngram_ratio, words
+
+
+@register("scorers", "repetition")
+class Repetition(Rule):
+    """Distinct trigrams over all trigrams, in (0, 1]; responses under three words count as 1."""
+
+    class Config(RuleConfig):
+        """Settings of `repetition`."""
+
+        tie_band: float = Field(0.02, ge=0.0, description="tie where the ratios differ by at most this")
+
+    measures: ClassVar[str] = "How little the response repeats itself (distinct over all word trigrams)."
+
+    def score(self, response: str, row: Row) -> float | None:
+        """The ratio."""
+        return distinct_ngram_ratio(words(response))
