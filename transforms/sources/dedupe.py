@@ -75,20 +75,20 @@ def dedupe_prompts(prompts: pl.DataFrame) -> Deduped:
     """Keep of each prompt one row: the first when the other columns are compared in turn, nulls last.
 
     Args:
-        prompts: rows of the `prompts` table; ids may repeat. Rows that are equal throughout are one row.
+        prompts: rows of the `prompts` table; ids may repeat.
     """
-    ordered = _in_order(prompts, ["prompt_id"]).unique(maintain_order=True)
-    again = pl.int_range(pl.len()).over("prompt_id") > 0
+    ordered = _in_order(prompts, ["prompt_id"])
+    copy = pl.int_range(pl.len()).over("prompt_id")
     rejects = [
         _reject(
             "prompts",
-            row["prompt_id"],
-            "The same prompt as another row with other fields, which is kept; remove one of them.",
+            f"{row['prompt_id']}#{row['copy']}",
+            "The same prompt as another row, which is kept; remove one of them.",
             row,
         )
-        for row in ordered.filter(again).iter_rows(named=True)
+        for row in ordered.with_columns(copy=copy).filter(pl.col("copy") > 0).iter_rows(named=True)
     ]
-    return Deduped(ordered.filter(~again), rows_frame(rejects, Rejects))
+    return Deduped(ordered.filter(copy == 0), rows_frame(rejects, Rejects))
 
 
 def _in_order(frame: pl.DataFrame, by: list[str]) -> pl.DataFrame:

@@ -25,18 +25,19 @@ _ONLY_IN: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A format and, per field, the source column that holds it; `others` are the columns nobody reads."""
+    """A format; per field the source column that holds it; and all columns that are read (the rest is `meta`)."""
 
     format: str
     columns: dict[str, str]
-    others: tuple[str, ...]
+    taken: frozenset[str]
 
 
-def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: str) -> Layout:
+def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: str, every_row: bool = True) -> Layout:
     """Say what format the columns `present` make under `config`.
 
     Args:
         where: the file, for messages.
+        every_row: whether all rows have these columns and no others; not so for JSON.
 
     Raises:
         DataError: a column that is needed or named in the recipe is not there, or two formats fit.
@@ -46,19 +47,16 @@ def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: s
             raise DataError(_missing(config.name, where, field, column, present))
     found = {f: config.columns.get(f, f) for f in config.fields if f not in config.constants}
     columns = {f: c for f, c in found.items() if c is not None and c in present}
+    optional = {} if every_row else {f: c for f, c in found.items() if c is not None}
     if isinstance(config, PromptsSource):
         if "prompt" not in columns:
             raise DataError(_missing(config.name, where, "prompt", found.get("prompt") or "prompt", present))
-        return _layout("prompts", columns, present, set())
+        return _layout("prompts", {**optional, **columns}, set())
 
     form = config.format or _format(config, columns, present, where)
     for field in FORMATS[form]:
         if field not in columns:
             raise DataError(_missing(config.name, where, field, found.get(field) or field, present))
-    if form == "conversations":
-        columns.pop("prompt", None)
-    foreign = {f for fields in _ONLY_IN.values() for f in fields} - set(_ONLY_IN[form])
-    columns = {f: c for f, c in columns.items() if f not in foreign}
     if form == "labelled" and "label" not in columns and not config.votes and "label" not in config.columns:
         raise DataError(
             _missing(config.name, where, "label", "label", present)
@@ -73,12 +71,13 @@ def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: s
             if name not in present:
                 raise DataError(_missing(config.name, where, f"votes ({votes.kind})", name, present))
             used.add(name)
-    return _layout(form, columns, present, used)
+    foreign = {f for fields in _ONLY_IN.values() for f in fields} - set(_ONLY_IN[form])
+    foreign |= {"prompt"} if form == "conversations" else set()
+    return _layout(form, {f: c for f, c in {**optional, **columns}.items() if f not in foreign}, used)
 
 
-def _layout(form: str, columns: dict[str, str], present: Sequence[str], used: set[str]) -> Layout:
-    taken = {c for f, c in columns.items() if f != "id"} | used
-    return Layout(form, columns, tuple(c for c in present if c not in taken))
+def _layout(form: str, columns: dict[str, str], used: set[str]) -> Layout:
+    return Layout(form, columns, frozenset(c for f, c in columns.items() if f != "id") | used)
 
 
 def _format(config: PairsSource, columns: dict[str, str], present: Sequence[str], where: str) -> str:

@@ -22,7 +22,7 @@ from transforms.sources.conversation import MIN_ECHO
 from transforms.sources.detect import Layout
 from transforms.sources.labels import UnknownLabel, read_label
 from transforms.sources.raw import Raw
-from transforms.sources.rows import TEXT_FIELDS, meta_json
+from transforms.sources.values import TEXT_FIELDS, meta_json
 
 _VISIBLE = r"[^\s\x1c-\x1f]"  # what str.strip() would leave something of
 _EMBEDDED = r"^[\s\x1c-\x1f]*\[\{"
@@ -231,10 +231,11 @@ def _labels(raw: Raw, config: PairsSource, layout: Layout, ref: str) -> pl.Serie
 
 
 def _metas(index: list[int], raw: Raw, layout: Layout) -> list[str | None]:
-    names = [*layout.others, *([layout.columns["id"]] if "id" in layout.columns else [])]
-    if not names:
-        return [None] * len(index)
     if raw.frame is None:
         return [meta_json(raw.rows[i], layout) for i in index]
-    frame = raw.frame.select(list(dict.fromkeys(names)))[index]
+    others = [name for name in raw.frame.columns if name not in layout.taken]
+    identifier = [layout.columns["id"]] if "id" in layout.columns else []
+    if not others and not identifier:
+        return [None] * len(index)
+    frame = raw.frame.select(list(dict.fromkeys(others + identifier)))[index]
     return [meta_json(row, layout) for row in frame.iter_rows(named=True)]

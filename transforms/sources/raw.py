@@ -7,12 +7,9 @@ because Polars turns a number among texts into text, which would hide that a pro
 from __future__ import annotations
 
 import csv
-import io
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ import orjson
 import polars as pl
 
 from schemas.errors import DataError
-from transforms.sources.slices import Slice, scan_csv
+from transforms.sources.slices import BOM, Slice, csv_rows, json_records
 
-_BOM = b"\xef\xbb\xbf"
+_NUMBER = "\x00number"  # no CSV header can hold it unquoted
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class Unreadable:
 class Raw:
     """Rows by column (`frame`) or as dicts (`rows`), numbered by `numbers`; one of the two is given."""
 
-    names: list[str]
     numbers: list[int]
     frame: pl.DataFrame | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -64,8 +60,10 @@ def read_raw(piece: Slice) -> Raw:
             return _json(piece)
         if piece.format == "csv":
             return _csv(piece)
+        if piece.format == "csv-rows":
+            return _csv_by_row(piece)
         return _parquet(piece)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, csv.Error, pl.exceptions.PolarsError) as error:
         raise DataError(f"{piece.path}: cannot be read as {piece.format}: {error}") from error
 
 
@@ -78,8 +76,8 @@ def _jsonl(piece: Slice) -> Raw:
         file.seek(piece.offset)
         data = file.read(piece.length)
     if piece.offset == 0:
-        data = data.removeprefix(_BOM)
-    raw = Raw([], [])
+        data = data.removeprefix(BOM)
+    raw = Raw([])
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -95,7 +93,6 @@ def _jsonl(piece: Slice) -> Raw:
             raw.numbers.append(number)
         else:
             raw.unreadable.append(_not_an_object(number, row))
-    raw.names = list(dict.fromkeys(name for row in raw.rows for name in row))
     return raw
 
 
@@ -124,24 +121,13 @@ def _not_an_object(number: int, row: Any) -> Unreadable:
 
 
 def _json(piece: Slice) -> Raw:
-    data = Path(piece.path).read_bytes().removeprefix(_BOM)
-    try:
-        rows = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise DataError(
-            f"{piece.path}: not valid JSON ({error}). A .json file is one array of objects; "
-            "name a file of one object a line .jsonl, whose bad lines can be left out one by one."
-        ) from None
-    if not isinstance(rows, list):
-        raise DataError(f"{piece.path}: holds a JSON {type(rows).__name__}, not an array of objects")
-    raw = Raw([], [])
-    for number, row in enumerate(rows if piece.length < 0 else rows[: piece.length], 1):
+    raw = Raw([])
+    for number, row in enumerate(json_records(Path(piece.path))[: piece.length], 1):
         if isinstance(row, dict):
             raw.rows.append(row)
             raw.numbers.append(number)
         else:
             raw.unreadable.append(_not_an_object(number, row))
-    raw.names = list(dict.fromkeys(name for row in raw.rows for name in row))
     return raw
 
 
@@ -152,7 +138,7 @@ def _parquet(piece: Slice) -> Raw:
         if "utf" not in str(error).lower():
             raise
         return _parquet_with_bad_text(piece)
-    return Raw(frame.columns, _numbers(piece, frame.height), frame)
+    return Raw(_numbers(piece, frame.height), frame)
 
 
 def _parquet_with_bad_text(piece: Slice) -> Raw:
@@ -160,10 +146,10 @@ def _parquet_with_bad_text(piece: Slice) -> Raw:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(piece.path).slice(piece.offset, piece.length)
-    raw = Raw(list(table.column_names), [])
+    raw = Raw([])
     for index, number in enumerate(_numbers(piece, table.num_rows)):
         row: dict[str, Any] = {}
-        for name in raw.names:
+        for name in table.column_names:
             try:
                 row[name] = table.column(name)[index].as_py()
             except UnicodeDecodeError as error:
@@ -178,41 +164,24 @@ def _parquet_with_bad_text(piece: Slice) -> Raw:
 
 
 def _csv(piece: Slice) -> Raw:
-    try:
-        scan = pl.scan_csv(piece.path, infer_schema=False)
-        frame = scan.slice(piece.offset, piece.length).collect()
-    except pl.exceptions.PolarsError:
-        return _csv_by_row(piece)
-    return Raw(frame.columns, _numbers(piece, frame.height), frame)
+    frame = pl.scan_csv(piece.path, infer_schema=False).slice(piece.offset, piece.length).collect()
+    numbered = frame.with_columns(pl.Series(_NUMBER, _numbers(piece, frame.height), dtype=pl.Int64))
+    filled = numbered.filter(~pl.all_horizontal(pl.col(frame.columns).is_null()))  # a blank line is no row
+    return Raw(filled[_NUMBER].to_list(), filled.drop(_NUMBER))
 
 
 def _csv_by_row(piece: Slice) -> Raw:
-    names = scan_csv(piece.path).collect_schema().names()
-    raw = Raw(names, [])
-    with Path(piece.path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = islice(_csv_rows(file), piece.offset + 1, piece.offset + 1 + piece.length)
-        for number, cells in enumerate(rows, piece.first_row):
-            payload = io.StringIO()
-            csv.writer(payload).writerow(cells)
-            shown = payload.getvalue().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
-                detail = "The row is not valid UTF-8; write the file again in UTF-8."
-                raw.unreadable.append(Unreadable(number, "invalid_utf8", detail, shown))
-            elif len(cells) > len(names):
-                detail = (
-                    f"The row has {len(cells)} cells under {len(names)} column names; quote cells that hold commas."
-                )
-                raw.unreadable.append(Unreadable(number, "malformed_csv", detail, shown))
-            else:
-                cells += [""] * (len(names) - len(cells))
-                raw.rows.append({n: c or None for n, c in zip(names, cells, strict=True)})
-                raw.numbers.append(number)
+    raw = Raw([])
+    rows = islice(csv_rows(piece.path), piece.offset + 1, piece.offset + 1 + piece.length)
+    for number, cells in enumerate(rows, piece.first_row):
+        shown = ",".join(cells).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+            detail = "The row is not valid UTF-8; write the file again in UTF-8."
+            raw.unreadable.append(Unreadable(number, "invalid_utf8", detail, shown))
+        elif len(cells) > len(piece.columns):
+            detail = f"The row has {len(cells)} cells under {len(piece.columns)} names; quote cells that hold commas."
+            raw.unreadable.append(Unreadable(number, "malformed_csv", detail, shown))
+        elif any(cells):
+            raw.rows.append({n: c or None for n, c in zip_longest(piece.columns, cells)})
+            raw.numbers.append(number)
     return raw
-
-
-def _csv_rows(file: Any) -> Iterator[list[str]]:
-    before = csv.field_size_limit(sys.maxsize)
-    try:
-        yield from (row for row in csv.reader(file) if row)
-    finally:
-        csv.field_size_limit(before)

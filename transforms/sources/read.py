@@ -21,8 +21,9 @@ from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource, Promp
 from transforms.sources.detect import Layout, detect
 from transforms.sources.plain import plain_pairs, take_plain
 from transforms.sources.raw import Raw, read_raw
-from transforms.sources.rows import RowError, dump, pair_rows, prompt_row
+from transforms.sources.rows import pair_rows, prompt_row
 from transforms.sources.slices import Slice
+from transforms.sources.values import RowError, dump
 from transforms.sources.votes import Ballots
 
 STAGE = "ingest"
@@ -53,7 +54,7 @@ def read(piece: Slice, config: PromptsSource | PairsSource) -> Ingested:
     empty = {t: rows_frame([], t) for t in (Prompts, Pairs, Votes)}
     if not raw.numbers:
         return Ingested(empty[Prompts], empty[Pairs], empty[Votes], bin_.frame(), raw.rows_in, 0)
-    layout = detect(config, raw.names, piece.path)
+    layout = detect(config, piece.columns, piece.path, every_row=piece.format not in ("json", "jsonl"))
     if isinstance(config, PromptsSource):
         prompts = _prompts(raw, config, layout, bin_)
         kept = prompts.height

@@ -6,23 +6,32 @@ row counts, and a JSON array is one slice because it can only be parsed whole.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
 
 from schemas.errors import DataError
 from schemas.ids import ID_LENGTH, hash_fields
 from transforms.sources.config import PairsSource, PromptsSource
+from transforms.sources.detect import detect
 
 ROWS_PER_SLICE = 10_000
 BYTES_PER_SLICE = 64 * 2**20
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 _CHUNK = 8 * 2**20
+_HEAD_LINES = 1000
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,10 @@ class Slice:
     """A range of one file's rows.
 
     `offset` and `length` are bytes for jsonl and rows otherwise; `first_row` is the 1-based number of the
-    first row (of the first line for jsonl). `ref` is the file's name in record ids: it holds no machine's
-    path. `fingerprint` hashes the content and the place, so it changes whenever the rows or their ids do.
+    first row (of the first line for jsonl). `format` is a suffix, or "csv-rows" for a CSV file that only a
+    parser working row by row can read. `columns` are the file's, for JSON those of the rows looked at.
+    `ref` is the file's name in record ids: it holds no machine's path. `fingerprint` hashes the content and
+    the place, so it changes whenever the rows or their ids do.
     """
 
     path: str
@@ -40,6 +51,7 @@ class Slice:
     offset: int
     length: int
     first_row: int
+    columns: tuple[str, ...]
     fingerprint: str
 
 
@@ -70,9 +82,12 @@ def slices(
     cut: list[Slice] = []
     left = config.limit
     for path, ref in files:
-        for piece in _cut(path, ref, rows_per_slice, left, config.name):
-            cut.append(piece[0])
-            left = None if left is None else left - piece[1]
+        try:
+            for piece, n_rows in _cut(path, ref, config, rows_per_slice, left):
+                cut.append(piece)
+                left = None if left is None else left - n_rows
+        except (OSError, csv.Error, pl.exceptions.PolarsError) as error:
+            raise DataError(f"source {config.name!r}: {path} cannot be read: {error}") from error
         if left is not None and left <= 0:
             break
     return cut
@@ -98,43 +113,103 @@ def _files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterator[tupl
         yield path, path.relative_to(root).as_posix()
 
 
-def _cut(path: Path, ref: str, rows: int, limit: int | None, source: str) -> Iterator[tuple[Slice, int]]:
+def _cut(
+    path: Path, ref: str, config: PromptsSource | PairsSource, rows: int, limit: int | None
+) -> Iterator[tuple[Slice, int]]:
+    """Slices of one file, each with its number of rows."""
     form = path.suffix.removeprefix(".")
-    try:
-        if form == "jsonl":
-            yield from _cut_lines(path, ref, rows, limit)
-            return
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()[:ID_LENGTH]
-        if form == "json":
-            n = rows = limit or -1
-        else:
-            scan = pl.scan_parquet(path) if form == "parquet" else scan_csv(path)
-            n = min(int(scan.select(pl.len()).collect().item()), limit or 2**62)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"source {source!r}: {path} cannot be read as {form}: {error}") from error
-    if form == "json":
-        yield Slice(str(path), ref, form, 0, n, 1, hash_fields(ref, content, str(n))), max(n, 0)
+    if form == "jsonl":
+        names = _jsonl_columns(path, config)
+        start, line = 0, 1
+        for end, n_lines, content in _line_ranges(path, rows, limit):
+            print_ = hash_fields(ref, content, str(line), *names)
+            yield Slice(str(path), ref, form, start, end - start, line, names, print_), n_lines
+            start, line = end, line + n_lines
         return
-    for offset in range(0, n, rows):
-        length = min(rows, n - offset)
-        yield (
-            Slice(str(path), ref, form, offset, length, offset + 1, hash_fields(ref, content, f"{offset}+{length}")),
-            length,
-        )
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:ID_LENGTH]
+    if form == "json":
+        records = json_records(path)
+        n, names = len(records), column_names(records)
+    elif form == "csv":
+        form, n, names = _csv_shape(path)
+    else:
+        scan = pl.scan_parquet(path)
+        n, names = int(scan.select(pl.len()).collect().item()), tuple(scan.collect_schema().names())
+    if n and names:
+        detect(config, names, str(path), every_row=form != "json")
+    n = n if limit is None else min(n, limit)
+    step = n if form == "json" else rows
+    for offset in range(0, n, step or 1):
+        length = min(step, n - offset)
+        print_ = hash_fields(ref, content, f"{offset}+{length}")
+        yield Slice(str(path), ref, form, offset, length, offset + 1, names, print_), length
 
 
-def scan_csv(path: Path | str) -> pl.LazyFrame:
-    """A CSV file as text columns, in a lenient encoding: for counting rows and naming columns."""
-    return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True)
+def json_records(path: Path) -> list[Any]:
+    """The items of a file that is one JSON array.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        records = orjson.loads(path.read_bytes().removeprefix(BOM))
+    except orjson.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not valid JSON ({error}). A .json file is one array of objects; name a file of one object "
+            "a line .jsonl, whose bad lines can be left out one by one."
+        ) from None
+    if not isinstance(records, list):
+        raise DataError(f"{path}: holds a JSON {type(records).__name__}, not an array of objects")
+    return records
 
 
-def _cut_lines(path: Path, ref: str, rows: int, limit: int | None) -> Iterator[tuple[Slice, int]]:
-    start, line = 0, 1
-    for end, n_lines, content in _line_ranges(path, rows, limit):
-        print_ = hash_fields(ref, content, str(line))
-        yield Slice(str(path), ref, "jsonl", start, end - start, line, print_), n_lines
-        start, line = end, line + n_lines
+def column_names(records: Iterable[Any]) -> tuple[str, ...]:
+    """Every name that one of the objects has, in order of appearance."""
+    return tuple(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
+
+
+def csv_rows(path: Path | str) -> Iterator[list[str]]:
+    """A CSV file's rows, header first, with bytes that are not UTF-8 as surrogate escapes; a blank line is []."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from csv.reader(file)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_shape(path: Path) -> tuple[str, int, tuple[str, ...]]:
+    """Which parser can read the file, its rows and its columns."""
+    scan = pl.scan_csv(path, infer_schema=False)
+    try:
+        # Asking for every cell makes Polars decode the whole file, so bad text and ragged rows show here.
+        checked = scan.select(pl.len(), pl.all().str.len_bytes().max().name.prefix("bytes of ")).collect()
+        return "csv", int(checked["len"].item()), tuple(scan.collect_schema().names())
+    except pl.exceptions.PolarsError:
+        rows = csv_rows(path)
+        names = next(rows, [])
+        shown = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+        return "csv-rows", sum(1 for _ in rows), tuple(shown)
+
+
+def _jsonl_columns(path: Path, config: PromptsSource | PairsSource) -> tuple[str, ...]:
+    """Column names of the first lines, or of all lines where those do not make a known format."""
+    names = column_names(_json_lines(path, _HEAD_LINES))
+    try:
+        detect(config, names, str(path), every_row=False)
+    except DataError:
+        names = column_names(_json_lines(path, None))
+        if names:
+            detect(config, names, str(path), every_row=False)
+    return names
+
+
+def _json_lines(path: Path, limit: int | None) -> Iterator[Any]:
+    with path.open("rb") as file:
+        for index, line in enumerate(islice(file, limit)):
+            with suppress(orjson.JSONDecodeError):
+                yield orjson.loads(line if index else line.removeprefix(BOM))
 
 
 def _line_ranges(path: Path, rows: int, limit: int | None) -> Iterator[tuple[int, int, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from schemas.ids import hash_fields
+from schemas.ids import hash_json
 from schemas.pairs import mirrored
 from schemas.tables import VOTE_LABELS, Votes, conform
 from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource
@@ -22,15 +22,15 @@ _COLUMNS = (
 
 def vote_id(kind: str, pair_id: str, voter: str, order: str, label: str) -> str:
     """Id of a vote read from a source: the same opinion met twice is one vote, two opinions are two."""
-    return hash_fields("source-vote", kind, pair_id, voter, order, label)
+    return hash_json(["source-vote", kind, pair_id, voter, order, label])
 
 
 @dataclass
 class Ballots:
-    """Votes under way, by column: faster to collect than row dicts."""
+    """Votes under way, as bare tuples: there may be a hundred a row."""
 
     config: PairsSource
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
 
     def add_source(self, pair_id: str, label: str, scores: tuple[float, float] | None) -> None:
         """The source's own label, in terms of the stored a and b (so are `scores`)."""
@@ -59,10 +59,13 @@ class Ballots:
 
     def frame(self) -> pl.DataFrame:
         """The votes as a `votes` frame, each once."""
-        texts = {n: pl.Float64 if n.startswith("score") else pl.String for n in _COLUMNS}
+        dtypes = {n: pl.Float64 if n.startswith("score") else pl.String for n in _COLUMNS}
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(_COLUMNS)
+        frame = pl.DataFrame(
+            [pl.Series(n, values, dtype=dtypes[n]) for n, values in zip(_COLUMNS, columns, strict=True)]
+        )
         zeros = [pl.lit(0).alias(n) for n in ("sample", "tokens_in", "tokens_out", "ms")]
-        frame = pl.DataFrame(self.columns, schema=texts).with_columns(zeros)
-        return conform(frame.unique("vote_id", keep="first", maintain_order=True), Votes)
+        return conform(frame.with_columns(zeros).unique("vote_id", keep="first", maintain_order=True), Votes)
 
     def _human(self, votes: HumanVotes, pair_id: str, swapped: bool, value: Any, where: str) -> str | None:
         labels, voters = value
@@ -125,9 +128,5 @@ class Ballots:
         detail: str | None = None,
     ) -> None:
         score_a, score_b = scores or (None, None)
-        row = (
-            *(vote_id(kind, pair_id, voter, order, label), pair_id, voter, group, kind, order, label),
-            *(score_a, score_b, raw, detail),
-        )
-        for name, value in zip(_COLUMNS, row, strict=True):
-            self.columns[name].append(value)
+        identity = vote_id(kind, pair_id, voter, order, label)
+        self.rows.append((identity, pair_id, voter, group, kind, order, label, score_a, score_b, raw, detail))
