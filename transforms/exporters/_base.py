@@ -1,0 +1,143 @@
+"""What the exporters share: options, soft labels, files and the README that `load_dataset` reads."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+import yaml
+from pydantic import Field, field_validator
+
+from schemas.ids import unit_interval
+from transforms.exporters._messages import ContextRule, check_rows, parts_of, refuse_media, with_context
+from transforms.plugins import PluginConfig
+
+SPLIT_ORDER = ("train", "validation", "test")
+ROWS_PER_FILE = 500_000
+
+
+class FileConfig(PluginConfig):
+    """`file_format` of what is written; a split is cut into files of at most `rows_per_file` rows."""
+
+    file_format: Literal["parquet", "jsonl"] = "parquet"
+    rows_per_file: int = Field(default=ROWS_PER_FILE, ge=1)
+
+
+class PreferenceConfig(FileConfig):
+    """How contexts and soft labels reach a trainer that reads hard preferences.
+
+    `context`: where a row's context goes (`system`, `user`, `column`, `drop`), through `context_template`.
+    `soft_labels`: `ignore` exports every row as it is; `filter` leaves out rows with p_chosen below `min_p_chosen`;
+    `resample` writes every training row `copies` times, of which a share 1 - p_chosen (rounded by a seeded coin) has
+    chosen and rejected exchanged: the expected DPO loss is then the soft-label cross-entropy.
+    """
+
+    context: ContextRule = "system"
+    context_template: str = "{context}"
+    soft_labels: Literal["ignore", "filter", "resample"] = "ignore"
+    min_p_chosen: float = Field(default=0.5, ge=0.5, le=1.0)
+    copies: int = Field(default=4, ge=1, le=64)
+
+    @field_validator("context_template")
+    @classmethod
+    def _one_context(cls, template: str) -> str:
+        if template.count("{context}") != 1:
+            raise ValueError("context_template must hold {context} exactly once")
+        return template
+
+
+class PreferenceExporter:
+    """An exporter of one file set per split. Subclasses give the columns."""
+
+    Config: ClassVar[type[PreferenceConfig]] = PreferenceConfig
+    plugin_name: ClassVar[str]
+    holds_media: ClassVar[bool] = False
+
+    def __init__(self, name: str, config: PreferenceConfig, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+
+    @property
+    def identity(self) -> Any:
+        """Everything that can change the output."""
+        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed]
+
+    def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
+        """Write `<split>-00000.parquet` (or .jsonl) and README.md under `out`; returns rows written per split.
+
+        Raises:
+            DataError: the rows cannot be expressed in this format without losing or inventing something.
+        """
+        check_rows(rows, self.plugin_name)
+        parts = parts_of(rows)
+        if not self.holds_media:
+            refuse_media(parts, self.plugin_name)
+        prompt = with_context(self.config.context, self.config.context_template, parts)
+        return write_splits(self.table(soft_rows(rows, self.config, self.seed), prompt, parts), out, self.config)
+
+    def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
+        """The rows in this format; must keep the column `split`."""
+        raise NotImplementedError
+
+
+def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
+    """Apply the policy for soft labels."""
+    if config.soft_labels == "filter":
+        return rows.filter(pl.col("p_chosen") >= config.min_p_chosen)
+    if config.soft_labels == "ignore":
+        return rows
+    copies = config.copies
+
+    def flips(frame: pl.Series) -> pl.Series:
+        counts = [
+            math.floor((1 - row["p_chosen"]) * copies + unit_interval(str(seed), "resample", row["pair_id"]))
+            for row in frame
+        ]
+        return pl.Series(counts, dtype=pl.Int64)
+
+    n_flipped = pl.struct("pair_id", "p_chosen").map_batches(flips, return_dtype=pl.Int64, is_elementwise=True)
+    train = pl.col("split") == "train"
+    copied = rows.with_columns(
+        _flipped=pl.when(train).then(n_flipped).otherwise(0),
+        _copy=pl.int_ranges(0, pl.when(train).then(copies).otherwise(1)),
+    ).explode("_copy")
+    exchange = pl.col("_copy") < pl.col("_flipped")
+    pairs = (("chosen", "rejected"), ("model_chosen", "model_rejected"))
+    exchanged = {a: pl.when(exchange).then(b).otherwise(a) for x, y in pairs for a, b in ((x, y), (y, x))}
+    return copied.with_columns(**exchanged).drop("_copy", "_flipped")
+
+
+def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split: bool = False) -> dict[str, int]:
+    """Write each split's rows in order; splits without rows get no file."""
+    out.mkdir(parents=True, exist_ok=True)
+    counts = dict(table.group_by("split").len().collect().iter_rows())
+    order = [s for s in SPLIT_ORDER if s in counts] + sorted(set(counts) - set(SPLIT_ORDER))
+    suffix = config.file_format
+    for split in order:
+        part = table.filter(pl.col("split") == split)
+        if not keep_split:
+            part = part.drop("split")
+        target = pl.PartitionBy(
+            out,
+            max_rows_per_file=config.rows_per_file,
+            approximate_bytes_per_file=None,
+            file_path_provider=partial(_file_name, split, suffix),
+        )
+        if suffix == "parquet":
+            part.sink_parquet(target, mkdir=True)
+        else:
+            part.sink_ndjson(target, mkdir=True)
+    (out / "README.md").write_text(_readme(order, suffix))
+    return {split: counts[split] for split in order}
+
+
+def _file_name(split: str, suffix: str, file: Any) -> str:
+    return f"{split}-{file.index_in_partition:05d}.{suffix}"
+
+
+def _readme(splits: list[str], suffix: str) -> str:
+    files = [{"split": s, "path": f"{s}-*.{suffix}"} for s in splits]
+    head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
+    return f"---\n{head}---\n"

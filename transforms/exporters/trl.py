@@ -1,0 +1,79 @@
+"""TRL's dataset formats: https://huggingface.co/docs/trl/dataset_formats."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import polars as pl
+
+from transforms.exporters._base import PreferenceConfig, PreferenceExporter
+from transforms.exporters._messages import messages
+from transforms.registry import register
+
+
+@register("exporters", "trl-dpo")
+class TrlDpo(PreferenceExporter):
+    """Explicit-prompt conversational preferences for `DPOTrainer`: `chosen` and `rejected` are the assistant's turn."""
+
+    def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
+        """Columns prompt, chosen, rejected, and context where the rule says so."""
+        columns = [prompt.alias("prompt"), messages("chosen", parts), messages("rejected", parts)]
+        if self.config.context == "column":
+            columns.append(pl.col("context"))
+        return rows.select(*columns, "split")
+
+
+class TrlRewardConfig(PreferenceConfig):
+    """`margin` adds the column `margin`, the log-odds of the preference, which `RewardTrainer` subtracts."""
+
+    margin: bool = False
+
+
+@register("exporters", "trl-reward")
+class TrlReward(PreferenceExporter):
+    """Implicit-prompt preferences for `RewardTrainer`: `chosen` and `rejected` are whole conversations."""
+
+    Config: ClassVar[type[PreferenceConfig]] = TrlRewardConfig
+    config: TrlRewardConfig
+
+    def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
+        """Columns chosen, rejected and, if asked for, margin."""
+        columns = [pl.concat_list(prompt, messages(column, parts)).alias(column) for column in ("chosen", "rejected")]
+        if self.config.margin:
+            columns.append(pl.col("margin"))
+        if self.config.context == "column":
+            columns.append(pl.col("context"))
+        return rows.select(*columns, "split")
+
+
+@register("exporters", "trl-kto")
+class TrlKto(PreferenceExporter):
+    """Unpaired preferences for `KTOTrainer`: prompt, completion, label.
+
+    A response that takes part in several pairs is written once: desirable if it won more weight than it lost,
+    undesirable if it lost more, left out if neither.
+    """
+
+    def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
+        """Columns prompt, completion, label."""
+        sides = [
+            rows.select(
+                "pair_id",
+                "prompt_id",
+                "split",
+                _context="context",
+                prompt=prompt,
+                completion=messages(column, parts),
+                _key=pl.struct(pl.col(column)).struct.json_encode(),
+                _won=sign * pl.col("weight"),
+            )
+            for column, sign in (("chosen", 1), ("rejected", -1))
+        ]
+        return (
+            pl.concat(sides)
+            .group_by("prompt_id", "_context", "_key")
+            .agg(pl.col("prompt", "completion", "split").first(), pl.col("_won").sum())
+            .filter(pl.col("_won") != 0)
+            .sort("prompt_id", "_context", "_key")
+            .select("prompt", "completion", (pl.col("_won") > 0).alias("label"), "split")
+        )
