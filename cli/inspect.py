@@ -1,6 +1,177 @@
-"""Commands that prepare: init, doctor."""
+"""Commands that read: status, datasets, show, explain, rejects, queue, export, report, sql."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
 import typer
+from rich.console import Console
+
+from cli.options import AsJson, WorkspaceRoot
+from cli.output import print_json, print_table
+from pipelines import lookup
+from pipelines.export import export_version
+from pipelines.report import write_report
+from schemas.errors import UsageError
+from transforms.publish.explain import render
+from transforms.publish.store import Datasets
+
+Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
+_ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
 
 
-def add_to(app: typer.Typer) -> None: ...
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (status, datasets, show, explain, rejects, queue, export, report, sql):
+        app.command()(command)
+
+
+def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Per stage: rows, rejects by reason, calls, tokens, seconds, ETA."""
+    stages = lookup.status(workspace)
+    if as_json:
+        print_json(stages)
+        return
+    rows = []
+    for s in stages:
+        usage: dict[str, dict[str, float]] = s["usage"]
+        total = {k: int(sum(u.get(k, 0) for u in usage.values())) for k in ("calls", "memo_hits", "tokens_in", "tokens_out")}
+        reasons = ", ".join(f"{reason} {n}" for reason, n in s["rejects"].items())
+        eta = s["eta_seconds"] if s["buckets"] < s["n_buckets"] else None
+        done = f"{s['buckets']}/{s['n_buckets']}"
+        rows.append((s["stage"], done, s["rows_in"], s["rows_out"], reasons, *total.values(), s["seconds"], eta))
+    columns = ("stage", "buckets", "rows in", "rows out", "rejects", "calls", "memo hits", "tokens in", "tokens out")
+    print_table(f"Workspace {workspace}", (*columns, "seconds", "ETA s"), rows)
+
+
+def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Every published dataset and its versions."""
+    store = _store(workspace)
+    rows = [
+        {"name": name, "version": f"v{v:04d}", "rows": m.n_rows, "splits": m.rows_by_split, "path": store.url(name, f"v{v:04d}")}
+        for name in store.names()
+        for v in store.versions(name)
+        for m in [store.manifest(name, v)]
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    cells = [(r["name"], r["version"], r["rows"], _counts(r["splits"]), r["path"]) for r in rows]
+    print_table("Datasets", ("name", "version", "rows", "splits", "path"), cells)
+
+
+def show(dataset: Dataset, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """What a version was made of and holds."""
+    store = _store(workspace)
+    manifest = store.manifest(*store.resolve(dataset))
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    rows = [
+        ("version", manifest.label),
+        ("parent", "" if manifest.parent is None else f"v{manifest.parent:04d}"),
+        ("pairs", manifest.n_pairs),
+        ("rows", f"{manifest.n_rows} ({_counts(manifest.rows_by_split)})"),
+        ("actions", _counts(manifest.actions)),
+        ("rejects", f"{manifest.n_rejects} ({_counts(manifest.rejects_by_reason)})"),
+        ("voters", ", ".join(manifest.voters)),
+        ("certificate", orjson.dumps(manifest.certificate).decode() if manifest.certificate else "none"),
+        ("code", manifest.code_version),
+        ("row hash", manifest.row_hash),
+        ("path", store.url(manifest.name, f"v{manifest.version:04d}")),
+    ]
+    print_table(manifest.label, ("what", "value"), [(name, str(value)) for name, value in rows])
+
+
+def explain(
+    pair_id: str,
+    workspace: WorkspaceRoot,
+    dataset: Annotated[str | None, typer.Option(help="explain from this version's evidence alone")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every vote on a pair and the arithmetic to its label."""
+    explanation = lookup.explain_pair(workspace, pair_id, dataset)
+    if as_json:
+        print_json(explanation.model_dump(mode="json"))
+    else:
+        Console().print(render(explanation))
+
+
+def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+    """Records that left the pipeline, with reason and detail."""
+    frame = lookup.rejects(workspace, rows)
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    columns = ("stage", "reason", "record_id", "detail")
+    print_table("Rejects", columns, frame.select(columns).rows())
+
+
+def queue(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+    """Pairs waiting for a human, best first."""
+    frame = lookup.queue(workspace, rows)
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    print_table("Queue", frame.columns, frame.rows())
+
+
+def export(
+    dataset: Dataset,
+    workspace: WorkspaceRoot,
+    form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
+    out: Annotated[Path, typer.Option(help="folder to write to")],
+    option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version in the format a trainer reads."""
+    options = dict(_option(text) for text in option or [])
+    counts = export_version(workspace, dataset, form, out, options)
+    if as_json:
+        print_json({"out": str(out), "format": form, "rows": counts})
+    else:
+        print(f"{out}: {_counts(counts)}")
+
+
+def report(
+    dataset: Dataset,
+    workspace: WorkspaceRoot,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: say where the version's report is")] = None,
+) -> None:
+    """A version's report as one HTML file."""
+    print(write_report(workspace, dataset, out))
+
+
+def sql(
+    query: str,
+    workspace: WorkspaceRoot,
+    rows: _ROWS = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Run a SELECT over the workspace's tables and the dataset versions."""
+    columns, found = lookup.sql(workspace, query, rows)
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in found])
+    else:
+        print_table("", columns, found)
+
+
+def _store(workspace: str) -> Datasets:
+    lookup.Workspace.open(workspace)
+    return Datasets(f"{workspace.rstrip('/')}/datasets")
+
+
+def _counts(numbers: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in numbers.items())
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise UsageError(f"--option {text!r}: write NAME=VALUE")
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value

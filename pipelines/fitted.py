@@ -15,6 +15,8 @@ from schemas.ids import hash_json
 from transforms.ptransforms import run
 from transforms.storage.files import parquet_bytes
 
+CURRENT = "current"  # artefact that names the latest fit
+
 
 @dataclass(frozen=True)
 class FittedStage(Stage):
@@ -38,6 +40,10 @@ class FittedStage(Stage):
     def artefact(self, name: str) -> bytes | None:
         """A stored result of this fit, or None."""
         return self.workspace.read_artefact(self.name, f"{self.fit_key}/{name}")
+
+    def make_current(self) -> None:
+        """Say that this fit is the one behind the stage's checkpoints."""
+        self.workspace.write_artefact(self.name, CURRENT, self.fit_key.encode())
 
     def store(self, name: str, data: bytes) -> None:
         """Keep a result of this fit."""

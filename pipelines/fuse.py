@@ -55,6 +55,7 @@ class Fuse(FittedStage):
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
             self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, pairs))))
+        self.make_current()
         yield self
 
     def process(self, bucket: int) -> Output:

@@ -68,6 +68,7 @@ class Route(FittedStage):
             gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
             self.store("outlook", canonical_json({"labels": self.recipe.route.outlook_labels, "gain": gain}))
             self.store("queue.parquet", parquet_bytes(queue))
+        self.make_current()
         yield self
 
     def first_pass(self, bucket: int) -> pl.DataFrame:

@@ -48,6 +48,7 @@ class Score(FittedStage):
             pairs, votes = sample(self.workspace, self.recipe.score.fit_pairs, ANSWER_STAGES)
             for scorer in missing:
                 self.store(scorer.name, scorer.fit(pairs, votes))
+        self.make_current()
         yield self
 
     def process(self, bucket: int) -> Output:

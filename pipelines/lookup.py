@@ -1,0 +1,169 @@
+"""Questions about a workspace: how far it is, what a pair's label rests on, what SQL sees."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+import polars as pl
+
+from pipelines.fitted import CURRENT
+from pipelines.progress import read_progress
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
+from pipelines.stages import RUN_ORDER
+from schemas.errors import UsageError
+from schemas.ids import ID_PATTERN
+from schemas.tables import TABLES, polars_schema
+from transforms.publish.explain import Explanation, explain
+from transforms.publish.store import Datasets
+from transforms.storage.workspace import Workspace
+
+TABLE_STAGES: dict[str, tuple[str, ...]] = {
+    "prompts": PAIR_STAGES,
+    "pairs": PAIR_STAGES,
+    "votes": VOTE_STAGES,
+    "verdicts": ("fuse",),
+    "queue": ("route",),
+    "rows": ("materialise",),
+    "annotations": ("pull",),
+    "rejects": tuple(RUN_ORDER),
+}
+
+
+def status(root: str) -> list[dict[str, Any]]:
+    """Per stage of a run: buckets done, rows, rejects by reason, calls, tokens, seconds and, while it runs, ETA."""
+    workspace = Workspace.open(root)
+    rows = []
+    for name in RUN_ORDER:
+        checkpoints = workspace.checkpoints(name)
+        summary = summarise(name, list(checkpoints.values()))
+        done, total = read_progress(workspace, name)
+        eta = summary.seconds / summary.buckets * (workspace.n_buckets - summary.buckets) if summary.buckets else None
+        row = {**asdict(summary), "n_buckets": workspace.n_buckets, "units_done": done, "units_total": total}
+        rows.append({**row, "eta_seconds": eta})
+    return rows
+
+
+def find_pair(workspace: Workspace, pair_id: str) -> int:
+    """The bucket that holds a pair.
+
+    Raises:
+        UsageError: it is not an id, or no bucket holds it.
+    """
+    if not re.match(ID_PATTERN, pair_id):
+        raise UsageError(f"{pair_id!r} is not a pair id: 32 hex digits, as in the column pair_id")
+    for bucket in workspace.buckets:
+        if (workspace.read("pairs", bucket, PAIR_STAGES, ["prompt_id"])["pair_id"] == pair_id).any():
+            return bucket
+    raise UsageError(f"no pair {pair_id} in workspace {workspace.root}")
+
+
+def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explanation:
+    """Why a pair has its label, from the workspace or, with `dataset` (NAME or NAME@V), from a version alone."""
+    if dataset is not None:
+        return _from_version(root, pair_id, dataset)
+    workspace = Workspace.open(root)
+    bucket = find_pair(workspace, pair_id)
+    frames = {table: workspace.read(table, bucket, TABLE_STAGES[table]) for table in ("pairs", "votes", "verdicts")}
+    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"], fuser_model(workspace))
+
+
+def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
+    store = Datasets(f"{root.rstrip('/')}/datasets")
+    name, version = store.resolve(dataset)
+    folder = store.url(name, f"v{version:04d}", "evidence")
+    frames = {
+        table: pl.scan_parquet(f"{folder}/{table}-*.parquet").filter(pl.col("pair_id") == pair_id).collect()
+        for table in ("pairs", "votes", "verdicts")
+    }
+    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"])
+
+
+def fuser_model(workspace: Workspace) -> dict[str, Any] | None:
+    """The fuser's model behind the current verdicts, or None before the first fusion."""
+    current = workspace.read_artefact("fuse", CURRENT)
+    data = None if current is None else workspace.read_artefact("fuse", f"{current.decode()}/fuser")
+    model: dict[str, Any] | None = None if data is None else orjson.loads(data)
+    return model
+
+
+def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:
+    """A table of the workspace, all buckets, lazily."""
+    paths = [
+        f"{workspace.bucket_dir(table, bucket)}/{part}"
+        for bucket in workspace.buckets
+        for part in workspace.parts(table, bucket, TABLE_STAGES[table])
+    ]
+    schema = polars_schema(TABLES[table])
+    return pl.scan_parquet(paths, schema=schema) if paths else pl.LazyFrame(schema=schema)
+
+
+def rejects(root: str, limit: int) -> pl.DataFrame:
+    """Rejected records of every stage, by stage and reason."""
+    workspace = Workspace.open(root)
+    return table_frame(workspace, "rejects").sort("stage", "reason", "record_id").head(limit).collect()
+
+
+def queue(root: str, limit: int) -> pl.DataFrame:
+    """The queue for humans, best first."""
+    return table_frame(Workspace.open(root), "queue").sort("rank").head(limit).collect()
+
+
+def sql(root: str, query: str, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a read-only query over the workspace's tables and the dataset versions.
+
+    Views: every table of the workspace by its name, and `"NAME@v0001"` (and `"NAME"` for the latest) for
+    every dataset version.
+
+    Raises:
+        UsageError: the query is wrong or tries to write.
+    """
+    workspace = Workspace.open(root)
+    connection = duckdb.connect(":memory:")
+    for table in TABLE_STAGES:
+        paths = [
+            f"{workspace.bucket_dir(table, bucket)}/{part}"
+            for bucket in workspace.buckets
+            for part in workspace.parts(table, bucket, TABLE_STAGES[table])
+        ]
+        if paths:
+            _view(connection, table, paths)
+        else:
+            empty = pl.DataFrame(schema=polars_schema(TABLES[table])).to_arrow()
+            connection.register(table, empty)
+    store = Datasets(f"{root.rstrip('/')}/datasets")
+    for name in store.names():
+        for version in store.versions(name):
+            paths = [str(p) for p in sorted(Path(store.path(name, f"v{version:04d}", "data")).glob("*.parquet"))]
+            if paths:
+                _view(connection, f"{name}@v{version:04d}", paths)
+                _view(connection, name if name not in TABLE_STAGES else f"{name}@latest", paths)
+    folder = workspace.path("")
+    connection.execute("SET allowed_directories = [$folder]".replace("$folder", _quoted(folder)))
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    try:
+        statements = connection.extract_statements(query)
+        if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+            raise UsageError("prefine sql runs one SELECT; it never writes")
+        result = connection.execute(query)
+        columns = [column[0] for column in result.description]
+        rows = result.fetchall() if limit is None else result.fetchmany(limit)
+    except duckdb.Error as error:
+        raise UsageError(f"SQL: {error}") from None
+    return columns, rows
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> None:
+    files = ", ".join(_quoted(path) for path in paths)
+    identifier = '"' + name.replace('"', '""') + '"'
+    connection.execute(f"CREATE OR REPLACE VIEW {identifier} AS SELECT * FROM read_parquet([{files}])")  # noqa: S608
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
