@@ -1,0 +1,122 @@
+"""Prompt templates of judges: versioned Jinja2 files, and hygiene of what is put into them.
+
+A template file `templates/<name>.v<N>.jinja2` has the blocks `system` and `user`. Its identity is the hash of
+its text and of every file it includes: a changed template asks anew and is never served an old answer.
+
+Texts under judgement are material, not instructions. They stand between fences that carry a hash of the pair,
+which a response cannot know, and what a chat template or a verdict parser would take for its own marks
+(`<|im_start|>`, `[INST]`, `[[A]]`, ...) is broken with a zero-width space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError, meta
+
+from schemas.errors import UsageError
+from schemas.ids import hash_json
+from schemas.messages import text_of
+from transforms.plugins import Row
+
+FOLDER = Path(__file__).parent / "templates"
+_ZERO_WIDTH = "\u200b"
+_MARKS = re.compile(
+    r"<[|｜]|[|｜]>"  # <|im_start|>, <|eot_id|>, <｜User｜>
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
+    r"|</?(?:s|bos|eos|start_of_turn|end_of_turn|think|verdict|answer|tool_call)>"
+    r"|\[\[|\]\]|<<<|>>>",
+    re.IGNORECASE,
+)
+
+
+def harmless(text: str) -> str:
+    """The text with every control mark broken after its first character."""
+    return _MARKS.sub(lambda match: match.group()[0] + _ZERO_WIDTH + match.group()[1:], text)
+
+
+def fence(text: str, nonce: str) -> str:
+    """The text, made harmless, between fences that only the template's author can write."""
+    return f"<<<{nonce}\n{harmless(text)}\n{nonce}>>>"
+
+
+class JudgeTemplate:
+    """A template with its identity.
+
+    Args:
+        name: `<name>.v<N>` of a file in `templates/`, or the path of a `.jinja2` file.
+
+    Raises:
+        UsageError: there is no such template, it has no `user` block, or its syntax is wrong.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = Path(name)
+        folder, file = (path.parent, path.name) if path.suffix == ".jinja2" else (FOLDER, f"{name}.jinja2")
+        environment = _environment(str(folder))
+        try:
+            self._template = environment.get_template(file)
+            self.hash = hash_json(_sources(environment, file))
+        except TemplateNotFound as error:
+            known = sorted(p.stem for p in FOLDER.glob("[!_]*.jinja2"))
+            raise UsageError(f"no judge template {error.name!r}; known: {', '.join(known)}") from None
+        except TemplateSyntaxError as error:
+            raise UsageError(f"{error.filename}, line {error.lineno}: {error.message}") from None
+        if "user" not in self._template.blocks:
+            raise UsageError(f"template {name!r} has no block named user")
+
+    def messages(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The chat messages of a request: the blocks rendered with `values`, empty ones left out."""
+        context = self._template.new_context(dict(values))
+        rendered = [
+            (role, "".join(self._template.blocks[role](context)).strip())
+            for role in ("system", "user")
+            if role in self._template.blocks
+        ]
+        return [{"role": role, "content": text} for role, text in rendered if text]
+
+
+def case(pair: Row, order: str, with_context: bool = True) -> dict[str, Any]:
+    """What every template is given of a pair: fenced texts, the responses in the order shown."""
+    nonce = pair["pair_id"][:8]
+    first, second = ("response_a", "response_b") if order == "ab" else ("response_b", "response_a")
+    context = pair.get("context") if with_context else None
+    return {
+        "prompt": fence(text_of(pair["prompt"]), nonce),
+        "context": fence(context, nonce) if context else None,
+        "context_kind": pair.get("context_kind") or "criterion",
+        "first": fence(text_of(pair[first]), nonce),
+        "second": fence(text_of(pair[second]), nonce),
+        "nonce": nonce,
+    }
+
+
+def shown_exemplar(exemplar: Mapping[str, Any]) -> dict[str, Any]:
+    """A labelled example as templates show it: texts harmless, the label as its letter."""
+    letters = {"a": "A", "b": "B", "tie": "C"}
+    texts = {key: harmless(str(exemplar[key])) for key in ("prompt", "response_a", "response_b")}
+    return {**texts, "verdict": letters[exemplar["label"]], "note": harmless(str(exemplar.get("note") or ""))}
+
+
+@cache
+def _environment(folder: str) -> Environment:
+    loader = FileSystemLoader([folder, str(FOLDER)])
+    # Prompts are plain text: escaping for HTML would change what is judged.
+    return Environment(loader=loader, undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
+
+
+def _sources(environment: Environment, file: str) -> dict[str, str]:
+    """The text of a template and, recursively, of those it refers to."""
+    assert environment.loader is not None
+    found: dict[str, str] = {}
+    wanted = [file]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = environment.loader.get_source(environment, name)[0]
+            wanted += [ref for ref in meta.find_referenced_templates(environment.parse(found[name])) if ref]
+    return found
