@@ -1,0 +1,91 @@
+"""What humans said: how reliable each is, and the labels the other voters are measured against."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+PRIOR_VOTES = 10.0
+
+
+def human_accuracy(votes: pl.DataFrame, known: pl.DataFrame, prior: float) -> pl.DataFrame:
+    """How often each human agrees with known answers and with the majority of the others on the same pair.
+
+    Args:
+        votes: `valid_votes` of kind human.
+        known: `pair_id, known` (+1 a, -1 b, 0 tie) of control pairs.
+        prior: accuracy a human is taken to have before any evidence, worth `PRIOR_VOTES` pairs.
+
+    Returns:
+        `voter, n_votes, n_compared, accuracy` and `log_odds` = logit(accuracy), at least 0: what one of its
+        votes adds. Agreement with a fallible majority is a lower bound of accuracy, so this errs on the safe
+        side. Ties are not counted.
+    """
+    both = (
+        votes.join(known, on="pair_id", how="left")
+        .with_columns(
+            (pl.col("sign").sum().over("pair_id") - pl.col("sign")).alias("_others"),
+        )
+        .with_columns(pl.coalesce(pl.col("known"), pl.col("_others").sign()).alias("_truth"))
+        .with_columns((pl.col("sign") * pl.col("_truth")).alias("_agree"))
+    )
+    return (
+        both.group_by("voter")
+        .agg(
+            pl.len().cast(pl.Int64).alias("n_votes"),
+            (pl.col("_agree") != 0).sum().cast(pl.Int64).alias("n_compared"),
+            (pl.col("_agree") > 0).sum().alias("_right"),
+        )
+        .with_columns(
+            ((pl.col("_right") + prior * PRIOR_VOTES) / (pl.col("n_compared") + PRIOR_VOTES)).alias("accuracy")
+        )
+        .with_columns((pl.col("accuracy") / (1 - pl.col("accuracy"))).log().clip(0.0, 6.0).alias("log_odds"))
+        .drop("_right")
+        .sort("voter")
+    )
+
+
+def human_cells(votes: pl.DataFrame, humans: pl.DataFrame, prior: float) -> pl.DataFrame:
+    """One row a (pair, human): `pair_id, voter, n_votes, labels, ties, log_odds` (signed, mean of its votes).
+
+    A human the model has not met votes with the prior accuracy.
+    """
+    unknown = math.log(prior / (1 - prior))
+    return (
+        votes.join(humans.select("voter", "log_odds"), on="voter", how="left")
+        .sort("pair_id", "voter", "order", "sample", "label")
+        .group_by("pair_id", "voter", maintain_order=True)
+        .agg(
+            pl.len().cast(pl.Int32).alias("n_votes"),
+            pl.col("label").str.join("+").alias("labels"),
+            (pl.col("sign") == 0).mean().alias("ties"),
+            (pl.col("sign").mean() * pl.col("log_odds").first().fill_null(unknown)).alias("log_odds"),
+        )
+    )
+
+
+def human_targets(cells: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """What the humans of each pair say together.
+
+    Args:
+        cells: `human_cells`.
+        known: `pair_id, known` of control pairs, whose answer stands above any vote.
+
+    Returns:
+        `pair_id, target` (1 a, 0 b, 0.5 split; null where neither is better) and `tie` (1 neither is better).
+        More than half of the humans must say tie for it to be one.
+    """
+    said = (
+        cells.group_by("pair_id")
+        .agg(pl.col("log_odds").sum().alias("_sum"), pl.col("ties").mean().alias("_ties"))
+        .with_columns(pl.when(pl.col("_sum").abs() < 1e-9).then(0.0).otherwise(pl.col("_sum").sign()).alias("_side"))
+    )
+    joined = said.join(known, on="pair_id", how="full", coalesce=True)
+    tie = pl.when(pl.col("known").is_not_null()).then(pl.col("known") == 0).otherwise(pl.col("_ties") > 0.5)
+    side = pl.coalesce(pl.col("known").cast(pl.Float64), pl.col("_side"))
+    return joined.select(
+        "pair_id",
+        pl.when(tie).then(None).otherwise((side + 1) / 2).alias("target"),
+        tie.cast(pl.Float64).alias("tie"),
+    ).sort("pair_id")

@@ -1,0 +1,92 @@
+"""From log-odds and contributions to the rows of `verdicts`, the same way for every fuser."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from schemas.tables import Verdicts, polars_schema
+
+MAX_LOG_ODDS = 8.0
+COLUMNS = tuple(name for name in polars_schema(Verdicts) if name not in ("noise", "action", "reasons"))
+CONTRIBUTIONS = pl.List(
+    pl.Struct({"voter": pl.String, "n_votes": pl.Int32, "label": pl.String, "log_odds": pl.Float64})
+)
+
+
+def verdicts(
+    pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_tie: pl.DataFrame, prior: float = 0.0
+) -> pl.DataFrame:
+    """One verdict a row of `pairs`, in its order.
+
+    Args:
+        pairs: `pair_id, prompt_id`.
+        votes: `valid_votes` (human ones too).
+        cells: `pair_id, voter, n_votes, labels, log_odds`: what each voter adds to the log-odds of "a is better".
+        p_tie: `pair_id, p_tie`.
+        prior: log-odds before any vote.
+
+    Returns:
+        The `verdicts` columns but noise, action and reasons. No evidence makes a pair surer than
+        `MAX_LOG_ODDS`: beyond it prior and contributions shrink by one factor, so they still add up.
+    """
+    ids = pairs.select("pair_id").unique()
+    cells = (
+        cells.join(ids, on="pair_id", how="semi")
+        .sort("pair_id", "voter")
+        .with_columns((pl.col("log_odds").sum().over("pair_id") + prior).abs().alias("_size"))
+        .with_columns((MAX_LOG_ODDS / pl.max_horizontal("_size", pl.lit(MAX_LOG_ODDS))).alias("_scale"))
+        .with_columns(pl.col("log_odds") * pl.col("_scale"))
+        .with_columns(pl.col("log_odds").abs().alias("_rank"))
+        .sort("pair_id", "_rank", "voter", descending=[False, True, False])
+    )
+    sums = cells.group_by("pair_id", maintain_order=True).agg(
+        (pl.col("log_odds").sum() + prior * pl.col("_scale").first()).alias("margin"),
+        (prior * pl.col("_scale").first()).alias("prior"),
+        pl.struct("voter", "n_votes", pl.col("labels").alias("label"), "log_odds").alias("contributions"),
+    )
+    counts = (
+        votes.join(ids, on="pair_id", how="semi")
+        .group_by("pair_id")
+        .agg(
+            pl.len().cast(pl.Int32).alias("n_votes"),
+            (pl.col("kind") == "human").sum().cast(pl.Int32).alias("n_human"),
+            _entropy("sign"),
+        )
+    )
+    half = (-pl.col("margin").abs()).exp()
+    p_a = pl.when(pl.col("margin") >= 0).then(1 / (1 + half)).otherwise(half / (1 + half))
+    frame = (
+        pairs.select("pair_id", "prompt_id")
+        .join(sums, on="pair_id", how="left", maintain_order="left")
+        .join(counts, on="pair_id", how="left", maintain_order="left")
+        .join(p_tie, on="pair_id", how="left", maintain_order="left")
+        .with_columns(
+            pl.col("margin").fill_null(prior).clip(-MAX_LOG_ODDS, MAX_LOG_ODDS),
+            pl.col("prior").fill_null(prior),
+            pl.col("contributions").fill_null(pl.lit([], dtype=CONTRIBUTIONS)),
+            pl.col("n_votes").fill_null(0),
+            pl.col("n_human").fill_null(0),
+            pl.col("disagreement").fill_null(0.0),
+        )
+        .with_columns(p_a.alias("p_a"))
+    )
+    # By size of the margin, not by p_a: 1 - expit(z) and expit(-z) may differ in the last bit.
+    sure = (1 / (1 + half)) * (1 - pl.col("p_tie"))
+    side = pl.when(pl.col("margin") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
+    is_tie = (pl.col("margin") == 0) | (pl.col("p_tie") >= sure)
+    return frame.with_columns(
+        pl.when(is_tie).then(pl.lit("tie")).otherwise(side).alias("label"),
+        pl.when(is_tie).then(pl.col("p_tie")).otherwise(sure).alias("certainty"),
+    ).select(COLUMNS)
+
+
+def _entropy(column: str) -> pl.Expr:
+    """Entropy in bits of a, b and tie among the votes, over log2(3)."""
+    terms = []
+    for sign in (1.0, -1.0, 0.0):
+        share = (pl.col(column) == sign).mean()
+        terms.append(pl.when(share > 0).then(-share * share.log(2.0)).otherwise(0.0))
+    total = pl.max_horizontal(terms[0], terms[1]) + pl.min_horizontal(terms[0], terms[1]) + terms[2]
+    return (total / math.log2(3)).clip(0.0, 1.0).alias("disagreement")

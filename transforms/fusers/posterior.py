@@ -1,0 +1,137 @@
+"""`posterior`: one calibrated posterior from all votes, with every voter's part in it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from transforms.fusers._fit import fit_model
+from transforms.fusers._humans import human_cells
+from transforms.fusers._slices import slice_weight
+from transforms.fusers._ties import tie_probability
+from transforms.fusers._verdicts import verdicts
+from transforms.fusers._votes import cells_of, valid_votes
+from transforms.plugins import PluginConfig, Row
+from transforms.registry import register
+
+VERSION = 1
+
+
+@register("fusers", "posterior")
+class Posterior:
+    """Log-odds that add up: logit P(a better) = sum over voters of weight times vote.
+
+    The model is a Bayesian logistic regression of the humans' answer on the votes.
+
+    - A vote is its sign less the voter's position bias (known without labels: pairs are stored in hash order),
+      and, for voters that give probabilities or scores, tanh(raw / 2 scale) beside it; both weights are learned.
+    - A voter's weight is its group's weight shared by the members present, plus its own. Both have Gaussian
+      priors, so with few labels a voter is what its group is, and copies of a voter are one voter.
+    - The prior mean and width come from self-consistency: a judge whose verdict does not survive exchanging
+      the responses cannot be right more often than its consistency allows (the attenuation bound of classical
+      test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a good
+      one when there are no labels, where the EM of Dawid & Skene (1979) makes the majority the truth.
+    - Slices (task kind, language, origin) move a group's weight with a prior pulled to zero.
+    - Width of the priors and temperature are chosen out of fold by prompt.
+
+    Humans' own votes count with the accuracy they show against controls and each other. Invalid, refused and
+    failed votes, and voters unknown to the model, add nothing. There is no intercept: exchanging the
+    responses mirrors the verdict, and a pair without votes has even odds.
+    """
+
+    class Config(PluginConfig):
+        """Priors; the defaults suit judges of unknown quality."""
+
+        human_accuracy: float = Field(0.85, gt=0.5, lt=1.0)  # before any evidence about a human
+        prior_tie: float = Field(0.05, gt=0.0, lt=0.5)  # share of ties before any evidence
+        trust: float = Field(2.0, ge=0.0)  # log-odds of all voters agreeing when nothing is labelled
+        slices: tuple[str, ...] = ("kind", "language", "origin")
+        folds: int = Field(5, ge=2)
+
+    plugin_name: ClassVar[str]
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name = name
+        self.config = config
+        self.seed = seed
+
+    @property
+    def identity(self) -> Any:
+        """Version and priors; the fit draws no random numbers."""
+        return ["posterior", VERSION, self.config.model_dump()]
+
+    def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
+        """Learn voters' reliability.
+
+        Args:
+            votes: the `votes` table, or a sample of it by prompt.
+            pairs: `pair_id, prompt_id`, the slice columns, and optionally `known_label` (a|b|tie, else null)
+                for control pairs.
+
+        Returns:
+            The model as JSON: `voters` (reliability table), `humans`, `groups`, `slices`, `tie`, `temperature`,
+            `calibration` (out of fold: ECE, accuracy, reliability diagram), `n_labels`.
+        """
+        return fit_model(
+            valid_votes(votes),
+            pairs,
+            human_prior=self.config.human_accuracy,
+            prior_tie=self.config.prior_tie,
+            trust=self.config.trust,
+            slices=self.config.slices,
+            folds=self.config.folds,
+        )
+
+    def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Posteriors of `pairs`; each depends on its own votes and the model only, so any bucketing gives the same."""
+        valid = valid_votes(votes).join(pairs.select("pair_id").unique(), on="pair_id", how="semi")
+        machine = machine_cells(model, valid, pairs)
+        human = human_cells(
+            valid.filter(pl.col("kind") == "human"), humans_frame(model["humans"]), self.config.human_accuracy
+        )
+        columns = ["pair_id", "voter", "n_votes", "labels", "log_odds"]
+        cells = pl.concat([machine.select(columns), human.select(columns)])
+        return verdicts(pairs, valid, cells, tie_probability(model["tie"], pairs, machine, human))
+
+
+def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """`cells_of` with `log_odds`: what each voter that is not human adds, after calibration."""
+    voters = pl.DataFrame(
+        [{"voter": name, **row} for name, row in model["voters"].items()],
+        schema={
+            "voter": pl.String,
+            "slot": pl.String,
+            "group": pl.String,
+            "kind": pl.String,
+            "bias": pl.Float64,
+            "scale": pl.Float64,
+            "numeric": pl.Boolean,
+            "ties": pl.Float64,
+            "w_sign": pl.Float64,
+            "w_strength": pl.Float64,
+            "u_sign": pl.Float64,
+            "u_strength": pl.Float64,
+        },
+    )
+    cells = cells_of(valid.filter(pl.col("kind") != "human"), voters).join(
+        voters.select("voter", "w_sign", "w_strength", "u_sign", "u_strength", pl.col("ties").alias("usual_ties")),
+        on="voter",
+        how="left",
+        maintain_order="left",
+    )
+    lifted = slice_weight(model["slices"], cells, pairs)
+    own = pl.col("w_sign") * pl.col("sign") + pl.col("w_strength") * pl.col("strength")
+    shared = (
+        pl.col("u_sign") * pl.col("sign") + (pl.col("u_strength") + pl.col("_slice")) * pl.col("strength")
+    ) / pl.col("present")
+    return lifted.with_columns(((own + shared) * pl.col("share") / model["temperature"]).alias("log_odds"))
+
+
+def humans_frame(humans: dict[str, Row]) -> pl.DataFrame:
+    """The model's humans as `voter, log_odds`."""
+    return pl.DataFrame(
+        {"voter": list(humans), "log_odds": [float(row["log_odds"]) for row in humans.values()]},
+        schema={"voter": pl.String, "log_odds": pl.Float64},
+    )

@@ -1,0 +1,79 @@
+"""`human_only`: nothing is published that no human has seen."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field
+
+from transforms.plugins import PluginConfig, Row
+from transforms.policies.noise import action_shares, with_actions
+from transforms.registry import register
+
+
+@register("policies", "human_only")
+class HumanOnly:
+    """Decide pairs with enough human votes, send the others to humans (or drop them).
+
+    A pair with at least `min_humans` votes and `certainty` is kept where the source agrees or is silent,
+    flipped where it says otherwise, and a tie where that is the answer; below that certainty it is softened.
+
+    Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `humans_unsure`,
+    `no_human_vote`.
+    """
+
+    class Config(PluginConfig):
+        """What counts as a human decision."""
+
+        min_humans: int = Field(1, ge=1)
+        certainty: float = Field(0.6, ge=0.0, le=1.0)
+        otherwise: Literal["route", "drop"] = "route"
+
+    plugin_name: ClassVar[str]
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name = name
+        self.config = config
+        self.seed = seed
+
+    @property
+    def identity(self) -> Any:
+        """Version and thresholds."""
+        return ["human_only", 1, self.config.model_dump()]
+
+    def fit(self, verdicts: pl.DataFrame) -> Row:
+        """`predicted`: share of each action on these verdicts."""
+        return {"predicted": action_shares(self.decide({}, verdicts))} if len(verdicts) else {"predicted": {}}
+
+    def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
+        """Action and reasons by row; `verdicts` is a `decision_frame`."""
+        c = self.config
+        heard = pl.col("n_human") >= c.min_humans
+        sure = heard & (pl.col("certainty") >= c.certainty)
+        silent = pl.col("source_label").is_null()
+        agrees = ~silent & (pl.col("source_label") == pl.col("label")).fill_null(value=False)
+        is_tie = sure & (pl.col("label") == "tie")
+        action = (
+            pl.when(~heard)
+            .then(pl.lit(c.otherwise))
+            .when(~sure)
+            .then(pl.lit("soften"))
+            .when(is_tie)
+            .then(pl.lit("tie"))
+            .when(agrees | silent)
+            .then(pl.lit("keep"))
+            .otherwise(pl.lit("flip"))
+        )
+        return with_actions(
+            verdicts,
+            action,
+            [
+                ("human_decided", sure),
+                ("source_agrees", sure & agrees),
+                ("source_contradicted", sure & ~agrees & ~silent),
+                ("no_source_label", silent),
+                ("humans_unsure", heard & ~sure),
+                ("no_human_vote", ~heard),
+            ],
+        )

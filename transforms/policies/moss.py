@@ -1,0 +1,134 @@
+"""`moss`: actions by the reward ensemble's mean and spread, after Secrets of RLHF II (Wang et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from schemas.errors import DataError
+from transforms.plugins import PluginConfig, Row
+from transforms.policies.noise import action_shares, with_actions
+from transforms.registry import register
+
+
+@register("policies", "moss")
+class Moss:
+    """Flip the bottom of the ensemble's mean margin, smooth the ambiguous, keep the rest with their margin.
+
+    mu is the mean of r(preferred) - r(other) over the ensemble, sigma its spread, "preferred" being what the
+    source label says. In the paper about a quarter of HH-RLHF has mu < 0: training on the bottom 20% alone
+    harms, the next 20% are coin flips. Here the lowest `flip_share` of the pairs is flipped where mu < 0; what
+    remains below `soften_share`, or below 0, is softened, and so is the `spread_share` with the largest sigma
+    (members disagree). Percentiles are of the data, learned in `fit`; the paper gives no thresholds for
+    sigma. Without a source label a pair is judged by |mu|: softened below the same percentile of |mu|.
+
+    Reasons: `mu_lowest`, `mu_low`, `mu_negative`, `sigma_high`, `mu_high`, `no_source_label`, `no_reward_vote`,
+    `source_tie`.
+    """
+
+    class Config(PluginConfig):
+        """Shares of the data set, from the bottom of mu and the top of sigma."""
+
+        flip_share: float = Field(0.1, ge=0.0, le=1.0)
+        soften_share: float = Field(0.3, ge=0.0, le=1.0)
+        spread_share: float = Field(0.05, ge=0.0, le=1.0)
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Self:
+            if self.flip_share > self.soften_share:
+                raise ValueError(f"flip_share {self.flip_share} must not exceed soften_share {self.soften_share}")
+            return self
+
+    plugin_name: ClassVar[str]
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name = name
+        self.config = config
+        self.seed = seed
+
+    @property
+    def identity(self) -> Any:
+        """Version and shares."""
+        return ["moss", 1, self.config.model_dump()]
+
+    def fit(self, verdicts: pl.DataFrame) -> Row:
+        """Percentiles of mu and sigma, and `predicted`, the share of each action.
+
+        Raises:
+            DataError: no reward voter voted.
+        """
+        if not len(verdicts):
+            return {"predicted": {}}
+        frame = _signed(verdicts).filter(pl.col("_mu").is_not_null())
+        if not len(frame):
+            raise DataError("policy moss needs votes of kind reward (a scorer such as bt_heads); there are none")
+        c = self.config
+        sourced = frame.filter(pl.col("source_label").is_not_null())["_mu"]
+        model: Row = {
+            "flip_below": _quantile(sourced, c.flip_share),
+            "soften_below": _quantile(sourced, c.soften_share),
+            "soften_size_below": _quantile(frame["mu"].abs(), c.soften_share),
+            "sigma_above": _quantile(frame["sigma"], 1 - c.spread_share),
+        }
+        return {**model, "predicted": action_shares(self.decide(model, verdicts))}
+
+    def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
+        """Action and reasons by row; `verdicts` is a `decision_frame`. Pairs without reward votes are softened."""
+        frame = _signed(verdicts)
+        mu, missing = pl.col("_mu"), pl.col("_mu").is_null()
+        sourced = pl.col("source_label").is_in(["a", "b"]).fill_null(value=False) & ~missing
+        tied = (pl.col("source_label") == "tie").fill_null(value=False) & ~missing
+        lowest = sourced & (mu < _bound(model, "flip_below")) & (mu < 0)
+        negative = sourced & (mu < 0) & ~lowest
+        size_low = pl.col("mu").abs() < _bound(model, "soften_size_below")
+        low = pl.when(sourced).then(mu < _bound(model, "soften_below")).otherwise(size_low) & ~lowest & ~missing
+        spread = (pl.col("sigma") > _bound(model, "sigma_above", top=True)).fill_null(value=False) & ~lowest & ~tied
+        action = (
+            pl.when(tied)
+            .then(pl.lit("tie"))
+            .when(lowest)
+            .then(pl.lit("flip"))
+            .when(negative | low | spread | missing)
+            .then(pl.lit("soften"))
+            .otherwise(pl.lit("keep"))
+        )
+        return with_actions(
+            frame,
+            action,
+            [
+                ("source_tie", tied),
+                ("mu_lowest", lowest),
+                ("mu_negative", negative),
+                ("mu_low", low & ~tied),
+                ("sigma_high", spread),
+                ("mu_high", ~(tied | lowest | negative | low | spread | missing)),
+                ("no_source_label", pl.col("source_label").is_null()),
+                ("no_reward_vote", missing),
+            ],
+        )
+
+
+def _signed(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """`_mu`: the ensemble's margin of what the source prefers; of the better-scored response without a source label."""
+    source = pl.col("source_label")
+    return verdicts.with_columns(
+        pl.when(source == "a")
+        .then(pl.col("mu"))
+        .when(source == "b")
+        .then(-pl.col("mu"))
+        .otherwise(pl.col("mu").abs())
+        .alias("_mu")
+    )
+
+
+def _quantile(values: pl.Series, share: float) -> float | None:
+    found = values.quantile(share, interpolation="linear")
+    return None if found is None else float(found)
+
+
+def _bound(model: Row, key: str, *, top: bool = False) -> float:
+    """A percentile of the model; where the sample had none, one that no value passes."""
+    value = model.get(key)
+    return float(value) if value is not None else (float("inf") if top else float("-inf"))

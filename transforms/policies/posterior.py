@@ -1,0 +1,99 @@
+"""`posterior`: actions by thresholds on certainty and on P(source label is wrong)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from transforms.plugins import PluginConfig, Row
+from transforms.policies.noise import action_shares, with_actions
+from transforms.registry import register
+
+
+@register("policies", "posterior")
+class PosteriorPolicy:
+    """Believe the posterior.
+
+    With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
+    is in doubt. Without one: keep the fused label where certainty >= `keep_certainty`. Where a tie is most
+    probable the pair is a tie. A pair in doubt is softened (published with p_a as soft label) if its certainty
+    reaches `soften_certainty`, and below that gets the action `below`.
+
+    Reasons: `source_agrees`, `source_contradicted`, `source_doubtful`, `no_source_label`, `tie_most_probable`,
+    `human_decided`, `no_votes`, `voters_disagree`, `uncertain`.
+    """
+
+    class Config(PluginConfig):
+        """Thresholds, all probabilities."""
+
+        keep_noise: float = Field(0.35, ge=0.0, le=1.0)
+        flip_noise: float = Field(0.75, ge=0.0, le=1.0)
+        keep_certainty: float = Field(0.65, ge=0.0, le=1.0)
+        soften_certainty: float = Field(0.5, ge=0.0, le=1.0)
+        below: Literal["drop", "route", "soften"] = "route"
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Self:
+            if self.keep_noise >= self.flip_noise:
+                raise ValueError(f"keep_noise {self.keep_noise} must be below flip_noise {self.flip_noise}")
+            if self.soften_certainty > self.keep_certainty:
+                raise ValueError(
+                    f"soften_certainty {self.soften_certainty} must not exceed keep_certainty {self.keep_certainty}"
+                )
+            return self
+
+    plugin_name: ClassVar[str]
+
+    def __init__(self, name: str, config: Config, seed: int) -> None:
+        self.name = name
+        self.config = config
+        self.seed = seed
+
+    @property
+    def identity(self) -> Any:
+        """Version and thresholds."""
+        return ["posterior", 1, self.config.model_dump()]
+
+    def fit(self, verdicts: pl.DataFrame) -> Row:
+        """`predicted`: share of each action on these verdicts."""
+        return {"predicted": action_shares(self.decide({}, verdicts))} if len(verdicts) else {"predicted": {}}
+
+    def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
+        """Action and reasons by row; `verdicts` is a `decision_frame`."""
+        c = self.config
+        noise, certainty, label = pl.col("noise"), pl.col("certainty"), pl.col("label")
+        unheard = pl.col("n_votes") == 0
+        sourced = noise.is_not_null() & ~unheard
+        # With even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
+        is_tie = (label == "tie") & ~unheard & (certainty >= 1 / 3)
+        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~unheard
+        flipped = sourced & (noise >= c.flip_noise)
+        doubt = ~is_tie & ~kept & ~flipped
+        action = (
+            pl.when(is_tie)
+            .then(pl.lit("tie"))
+            .when(flipped)
+            .then(pl.lit("flip"))
+            .when(kept)
+            .then(pl.lit("keep"))
+            .when((certainty >= c.soften_certainty) & ~unheard)
+            .then(pl.lit("soften"))
+            .otherwise(pl.lit(c.below))
+        )
+        return with_actions(
+            verdicts,
+            action,
+            [
+                ("tie_most_probable", is_tie),
+                ("source_contradicted", flipped & ~is_tie),
+                ("source_agrees", kept & sourced & ~is_tie),
+                ("source_doubtful", doubt & sourced),
+                ("no_source_label", noise.is_null()),
+                ("human_decided", pl.col("n_human") > 0),
+                ("no_votes", unheard),
+                ("voters_disagree", doubt & (pl.col("disagreement") > 0.5)),
+                ("uncertain", doubt & ~unheard & (certainty < c.keep_certainty)),
+            ],
+        )
