@@ -1,7 +1,7 @@
 """The same pair or prompt from several rows or sources becomes one; the others become rejects.
 
 Pure functions on one bucket's frames (equal ids are always in one bucket). The result depends on the set
-of rows alone, neither on their order nor on how often a row was read.
+of rows alone, not on their order.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ def dedupe_pairs(pairs: pl.DataFrame) -> Deduped:
     by `pair_id`, so those of all rows stay with the pair: see `dedupe_votes`.
 
     Args:
-        pairs: rows of the `pairs` table; ids may repeat. A row given twice (same origin and origin_ref)
-            is one row.
+        pairs: rows of the `pairs` table; ids may repeat.
     """
-    key = ["pair_id", "origin", "origin_ref"]
-    ordered = _in_order(pairs, ["pair_id", "origin"]).unique(key, keep="first", maintain_order=True)
+    ordered = _in_order(pairs, ["pair_id", "origin"]).with_columns(nth=pl.int_range(pl.len()).over("pair_id"))
     first = ordered.unique("pair_id", keep="first", maintain_order=True)
     repeated = ordered.filter(pl.len().over("pair_id") > 1)
     tags = pl.col("tags").fill_null([]).list.concat(pl.lit([CONFLICT_TAG])).list.unique(maintain_order=True)
@@ -51,17 +49,17 @@ def dedupe_pairs(pairs: pl.DataFrame) -> Deduped:
         pl.when(pl.col("conflict")).then(tags).otherwise("tags").alias("tags"),
     )
     names = first.select("pair_id", kept_origin="origin", kept_ref="origin_ref")
-    others = repeated.join(names, on="pair_id", maintain_order="left").filter(
-        ~(pl.col("origin").eq_missing(pl.col("kept_origin")) & pl.col("origin_ref").eq_missing(pl.col("kept_ref")))
-    )
+    others = repeated.filter(pl.col("nth") > 0).join(names, on="pair_id", maintain_order="left")
+    told = ("pair_id", "origin", "origin_ref", "source_label")
     rejects = [
         _reject(
             row["origin"],
             row["origin_ref"] or row["pair_id"],
             f"The same pair as {row['kept_origin']} {row['kept_ref']}, whose row is kept; this row's votes stay.",
-            {k: row[k] for k in (*key, "source_label")},
+            {name: row[name] for name in told},
+            row["nth"],
         )
-        for row in others.select(*key, "source_label", "kept_origin", "kept_ref").iter_rows(named=True)
+        for row in others.select(*told, "nth", "kept_origin", "kept_ref").iter_rows(named=True)
     ]
     return Deduped(kept.select(pairs.columns), rows_frame(rejects, Rejects))
 
@@ -84,7 +82,8 @@ def dedupe_prompts(prompts: pl.DataFrame) -> Deduped:
             "prompts",
             f"{row['prompt_id']}#{row['copy']}",
             "The same prompt as another row, which is kept; remove one of them.",
-            row,
+            {name: row[name] for name in prompts.columns},
+            row["copy"],
         )
         for row in ordered.with_columns(copy=copy).filter(pl.col("copy") > 0).iter_rows(named=True)
     ]
@@ -125,10 +124,10 @@ def _settled(repeated: pl.DataFrame) -> pl.DataFrame:
     return settled.join(strengths, on=["pair_id", "settled_label"], how="left")
 
 
-def _reject(origin: str, record_id: str, detail: str, record: dict[str, object]) -> dict[str, str]:
+def _reject(origin: str, record_id: str, detail: str, record: dict[str, object], nth: int) -> dict[str, str]:
     payload = orjson.dumps(record, default=repr).decode()
     return {
-        "reject_id": hash_fields(STAGE, origin, record_id, "duplicate", payload),
+        "reject_id": hash_fields(STAGE, origin, record_id, "duplicate", payload, str(nth)),
         "stage": STAGE,
         "reason": "duplicate",
         "record_id": record_id,

@@ -39,10 +39,10 @@ class Slice:
     """A range of one file's rows.
 
     `offset` and `length` are bytes for jsonl and rows otherwise; `first_row` is the 1-based number of the
-    first row (of the first line for jsonl). `format` is a suffix, or "csv-rows" for a CSV file that only a
-    parser working row by row can read. `columns` are the file's, for JSON those of the rows looked at.
-    `ref` is the file's name in record ids: it holds no machine's path. `fingerprint` hashes the content and
-    the place, so it changes whenever the rows or their ids do.
+    first of `n_rows` rows (lines for jsonl, blank ones included). `format` is a suffix, or "csv-rows" for a
+    CSV file that only a parser working row by row can read. `columns` are the file's, for JSON those of the
+    rows looked at. `ref` is the file's name in record ids: it holds no machine's path. `fingerprint` hashes
+    the content and the place, so it changes whenever the rows or their ids do.
     """
 
     path: str
@@ -51,6 +51,7 @@ class Slice:
     offset: int
     length: int
     first_row: int
+    n_rows: int
     columns: tuple[str, ...]
     fingerprint: str
 
@@ -83,9 +84,9 @@ def slices(
     left = config.limit
     for path, ref in files:
         try:
-            for piece, n_rows in _cut(path, ref, config, rows_per_slice, left):
+            for piece in _cut(path, ref, config, rows_per_slice, left):
                 cut.append(piece)
-                left = None if left is None else left - n_rows
+                left = None if left is None else left - piece.n_rows
         except (OSError, csv.Error, pl.exceptions.PolarsError) as error:
             raise DataError(f"source {config.name!r}: {path} cannot be read: {error}") from error
         if left is not None and left <= 0:
@@ -113,17 +114,14 @@ def _files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterator[tupl
         yield path, path.relative_to(root).as_posix()
 
 
-def _cut(
-    path: Path, ref: str, config: PromptsSource | PairsSource, rows: int, limit: int | None
-) -> Iterator[tuple[Slice, int]]:
-    """Slices of one file, each with its number of rows."""
+def _cut(path: Path, ref: str, config: PromptsSource | PairsSource, rows: int, limit: int | None) -> Iterator[Slice]:
     form = path.suffix.removeprefix(".")
     if form == "jsonl":
         names = _jsonl_columns(path, config)
         start, line = 0, 1
         for end, n_lines, content in _line_ranges(path, rows, limit):
             print_ = hash_fields(ref, content, str(line), *names)
-            yield Slice(str(path), ref, form, start, end - start, line, names, print_), n_lines
+            yield Slice(str(path), ref, form, start, end - start, line, n_lines, names, print_)
             start, line = end, line + n_lines
         return
     with path.open("rb") as file:
@@ -143,7 +141,7 @@ def _cut(
     for offset in range(0, n, step or 1):
         length = min(step, n - offset)
         print_ = hash_fields(ref, content, f"{offset}+{length}")
-        yield Slice(str(path), ref, form, offset, length, offset + 1, names, print_), length
+        yield Slice(str(path), ref, form, offset, length, offset + 1, length, names, print_)
 
 
 def json_records(path: Path) -> list[Any]:
