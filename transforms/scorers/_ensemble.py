@@ -19,7 +19,7 @@ from schemas.errors import WorkspaceError
 from schemas.ids import unit_interval
 from transforms.scorers._bradley_terry import Array, Loss, LossName, deviance, fit_head
 from transforms.scorers._pair_features import Blocks, Projection
-from transforms.scorers._siblings import PairGraph, Siblings, fit_siblings
+from transforms.scorers._siblings import PairGraph, Siblings, fit_siblings, held_out_margins, predictive
 
 _MAGIC = b"prefine-bt-heads-1\n"
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -90,6 +90,32 @@ class Ensemble:
             arrays["weights"],
             Siblings(*header["siblings"]),
         )
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """An ensemble's view of n pairs: `margins` (n, heads) r(a) - r(b) by each head, `siblings` included; `siblings`
+    (n,), the part that the labels of the prompt's other pairs add; `p_a` (n,), the mean P(a better)."""
+
+    margins: Array
+    siblings: Array
+    p_a: Array
+
+
+def score_pairs(
+    ensemble: Ensemble, blocks: Blocks, folds: NDArray[np.int64], labels: Array, graph: PairGraph
+) -> PairScores:
+    """Score pairs by the heads of their fold and by the labels of their prompt's other pairs.
+
+    Args:
+        labels: soft source labels in [0, 1], NaN where there is none, shape (n,); a pair's own is not used.
+    """
+    heads = ensemble.margins(blocks, folds)
+    average = heads.mean(axis=1)
+    mean, variance = held_out_margins(average, labels, graph, ensemble.siblings)
+    shift = mean - ensemble.siblings.scale * average
+    margins = ensemble.siblings.scale * heads + shift[:, None]
+    return PairScores(margins, shift, predictive(margins, variance[:, None]).mean(axis=1))
 
 
 def folds_of(groups: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:

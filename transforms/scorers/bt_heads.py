@@ -18,11 +18,11 @@ from schemas.ids import hash_fields
 from schemas.messages import messages_id
 from transforms.plugins import PluginConfig
 from transforms.registry import register
-from transforms.scorers._bradley_terry import Array, LossName
+from transforms.scorers._bradley_terry import LossName
 from transforms.scorers._embedding import PACKAGED, Embedder, MemoryCache, VectorCache
-from transforms.scorers._ensemble import Ensemble, Settings, fit_ensemble, folds_of
+from transforms.scorers._ensemble import Ensemble, PairScores, Settings, fit_ensemble, folds_of, score_pairs
 from transforms.scorers._pair_features import PairTexts, difference_blocks
-from transforms.scorers._siblings import PairGraph, held_out_margins, predictive
+from transforms.scorers._siblings import PairGraph
 from transforms.scorers._targets import TargetWeights, stratified_prompts, targets
 from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
 
@@ -112,32 +112,28 @@ class BtHeads:
         """One vote per pair; no votes where nothing was learnt. All pairs of a prompt must come together."""
         if not model or pairs.is_empty():
             return vote_frame([], self.name, "reward")
-        ensemble = Ensemble.from_bytes(model)
         blocks = difference_blocks(PairTexts.of(pairs), self._embedder, self._cache)
-        heads = ensemble.margins(blocks, folds_of(self._groups(pairs), self.config.folds, self.seed))
+        folds = folds_of(self._groups(pairs), self.config.folds, self.seed)
         labels = pairs["source_label"].replace_strict(_SOURCE_VALUE, default=None, return_dtype=pl.Float64)
-        mean, variance = held_out_margins(
-            heads.mean(axis=1), labels.to_numpy().astype(np.float64), _graph(pairs), ensemble.siblings
+        scores = score_pairs(
+            Ensemble.from_bytes(model), blocks, folds, labels.to_numpy().astype(np.float64), _graph(pairs)
         )
-        shift = mean - ensemble.siblings.scale * heads.mean(axis=1)
-        margins = ensemble.siblings.scale * heads + shift[:, None]
-        p_a = predictive(margins, variance[:, None]).mean(axis=1)
-        return vote_frame(self._opinions(pairs["pair_id"].to_list(), margins, shift, p_a), self.name, "reward")
+        return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward")
 
-    def _opinions(self, pair_ids: list[str], margins: Array, shift: Array, p_a: Array) -> list[Opinion]:
-        mu, sigma = margins.mean(axis=1), margins.std(axis=1)
+    def _opinions(self, pair_ids: list[str], scores: PairScores) -> list[Opinion]:
+        mu, sigma = scores.margins.mean(axis=1), scores.margins.std(axis=1)
         return [
             Opinion(
                 pair_id,
-                label=label_by_difference(float(p_a[i]), 0.5, self.config.tie_band),
-                p_a=float(p_a[i]),
+                label=label_by_difference(float(scores.p_a[i]), 0.5, self.config.tie_band),
+                p_a=float(scores.p_a[i]),
                 score_a=float(mu[i]) / 2.0,
                 score_b=-float(mu[i]) / 2.0,
                 aspects={
                     "mu": float(mu[i]),
                     "sigma": float(sigma[i]),
-                    "heads": [round(float(value), 6) for value in margins[i]],
-                    "siblings": float(shift[i]),
+                    "heads": [round(float(value), 6) for value in scores.margins[i]],
+                    "siblings": float(scores.siblings[i]),
                     "sees_label": True,
                 },
             )

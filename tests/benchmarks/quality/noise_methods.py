@@ -1,0 +1,112 @@
+"""Ways to rank labels by how likely they are wrong. All but ours are baselines.
+
+Every method sees the same difference features and the same groups, and scores a pair by models that did not
+see its group. A method returns suspicion, higher where the label is more likely wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.benchmarks.quality.noise_data import Array, Pairs
+from transforms.scorers._bradley_terry import deviance, fit_head
+from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers._pair_features import Projection
+
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+N_FOLDS = 5
+
+
+def features(pairs: Pairs) -> Array:
+    """The projected features of the ensemble's heads; the projection is learnt without labels."""
+    settings = Settings()
+    projection = Projection.fit(pairs.blocks, settings.n_embedding, settings.n_interaction)
+    return projection.apply(pairs.blocks)
+
+
+def group_folds(groups: list[str], seed: int, n_folds: int = N_FOLDS) -> NDArray[np.int64]:
+    """Folds of about equal size that keep groups whole: largest group first into the emptiest fold, ties by chance."""
+    names, counts = np.unique(groups, return_counts=True)
+    chance = np.random.default_rng([seed, 5]).random(len(names))
+    order = np.lexsort((chance, -counts))
+    filled, fold_of = np.zeros(n_folds), {}
+    for i in order:
+        fold = int(filled.argmin())
+        fold_of[names[i]] = fold
+        filled[fold] += counts[i]
+    return np.array([fold_of[group] for group in groups])
+
+
+def best_ridge(x: Array, y: Array, folds: NDArray[np.int64]) -> float:
+    """The ridge with the smallest deviance on held-out folds."""
+    return min(RIDGES, key=lambda ridge: deviance(out_of_fold(x, y, folds, ridge), y, np.ones(len(y))))
+
+
+def out_of_fold(x: Array, y: Array, folds: NDArray[np.int64], ridge: float) -> Array:
+    """Margins of one Bradley-Terry head per fold, each trained on the other folds."""
+    z = np.zeros(len(y))
+    for fold in np.unique(folds):
+        rows = folds != fold
+        z[~rows] = x[~rows] @ fit_head(x[rows], y[rows], np.ones(int(rows.sum())), ridge, tolerance=1e-5)
+    return z
+
+
+def single_head(x: Array, given: Array, train: Array, folds: NDArray[np.int64]) -> Array:
+    """Minus the margin of the given label by one head per fold, trained on `train`, ridge chosen by nested folds.
+
+    With train = given this is self-confidence; with the clean labels it is the bound.
+    """
+    z = np.zeros(len(given))
+    for fold in np.unique(folds):
+        rows = folds != fold
+        ridge = best_ridge(x[rows], train[rows], folds[rows])
+        z[~rows] = x[~rows] @ fit_head(x[rows], train[rows], np.ones(int(rows.sum())), ridge, tolerance=1e-5)
+    return -_toward(z, given)
+
+
+def cleanlab_default(x: Array, given: Array, folds: NDArray[np.int64]) -> Array:
+    """cleanlab's ranking with its default classifier (scikit-learn's LogisticRegression, C = 1) on grouped folds."""
+    from sklearn.linear_model import LogisticRegression
+
+    p = np.zeros(len(given))
+    for fold in np.unique(folds):
+        rows = folds != fold
+        p[~rows] = LogisticRegression(max_iter=1000).fit(x[rows], given[rows]).predict_proba(x[~rows])[:, 1]
+    return _cleanlab_rank(p, given)
+
+
+def cleanlab_tuned(x: Array, given: Array, folds: NDArray[np.int64]) -> Array:
+    """The same with C chosen by grouped cross-validation on the training folds: cleanlab at its best here."""
+    from sklearn.linear_model import LogisticRegression
+
+    p = np.zeros(len(given))
+    for fold in np.unique(folds):
+        rows = folds != fold
+        c = 1.0 / (best_ridge(x[rows], given[rows], folds[rows]) * rows.sum())
+        p[~rows] = LogisticRegression(C=c, max_iter=1000).fit(x[rows], given[rows]).predict_proba(x[~rows])[:, 1]
+    return _cleanlab_rank(p, given)
+
+
+def ours_and_moss(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array]:
+    """bt_heads (P(given label is wrong)) and rank-percentile moss (rank of the heads' mean margin alone)."""
+    settings = Settings(seed=seed)
+    ensemble = fit_ensemble(pairs.blocks, given, np.ones(len(given)), pairs.groups, pairs.graph, settings)
+    folds = folds_of(pairs.groups, settings.n_folds, seed)
+    scores = score_pairs(ensemble, pairs.blocks, folds, given, pairs.graph)
+    p = np.clip(scores.p_a, 1e-9, 1.0 - 1e-9)
+    mu = (scores.margins - scores.siblings[:, None]).mean(axis=1)
+    ranks = _toward(mu, given).argsort().argsort() / len(given)
+    return -_toward(np.log(p / (1.0 - p)), given), 1.0 - ranks
+
+
+def _toward(z: Array, given: Array) -> Array:
+    """Margins as seen from the given label."""
+    return np.where(given > 0.5, z, -z)
+
+
+def _cleanlab_rank(p: Array, given: Array) -> Array:
+    from cleanlab.rank import get_label_quality_scores
+
+    quality = get_label_quality_scores(given.astype(int), np.stack([1.0 - p, p], axis=1), method="self_confidence")
+    return -np.asarray(quality, dtype=np.float64)
