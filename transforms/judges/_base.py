@@ -40,9 +40,7 @@ class JudgeConfig(PluginConfig):
     samples: int = Field(1, ge=1, description="replies per order; more than one needs temperature > 0")
     use_context: bool = Field(True, description="show the pair's context; without it a judge is its own baseline")
     exemplars: list[Exemplar] = Field([], description="labelled examples shown with every pair")
-    context_tokens: int | None = Field(
-        None, ge=64, description="tokens of a request; default: the server decides"
-    )
+    context_tokens: int | None = Field(None, ge=64, description="tokens of a request; default: the server decides")
     too_long: Literal["refuse", "window"] = Field(
         "refuse", description="what to do beyond context_tokens: an error vote, or head and tail of the long texts"
     )

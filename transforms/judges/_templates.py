@@ -29,7 +29,7 @@ _MARKS = re.compile(
     r"<[|｜]|[|｜]>"  # <|im_start|>, <|eot_id|>, <｜User｜>
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
     r"|</?(?:s|bos|eos|start_of_turn|end_of_turn|think|verdict|answer|tool_call)>"
-    r"|\[\[|\]\]|<<<|>>>",
+    r"|</?text\b|\[\[|\]\]",
     re.IGNORECASE,
 )
 
@@ -41,7 +41,7 @@ def harmless(text: str) -> str:
 
 def fence(text: str, nonce: str) -> str:
     """The text, made harmless, between fences that only the template's author can write."""
-    return f"<<<{nonce}\n{harmless(text)}\n{nonce}>>>"
+    return f"<text id={nonce}>\n{harmless(text)}\n</text id={nonce}>"
 
 
 class JudgeTemplate:

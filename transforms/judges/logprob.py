@@ -33,7 +33,7 @@ class LogprobJudge(LlmJudge):
         template: str = "logprob.v1"
         max_tokens: int = Field(1, ge=1)
         ties: bool = Field(True, description="offer C for a tie")
-        min_mass: float = Field(0.25, ge=0, le=1, description="least probability of all letters together")
+        min_mass: float = Field(0.2, ge=0, le=1, description="least probability of all letters together")
         top_logprobs: int = Field(20, ge=2, description="alternatives asked for; OpenAI's limit is 20")
 
     config: Config
