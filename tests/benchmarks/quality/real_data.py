@@ -43,8 +43,8 @@ def load(name: str, data_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.Data
     Returns:
         pairs: the `Pairs` columns; `source_label` null, `kind` the subset where upstream has one,
             `group_id` what must not be split (debate topic, document; else null: split by `prompt_id`).
-        votes: the `Votes` columns; judges (kind "judge", voter = judge without its order) and every human
-            annotator (kind "human").
+        votes: the `Votes` columns; judges (kind "judge", voter = judge without its order, voter_group = the
+            model behind it) and every human annotator (kind "human").
         majority: `pair_id`, `label` (a|b|tie, what more than half of the humans said; null where none has
             that many), `gold` (upstream's own aggregate, may be null), `n_human`, `share_a` (humans' share of
             a, ties as half).
@@ -111,7 +111,7 @@ def _vote(pair_id: str, kind: str, voter: str, order: str, label: str, swapped: 
     return {
         "pair_id": pair_id,
         "voter": voter,
-        "voter_group": voter,
+        "voter_group": voter.partition("/")[0] if kind == "judge" else voter,
         "kind": kind,
         "order": mirrored(order) if swapped else order,
         "label": mirrored(label) if swapped else label,

@@ -1,0 +1,340 @@
+"""Fusion on real verdicts with human labels: accuracy, calibration, cost and agreement by slice.
+
+Three tables; every figure is a mean over seeds with a 95% interval (Student's t over seeds). Each seed deals
+the prompts into five folds; a fold is tested with models that saw humans' labels of other prompts only (all
+judges' votes are known to every method: they need no human). Accuracy counts an undecided pair as half right
+and is over the pairs whose strict human majority is a or b.
+
+Run: python -m tests.benchmarks.quality.fusion [--quick] [--data DIR] [--out FILE] [--tables 2,4,5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from schemas.ids import unit_interval
+from tests.benchmarks.quality.real_data import fuser_pairs, load
+from transforms.fusers._calibration import expected_calibration_error, expit
+from transforms.registry import find
+
+Floats = NDArray[np.float64]
+ROOT = Path(__file__).resolve().parents[3]
+DATA = Path(os.environ.get("PREFINE_SHARED_DATA", ROOT.parent / "shared" / "data"))
+BUDGETS = (0, 20, 50, 200)
+FOLDS = 5
+
+
+class Case:
+    """A data set with one choice of voters: judges' votes, humans' labels, and matrices for the simple methods."""
+
+    def __init__(self, name: str, data_dir: Path, n_voters: int | None, seed: int) -> None:
+        pairs, votes, majority = load(name, data_dir)
+        self.pairs = fuser_pairs(pairs)
+        self.truth = majority.filter(pl.col("label").is_in(["a", "b"]))
+        self.human = votes.filter(pl.col("kind") == "human")
+        judges = votes.filter((pl.col("kind") == "judge") & (pl.col("sample") == 0))
+        worker = pl.format("{}|{}", "voter", "order")
+        workers = sorted(judges.select(worker.alias("w"))["w"].unique())
+        if n_voters is not None:
+            workers = list(np.random.default_rng([seed, n_voters]).choice(workers, n_voters, replace=False))
+        self.judges = judges.filter(worker.is_in(workers))
+        self.ids = self.truth["pair_id"].to_list()
+        self.y = (self.truth["label"] == "a").to_numpy()
+        self.prompts = self.truth.join(self.pairs, on="pair_id", how="left", maintain_order="left")[
+            "prompt_id"
+        ].to_list()
+        self.matrix = np.zeros((len(self.ids), len(workers)))
+        row_of, col_of = {p: i for i, p in enumerate(self.ids)}, {w: i for i, w in enumerate(workers)}
+        sign = {"a": 1.0, "b": -1.0}
+        for pair, who, label in self.judges.select("pair_id", worker.alias("w"), "label").iter_rows():
+            if pair in row_of:
+                self.matrix[row_of[pair], col_of[who]] = sign.get(label, 0.0)
+
+    def folds(self, seed: int) -> NDArray[np.int64]:
+        """Fold of each pair, by a seeded draw per prompt."""
+        return np.array([int(unit_interval(str(seed), p) * FOLDS) for p in self.prompts], dtype=np.int64)
+
+    def labelled(self, seed: int, fold: int, train: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+        """`budget` rows of `train`, drawn at random; smaller budgets are subsets of larger ones."""
+        return np.random.default_rng([seed, fold]).permutation(train)[:budget]
+
+
+def accuracy(z: Floats, y: NDArray[np.bool_]) -> float:
+    """Share of right signs; a zero is half right."""
+    return float(np.where(z == 0, 0.5, (z > 0) == y).mean())
+
+
+def fused(name: str, case: Case, labelled: NDArray[np.int64]) -> Floats:
+    """Log-odds of every pair of `case` by fuser `name`, given the humans' votes on the pairs `labelled`."""
+    plugin = find("fusers", name)
+    fuser = plugin(name, plugin.Config(), 0)
+    shown = pl.DataFrame({"pair_id": [case.ids[i] for i in labelled]}, schema={"pair_id": pl.String})
+    votes = pl.concat([case.judges, case.human.join(shown, on="pair_id", how="semi")])
+    model = fuser.fit(votes, case.pairs)
+    verdicts = fuser.apply(model, case.judges, case.pairs.filter(pl.col("pair_id").is_in(case.ids)))
+    z = dict(zip(verdicts["pair_id"], verdicts["margin"], strict=True))
+    return np.array([z[p] for p in case.ids])
+
+
+def single_judge(case: Case, labelled: NDArray[np.int64]) -> Floats:
+    """Votes of the judge most often right on the labelled pairs, a missing or tied vote being half right."""
+    side = np.where(case.y[labelled], 1.0, -1.0)
+    return np.asarray(case.matrix[:, int(np.argmax(case.matrix[labelled].T @ side))])
+
+
+METHODS: dict[str, Callable[[Case, NDArray[np.int64]], Floats]] = {
+    "ours": lambda case, labelled: fused("posterior", case, labelled),
+    "best judge": single_judge,
+    "majority": lambda case, labelled: fused("majority", case, labelled[:0]),
+    "Dawid-Skene": lambda case, labelled: fused("dawid_skene", case, labelled),
+    "stack": lambda case, labelled: fused("stack", case, labelled),
+}
+
+
+def evaluate(case: Case, seed: int, budgets: tuple[int, ...], methods: tuple[str, ...]) -> dict[tuple[str, int], Any]:
+    """{(method, budget): (accuracy, ECE)} over all folds of one seed; budget -1: every label of the other folds."""
+    fold = case.folds(seed)
+    held: dict[tuple[str, int], Floats] = defaultdict(lambda: np.zeros(len(case.ids)))
+    for f in range(FOLDS):
+        test, train = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
+        for budget in budgets:
+            labelled = case.labelled(seed, f, train, budget if budget >= 0 else len(train))
+            for method in methods:
+                if method == "majority" and budget != budgets[0]:
+                    continue
+                if method == "best judge" and not len(labelled):
+                    continue
+                held[method, budget][test] = METHODS[method](case, labelled)[test]
+    scores: dict[tuple[str, int], Any] = {}
+    for (method, budget), z in held.items():
+        scores[method, budget] = (accuracy(z, case.y), expected_calibration_error(expit(z), case.y.astype(float)))
+    if "best judge" in methods and 0 in budgets:
+        # With nothing to choose by, the judge is any judge.
+        scores["best judge", 0] = (
+            float(np.mean([accuracy(case.matrix[:, j], case.y) for j in range(case.matrix.shape[1])])),
+            float("nan"),
+        )
+    if "majority" in methods:
+        for budget in budgets:
+            scores["majority", budget] = scores["majority", budgets[0]]
+    return scores
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of Student's 95% interval over seeds."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    reach = float(student.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)), reach
+
+
+def table_2(data_dir: Path, seeds: int, quick: bool = False) -> dict[str, Any]:
+    """Accuracy and ECE by budget of human labels, and the bars."""
+    cases: list[tuple[str, int | None]] = [("llmbar", None), ("llmbar", 20), ("llmbar", 5), ("pandalm_test", None)]
+    rows, bars = [], []
+    for name, n_voters in cases[3:] if quick else cases:
+        found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        for seed in range(seeds):
+            case = Case(name, data_dir, n_voters, seed)
+            for key, value in evaluate(case, seed, BUDGETS, tuple(METHODS)).items():
+                found[key].append(value)
+            for key, value in evaluate(case, seed, (-1,), ("stack", "ours")).items():
+                found[key].append(value)
+        title = f"{name}, {n_voters or len(case.matrix[0])} voters"
+        for (method, budget), values in sorted(found.items(), key=lambda item: (item[0][1] % 10**6, item[0][0])):
+            rows.append(
+                {
+                    "data": title,
+                    "labels": "80%" if budget < 0 else budget,
+                    "method": method,
+                    "accuracy": interval([a for a, _ in values]),
+                    "ece": interval([e for _, e in values]),
+                }
+            )
+        bars += _bars(title, found)
+    return {"title": "2. Fusion against the human majority", "rows": rows, "bars": bars}
+
+
+def _bars(title: str, found: dict[tuple[str, int], list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    def difference(budget: int, method: str, other: int) -> tuple[float, float]:
+        return interval([a[0] - b[0] for a, b in zip(found["ours", budget], found[method, other], strict=True)])
+
+    bars = [_bar(title, "50 labels: ours - stack on 80% of all labels", difference(50, "stack", -1), -0.01, above=True)]
+    for budget in BUDGETS:
+        reach = difference(budget, "best judge", budget)
+        bars.append(_bar(title, f"{budget} labels: ours - best judge", reach, -0.01, above=True))
+    ece = interval([e for _, e in found["ours", 200]])
+    return [*bars, _bar(title, "200 labels: ECE of ours", ece, 0.03, above=False)]
+
+
+def _bar(data: str, what: str, value: tuple[float, float], limit: float, *, above: bool) -> dict[str, Any]:
+    met = value[0] >= limit if above else value[0] <= limit
+    return {"data": data, "what": what, "value": value, "limit": limit, "met": bool(met)}
+
+
+def table_4(quick: bool = False) -> dict[str, Any]:
+    """Seconds and peak memory of fusing growing numbers of votes, ours and crowd-kit's Dawid-Skene."""
+    from tests.benchmarks.quality import fusion_cost
+
+    sizes = (50_000,) if quick else (500_000, 1_000_000, 5_000_000)
+    rows = [fusion_cost.measure(method, n) for n in sizes for method in ("ours", "Dawid-Skene")]
+    bars = []
+    if not quick:
+        ours = {row["votes"]: row["seconds"] for row in rows if row["method"] == "ours"}
+        theirs = {row["votes"]: row["seconds"] for row in rows if row["method"] != "ours"}
+        growth = ours[5_000_000] / ours[500_000] / 10
+        bars.append(_bar("synthetic", "seconds a vote, 5M over 0.5M votes", (growth, float("nan")), 1.25, above=False))
+        ratio = ours[5_000_000] / theirs[5_000_000]
+        bars.append(_bar("synthetic", "5M votes: ours / Dawid-Skene, seconds", (ratio, float("nan")), 1.0, above=False))
+    return {
+        "title": "4. Cost of fusing votes (20 voters, 1% of the pairs with a human label)",
+        "rows": rows,
+        "bars": bars,
+    }
+
+
+def table_5(data_dir: Path, seeds: int, quick: bool = False) -> dict[str, Any]:
+    """Agreement with the human majority by slice: every family of judges, the best judge, and ours with 200 labels."""
+    rows = []
+    for name in ("pandalm_test",) if quick else ("llmbar", "pandalm_test"):
+        found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        sizes: dict[tuple[str, str], int] = {}
+        for seed in range(seeds):
+            case = Case(name, data_dir, None, seed)
+            votes = _held_out(case, seed)
+            votes |= _families(case)
+            for (family, level), inside in _slices(case).items():
+                sizes[family, level] = int(inside.sum())
+                # Judges do not vary with the seed: their interval comes from resampling prompts.
+                drawn = _resampled(case, inside, seed)
+                for method, z in votes.items():
+                    rows_used = inside if method.startswith("ours") else drawn
+                    found[family, level, method].append(accuracy(z[rows_used], case.y[rows_used]))
+        for (family, level, method), values in found.items():
+            rows.append(
+                {
+                    "data": name,
+                    "slice": f"{family}: {level}",
+                    "pairs": sizes[family, level],
+                    "voter": method,
+                    "agreement": interval(values),
+                }
+            )
+    return {"title": "5. Agreement with humans by slice", "rows": rows, "bars": []}
+
+
+def _held_out(case: Case, seed: int) -> dict[str, Floats]:
+    fold = case.folds(seed)
+    out = {"ours, 200 labels": np.zeros(len(case.ids)), "best judge, 200 labels": np.zeros(len(case.ids))}
+    for f in range(FOLDS):
+        test, labelled = np.flatnonzero(fold == f), case.labelled(seed, f, np.flatnonzero(fold != f), 200)
+        out["ours, 200 labels"][test] = fused("posterior", case, labelled)[test]
+        out["best judge, 200 labels"][test] = single_judge(case, labelled)[test]
+    return out
+
+
+def _families(case: Case) -> dict[str, Floats]:
+    """Net vote of each model's judges on each pair."""
+    sign = (pl.col("label") == "a").cast(pl.Float64) - (pl.col("label") == "b").cast(pl.Float64)
+    sums = case.judges.group_by("pair_id", "voter_group").agg(sign.sum().alias("z"))
+    out = {}
+    for (group,), rows in sums.sort("voter_group").partition_by("voter_group", as_dict=True).items():
+        z = dict(zip(rows["pair_id"], rows["z"], strict=True))
+        out[str(group)] = np.array([z.get(p, 0.0) for p in case.ids])
+    return out
+
+
+def _slices(case: Case) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    """Rows of each slice: everything, task kinds of 40 pairs or more, and thirds by difference of length."""
+    pairs = case.truth.join(case.pairs, on="pair_id", how="left", maintain_order="left")
+    gap = (pairs["length_a"] / pairs["length_b"]).log().abs().to_numpy()
+    low, high = np.quantile(gap, [1 / 3, 2 / 3])
+    out = {("all", "all"): np.ones(len(pairs), dtype=bool)}
+    for level, n in pairs["kind"].drop_nulls().value_counts().sort("kind").iter_rows():
+        if n >= 40:
+            out["kind", level] = (pairs["kind"] == level).fill_null(value=False).to_numpy()
+    out["length", "alike"] = gap <= low
+    out["length", "between"] = (gap > low) & (gap <= high)
+    out["length", "apart"] = gap > high
+    longer = np.where(pairs["length_a"].to_numpy() > pairs["length_b"].to_numpy(), case.y, ~case.y)
+    out["humans prefer", "the longer"] = longer
+    out["humans prefer", "the shorter"] = ~longer
+    return out
+
+
+def _resampled(case: Case, inside: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i in np.flatnonzero(inside):
+        rows[case.prompts[i]].append(int(i))
+    prompts = sorted(rows)
+    drawn = np.random.default_rng([seed, len(prompts)]).choice(len(prompts), len(prompts))
+    return np.array([i for p in drawn for i in rows[prompts[p]]], dtype=np.int64)
+
+
+def render(table: dict[str, Any]) -> str:
+    """A table and its bars as text."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, tuple):
+            return (
+                "-" if np.isnan(value[0]) else f"{value[0]:.3f}" + ("" if np.isnan(value[1]) else f" ±{value[1]:.3f}")
+            )
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    lines = ["", f"## {table['title']}", ""]
+    if table["rows"]:
+        names = list(table["rows"][0])
+        lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in table["rows"]]
+    for bar in table["bars"]:
+        verdict = "met" if bar["met"] else "MISSED"
+        lines.append(f"- {verdict}: {bar['data']}: {bar['what']} = {cell(bar['value'])} (bar {bar['limit']})")
+    return "\n".join(lines)
+
+
+def run(data_dir: Path, seeds: int, quick: bool, tables: tuple[int, ...] = (2, 4, 5)) -> list[dict[str, Any]]:
+    """The tables asked for, printed as each is done."""
+    makers: dict[int, Callable[[], dict[str, Any]]] = {
+        2: lambda: table_2(data_dir, seeds, quick),
+        4: lambda: table_4(quick),
+        5: lambda: table_5(data_dir, seeds, quick),
+    }
+    done = []
+    for number in tables:
+        if number in makers:
+            started = time.perf_counter()
+            done.append(makers[number]())
+            print(render(done[-1]), f"\n({time.perf_counter() - started:.0f} s)", flush=True)
+    return done
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; exit 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test: pandalm only, two seeds, few votes")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", default="2,4,5")
+    parser.add_argument("--out", type=Path, help="write the tables as JSON")
+    args = parser.parse_args(argv)
+    tables = run(args.data, 2 if args.quick else args.seeds, args.quick, tuple(int(n) for n in args.tables.split(",")))
+    if args.out:
+        args.out.write_text(json.dumps(tables, indent=1))
+    return 0 if args.quick or all(bar["met"] for table in tables for bar in table["bars"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
