@@ -20,8 +20,10 @@ _MODULUS = 2**256
 
 EVIDENCE_SCHEMAS: dict[str, pl.Schema] = {
     # Texts of published pairs stand in data/, those of the others in rejects-*.parquet: no text is stored twice.
+    # Their lengths in characters remain, for the report's length bias.
     "pairs": pl.Schema(
-        {k: v for k, v in polars_schema(Pairs).items() if k not in ("prompt", "context", "response_a", "response_b")}
+        [(k, v) for k, v in polars_schema(Pairs).items() if k not in ("prompt", "context", "response_a", "response_b")]
+        + [("length_a", pl.Int64()), ("length_b", pl.Int64())]
     ),
     # `raw` is large and `ms` differs from run to run, which would make equal versions unequal.
     "votes": pl.Schema({k: v for k, v in polars_schema(Votes).items() if k not in ("raw", "ms")}),
@@ -89,6 +91,8 @@ def write_buckets(buckets: Iterable[Bucket], root: Path, rows_per_file: int = RO
         rejects.add(lost)
         for name, writer in evidence.items():
             frame: pl.DataFrame = getattr(bucket, name)
+            if name == "pairs":
+                frame = frame.with_columns(length_a=_length("response_a"), length_b=_length("response_b"))
             writer.add(frame.select(EVIDENCE_SCHEMAS[name].names()).sort(EVIDENCE_ORDER[name]))
     for writer in [*writers.values(), rejects, *evidence.values()]:
         tally.files.update(writer.close())
@@ -117,6 +121,11 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> FileEntry:
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=ROW_GROUP)
     return file_entry(path, frame.height)
+
+
+def _length(column: str) -> pl.Expr:
+    contents = pl.col(column).list.eval(pl.element().struct.field("content").str.len_chars())
+    return contents.list.sum().cast(pl.Int64)
 
 
 def _sum_of_hashes(frame: pl.DataFrame) -> int:

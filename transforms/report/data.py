@@ -1,0 +1,204 @@
+"""What the report shows, as small frames computed from a version's own files.
+
+Counts are exact. What needs every pair of voters or every point is computed on a sample: the pairs with the
+lowest ids, which is a random sample because ids are hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from schemas.manifest import Manifest
+from schemas.tables import ACTIONS
+from transforms.publish.read import Version
+from transforms.report import voters
+from transforms.report.examples import Example, examples
+
+SAMPLE_PAIRS = 100_000
+BINS = 20
+SLICES = ("kind", "language", "origin")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page shows; an empty frame leaves its section out.
+
+    `costs` (stage, calls, cached, tokens_in, tokens_out, seconds), `yields` (generator and any counts) and `queue`
+    (the `queue` table) come from the workspace, because a version does not hold them.
+    """
+
+    manifest: Manifest
+    n_sampled: int
+    flow: pl.DataFrame  # level, source, target, n
+    voters: pl.DataFrame  # transforms.report.voters.voter_table
+    agreement: pl.DataFrame  # voter, other, n, agreement
+    reliability: pl.DataFrame  # bin, predicted, observed, n
+    noise: pl.DataFrame  # bin (lower edge), action, n
+    ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
+    position: pl.DataFrame  # voter, n, first, inconsistent, n_both
+    length: pl.DataFrame  # voter, n, longer, longer_fused
+    yields: pl.DataFrame  # origin, pairs, per action
+    slices: pl.DataFrame  # slice, value, pairs, rows, certainty, noise
+    routing: pl.DataFrame  # reason, n
+    examples: list[Example]
+    costs: pl.DataFrame = field(default_factory=pl.DataFrame)
+    queue: pl.DataFrame = field(default_factory=pl.DataFrame)
+    asked: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+
+def report_data(
+    version: Version,
+    *,
+    costs: pl.DataFrame | None = None,
+    queue: pl.DataFrame | None = None,
+    asked: pl.DataFrame | None = None,
+    examples_per_action: int = 2,
+) -> ReportData:
+    """Compute the report's figures.
+
+    Args:
+        version: a published or staged version.
+        costs: per stage: stage, calls, cached, tokens_in, tokens_out, seconds.
+        queue: the `queue` table.
+        asked: per generator, what it asked and got: generator and one column a count.
+        examples_per_action: how many pairs of every action are shown in full.
+    """
+    manifest = version.manifest
+    pairs, verdicts = version.scan("pairs"), version.scan("verdicts")
+    judged = pairs.drop("prompt_id").join(verdicts, on="pair_id")
+    cut = _cutoff(manifest.n_pairs)
+    sample = judged.filter(pl.col("pair_id") < cut).collect(engine="streaming")
+    votes = version.scan("votes").filter(pl.col("pair_id") < cut)
+    decisive = votes.join(sample.lazy().select("pair_id"), on="pair_id", how="semi").collect(engine="streaming")
+    return ReportData(
+        manifest=manifest,
+        n_sampled=sample.height,
+        flow=_flow(version, judged),
+        voters=voters.voter_table(version.scan("votes"), decisive, sample),
+        agreement=voters.agreement(decisive),
+        reliability=voters.reliability(decisive, sample),
+        noise=_noise(judged),
+        ensemble=_ensemble(decisive, sample),
+        position=voters.position_bias(decisive),
+        length=voters.length_bias(decisive, sample),
+        yields=_yields(judged),
+        slices=_slices(judged),
+        routing=_routing(judged),
+        examples=examples(version, sample, decisive, examples_per_action),
+        **{k: v for k, v in {"costs": costs, "queue": queue, "asked": asked}.items() if v is not None},
+    )
+
+
+def _cutoff(n_pairs: int) -> str:
+    """Ids below this are the sample; "g" is above every hex digit."""
+    if n_pairs <= SAMPLE_PAIRS:
+        return "g"
+    return f"{int(SAMPLE_PAIRS / n_pairs * 16**12):012x}"
+
+
+def _flow(version: Version, judged: pl.LazyFrame) -> pl.DataFrame:
+    """Three levels: where a pair came from, the action, and where it ended."""
+    made = judged.group_by(source="origin", target="action").len("n").with_columns(level=pl.lit(0))
+    rejects = version.scan("rejects")
+    ended = rejects.filter(pl.col("stage") == "materialise").select(pair_id="record_id", target="reason")
+    kept = version.scan("rows").select("pair_id", target=pl.format("published: {}", "split"))
+    outcome = pl.concat([ended, kept]).join(
+        version.scan("verdicts").select("pair_id", "action"), on="pair_id", how="left"
+    )
+    left = outcome.group_by(source=pl.col("action").fill_null("no verdict"), target="target").len("n")
+    unjudged = (
+        version.scan("pairs")
+        .join(version.scan("verdicts"), on="pair_id", how="anti")
+        .group_by(source="origin")
+        .len("n")
+        .with_columns(target=pl.lit("no verdict"), level=pl.lit(0))
+    )
+    early = rejects.filter(pl.col("stage") != "materialise").group_by("stage", "reason").len("n")
+    never = early.select(
+        source=pl.format("rejected by {}", "stage"), target=pl.lit("not a pair"), n="n", level=pl.lit(0)
+    )
+    why = early.select(source=pl.lit("not a pair"), target="reason", n="n", level=pl.lit(1))
+    columns = ["level", "source", "target", pl.col("n").cast(pl.Int64)]
+    parts = [made, unjudged, never, left.with_columns(level=pl.lit(1)), why]
+    return (
+        pl.concat([p.select(columns) for p in parts])
+        .group_by("level", "source", "target")
+        .agg(pl.col("n").sum())
+        .sort("level", "source", "target")
+        .collect(engine="streaming")
+    )
+
+
+def _noise(judged: pl.LazyFrame) -> pl.DataFrame:
+    bins = (pl.col("noise") * BINS).floor().clip(0, BINS - 1) / BINS
+    counts = judged.filter(pl.col("noise").is_not_null()).group_by(bin=bins, action="action").len("n")
+    return counts.sort("bin", "action").collect(engine="streaming")
+
+
+def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> pl.DataFrame:
+    """Points of the mu-sigma plot (Wang et al., "Secrets of RLHF II", 2024), mu seen from the source's label."""
+    sign = pl.col("source_label").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
+    found = (
+        votes.filter((pl.col("kind") == "reward") & pl.col("aspects").is_not_null())
+        .with_columns(
+            mu=pl.col("aspects").str.json_path_match("$.mu").cast(pl.Float64, strict=False),
+            sigma=pl.col("aspects").str.json_path_match("$.sigma").cast(pl.Float64, strict=False),
+        )
+        .filter(pl.col("mu").is_not_null() & pl.col("sigma").is_not_null())
+        .join(sample.select("pair_id", "action", "source_label"), on="pair_id")
+        .with_columns(mu=pl.col("mu") * sign)
+        .filter(pl.col("mu").is_not_null())
+        .sort("pair_id", "voter")
+    )
+    return found.select("voter", "mu", "sigma", "action").head(points)
+
+
+def _yields(judged: pl.LazyFrame) -> pl.DataFrame:
+    counts = [(pl.col("action") == action).sum().alias(action) for action in ACTIONS]
+    return (
+        judged.group_by("origin")
+        .agg(pl.len().alias("pairs"), *counts, certainty=pl.col("certainty").mean())
+        .sort("pairs", "origin", descending=[True, False])
+        .collect(engine="streaming")
+    )
+
+
+def _slices(judged: pl.LazyFrame, most: int = 12) -> pl.DataFrame:
+    published = pl.col("action").is_in(["keep", "flip", "soften"])
+    frames = [
+        judged.group_by(value=pl.col(name).fill_null("unknown"))
+        .agg(
+            pl.len().alias("pairs"),
+            rows=published.sum(),
+            flipped=(pl.col("action") == "flip").sum(),
+            routed=(pl.col("action") == "route").sum(),
+            certainty=pl.col("certainty").mean(),
+            noise=pl.col("noise").mean(),
+        )
+        .sort("pairs", "value", descending=[True, False])
+        .head(most)
+        .with_columns(slice=pl.lit(name))
+        for name in SLICES
+    ]
+    return pl.concat(frames).collect(engine="streaming")
+
+
+def _routing(judged: pl.LazyFrame) -> pl.DataFrame:
+    reasons = judged.filter(pl.col("action") == "route").select(
+        reason=pl.col("reasons").list.join(", "), certainty="certainty", disagreement="disagreement"
+    )
+    return (
+        reasons.group_by("reason")
+        .agg(pl.len().alias("n"), pl.col("certainty", "disagreement").mean())
+        .sort("n", "reason", descending=[True, False])
+        .head(12)
+        .collect(engine="streaming")
+    )
+
+
+def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dicts, for the template."""
+    return frame.to_dicts()

@@ -1,0 +1,145 @@
+"""The report as one HTML page that needs no network: styles and plots are inline, there is no script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from transforms.report import plots
+from transforms.report.data import BINS, ReportData
+from transforms.report.sankey import sankey
+from transforms.report.voters import MOST_VOTERS, calibration_error
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SECTIONS = {
+    "flow": "Flow",
+    "voters": "Voters",
+    "calibration": "Calibration",
+    "noise": "Noise",
+    "bias": "Bias",
+    "yield": "Yield",
+    "slices": "Slices",
+    "routing": "Routing",
+    "cost": "Cost",
+    "examples": "Examples",
+    "proof": "Provenance",
+}
+
+
+def render(data: ReportData) -> str:
+    """The whole page. All text from the data is escaped; a Content-Security-Policy forbids scripts and requests."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = Markup((_TEMPLATES / "report.css").read_text())  # noqa: S704 - our own file
+    drawn = {name: Markup(svg) for name, svg in _plots(data).items()}  # noqa: S704 - drawn by us, names escaped
+    html = environment.get_template("report.html.jinja2").render(css=css, plots=drawn, **_context(data))
+    return html + "\n"
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    m = data.manifest
+    queue = data.queue
+    purposes = (
+        queue["purpose"].value_counts().sort("count", "purpose", descending=[True, False]).rows() if queue.width else []
+    )
+    sampled = (
+        f"Agreement and weights come from a random {data.n_sampled:,} pairs." if data.n_sampled < m.n_pairs else ""
+    )
+    context = {
+        "m": m,
+        "tiles": _tiles(data),
+        "rejects": sorted(m.rejects_by_reason.items(), key=lambda r: (-r[1], r[0])),
+        "voters": data.voters.to_dicts(),
+        "shown_voters": MOST_VOTERS,
+        "more_voters": data.voters.height > MOST_VOTERS,
+        "sampled": sampled,
+        "n_human": int(data.reliability["n"].sum()) if data.reliability.height else 0,
+        "ece": calibration_error(data.reliability),
+        "position": data.position.to_dicts(),
+        "yields": data.yields.to_dicts(),
+        "asked": data.asked.to_dicts(),
+        "slices": data.slices.to_dicts(),
+        "routing": data.routing.to_dicts(),
+        "n_queue": queue.height,
+        "purposes": purposes,
+        "costs": data.costs.to_dicts(),
+        "examples": data.examples,
+        "colours": plots.ACTION_COLOURS,
+    }
+    return {**context, "toc": [(k, v) for k, v in _SECTIONS.items() if _present(k, data)]}
+
+
+def _present(section: str, data: ReportData) -> bool:
+    frames = {
+        "voters": [data.voters],
+        "calibration": [data.reliability],
+        "noise": [data.noise, data.ensemble],
+        "bias": [data.position, data.length],
+        "yield": [data.yields],
+        "slices": [data.slices],
+        "routing": [data.routing, data.queue],
+        "cost": [data.costs],
+    }
+    if section == "examples":
+        return bool(data.examples)
+    return any(f.height for f in frames[section]) if section in frames else True
+
+
+def _tiles(data: ReportData) -> list[tuple[str, str]]:
+    m = data.manifest
+    share = f"{m.n_rows / m.n_pairs:.0%}" if m.n_pairs else "–"
+    tiles = [
+        (f"{m.n_rows:,}", f"rows published, {share} of the pairs"),
+        (f"{m.actions.get('flip', 0):,}", "labels flipped"),
+        (f"{m.actions.get('route', 0):,}", "pairs sent to humans"),
+        (f"{m.n_rejects:,}", "records left out, each with its reason"),
+        (f"{data.voters.height:,}", "voters"),
+    ]
+    error = calibration_error(data.reliability)
+    if error is not None:
+        tiles.append((f"{error:.3f}", "calibration error against humans"))
+    return tiles
+
+
+def _plots(data: ReportData) -> dict[str, str]:
+    """Every plot by its name in the template; empty where there is nothing to draw."""
+    position, length = data.position, data.length
+    agreeing = data.agreement.filter(pl.col("voter") != pl.col("other"))
+    values = data.queue["value"].to_list() if data.queue.height else []
+    actions = [a for a in plots.ACTION_COLOURS if data.yields.height and data.yields[a].sum()]
+    return {
+        "flow": sankey(data.flow) if data.flow.height else "",
+        "agreement": plots.agreement_matrix(data.agreement) if agreeing.height else "",
+        "reliability": plots.reliability_diagram(data.reliability) if data.reliability.height else "",
+        "noise": plots.noise_histogram(data.noise, 1 / BINS) if data.noise.height else "",
+        "ensemble": plots.ensemble_scatter(data.ensemble) if data.ensemble.height else "",
+        "position": plots.bias_bars(
+            position["voter"].to_list(),
+            position["first"].to_list(),
+            [0.5] * position.height,
+            "votes for the first response",
+        )
+        if position.height
+        else "",
+        "length": plots.bias_bars(
+            length["voter"].to_list(),
+            length["longer"].to_list(),
+            length["longer_fused"].to_list(),
+            "votes for the longer response",
+        )
+        if length.height
+        else "",
+        "yields": plots.stacked_shares(data.yields["origin"].to_list(), {a: data.yields[a].to_list() for a in actions})
+        if data.yields.height
+        else "",
+        "routing": plots.routing_curve(values) if values else "",
+    }
