@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import orjson
@@ -37,13 +38,18 @@ class GeneratorConfig(PluginConfig):
         return sorted(found)
 
 
-class OneEngine(GeneratorConfig):
+class Decoding(GeneratorConfig):
+    """How text is drawn from an engine."""
+
+    temperature: float = Field(default=0.8, ge=0.0, le=5.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=512, ge=1)
+
+
+class OneEngine(Decoding):
     """A generator that asks one engine."""
 
     engine: str
-    temperature: float = Field(0.8, ge=0.0, le=5.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    max_tokens: int = Field(512, ge=1)
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,12 @@ class BaseGenerator(ABC):
         return hash_json([template_version(name) for name in self.templates])[:12] if self.templates else ""
 
     async def pairs(self, row: Row, ask: Ask) -> Yield:
-        """Make pairs (and prompts, and rejects) from one row; pairs are unique by `pair_id`."""
+        """Make pairs (and prompts, and rejects) from one row: unique by id, in an order no timing can change."""
         out = Yield()
         await self._make(row, Tally(ask, out.counts), out)
-        out.pairs = list({pair["pair_id"]: pair for pair in out.pairs}.values())
+        out.pairs = sorted({pair["pair_id"]: pair for pair in out.pairs}.values(), key=itemgetter("pair_id"))
+        out.prompts = sorted({p["prompt_id"]: p for p in out.prompts}.values(), key=itemgetter("prompt_id"))
+        out.rejects = sorted({r["reject_id"]: r for r in out.rejects}.values(), key=itemgetter("reject_id"))
         out.counts["valid"] = len(out.pairs) + len(out.prompts)
         return out
 
@@ -177,6 +185,33 @@ class BaseGenerator(ABC):
             **body,
         }
         return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name)
+
+    async def answer(
+        self,
+        engine: str,
+        messages: Sequence[Message],
+        draw: Sequence[str],
+        decoding: Decoding,
+        row: Row,
+        ask: Tally,
+        out: Yield,
+        **about: Any,
+    ) -> Response | None:
+        """One sampled response with `about` among its details; None, and a reject, when there is no usable reply."""
+        request = self.request(
+            engine,
+            messages,
+            draw,
+            temperature=decoding.temperature,
+            max_tokens=decoding.max_tokens,
+            top_p=decoding.top_p,
+        )
+        reply = await ask(request)
+        if not self.usable(reply, row, out, about):
+            return None
+        ask.parsed()
+        details = {"engine": engine, "request_id": request.request_id, "tokens_out": reply.tokens_out, **about}
+        return written(reply.text, self.models[engine], **details)
 
     def reject(self, out: Yield, reason: str, record_id: str, detail: str, payload: Any) -> None:
         """Record something that did not become a pair."""
@@ -218,7 +253,7 @@ class BaseGenerator(ABC):
             ref: further fields of `origin_ref`.
         """
         same_prompt = prompt is None
-        inherited = {key: row.get(key) for key in ("kind", "language", "user_id")}
+        inherited = {key: row.get(key) for key in ("kind", "language", "user_id", "context", "context_kind")}
         inherited |= {key: row.get(key) if same_prompt else None for key in ("checks", "reference")}
         try:
             pair, swapped = make_pair(

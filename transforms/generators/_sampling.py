@@ -18,6 +18,7 @@ from transforms.generators._base import BaseGenerator, GeneratorConfig, Response
 from transforms.hygiene.similarity import jaccard, normalised, shingles
 from transforms.plugins import Row, Yield
 
+Draw = Callable[..., float]
 Policy = Literal["all", "adjacent", "random", "best_worst", "random_of_top"]
 RANKED = ("best_worst", "random_of_top")
 
@@ -32,12 +33,12 @@ class SamplingConfig(GeneratorConfig):
     engine_fields: ClassVar[tuple[str, ...]] = ("engines",)
 
     engines: tuple[str, ...] = Field(min_length=1)
-    n: int = Field(4, ge=2, le=256)
-    temperatures: tuple[float, ...] = Field((0.8,), min_length=1)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    max_tokens: int = Field(512, ge=1)
+    n: int = Field(default=4, ge=1, le=256)
+    temperatures: tuple[float, ...] = Field(default=(0.8,), min_length=1)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=512, ge=1)
     system: str | None = None
-    near_identical: float = Field(0.9, gt=0.0, le=1.0)
+    near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
     drop_truncated: bool = False
 
     @field_validator("engines", "temperatures", mode="before")
@@ -99,7 +100,7 @@ def pairings(
     n: int,
     policy: Policy,
     k: int,
-    draw: Callable[..., float],
+    draw: Draw,
     scores: Sequence[float] | None = None,
     top: float = 0.5,
 ) -> list[tuple[int, int]]:
@@ -135,7 +136,7 @@ def pairings(
     return [(i, j) for i, j in chosen if scores[i] > scores[j]]
 
 
-def drawer(generator: BaseGenerator, row: Row, *names: str) -> Callable[..., float]:
+def drawer(generator: BaseGenerator, row: Row, *names: str) -> Draw:
     """Reproducible draws in [0, 1) named by (seed, generator use, prompt, ...)."""
 
     def draw(*fields: str) -> float:

@@ -43,8 +43,8 @@ class ContextReversal(BaseGenerator):
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engines", "writer", "verifier")
         policy: Policy = "random"
-        k: int = Field(2, ge=1)
-        contrasts_per_pair: int = Field(1, ge=1)
+        k: int = Field(default=2, ge=1)
+        contrasts_per_pair: int = Field(default=1, ge=1)
         source: Literal["builtin", "written"] = "builtin"
         only: tuple[str, ...] = ()
         prefer_measurable: bool = True

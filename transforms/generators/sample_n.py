@@ -28,9 +28,9 @@ class SampleN(BaseGenerator):
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engines", "rater")
         policy: Policy = "random"
-        k: int = Field(2, ge=1)
+        k: int = Field(default=2, ge=1)
         rater: str | None = None
-        rating_samples: int = Field(1, ge=1)
+        rating_samples: int = Field(default=1, ge=1)
 
         @model_validator(mode="after")
         def _ranked_needs_a_rater(self) -> SampleN.Config:

@@ -15,12 +15,14 @@ from schemas.tables import Pairs, Prompts, Rejects, rows_frame
 from transforms.plugins import Reply, Request, Yield
 from transforms.registry import find
 
-WORDS = (
-    "river stone winter you might don't example I because twelve "
-    "quickly perhaps under theory practical steps engine harbour careful reader "
-    "number seven table morning question answer people water light history "
-    "small "
-).split()
+# fmt: off
+WORDS = [
+    "river", "stone", "winter", "you", "might", "don't", "example", "I", "because", "twelve",
+    "quickly", "perhaps", "under", "theory", "practical", "steps", "engine", "harbour", "careful",
+    "reader", "number", "seven", "table", "morning", "question", "answer", "people", "water",
+    "light", "history", "small",
+]
+# fmt: on
 
 
 def babble(request: Request) -> str:

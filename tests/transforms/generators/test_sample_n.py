@@ -71,7 +71,7 @@ def test_near_identical_candidates_are_rejected_not_paired() -> None:
 
     result = run(build("sample_n", engines="small", n=4), prompt_row(), FakeEngine(answer))
     assert not result.pairs
-    assert [r["reason"] for r in result.rejects] == ["near_identical_candidate"] * 3 + ["no_pair"]
+    assert sorted(r["reason"] for r in result.rejects) == ["near_identical_candidate"] * 3 + ["no_pair"]
 
 
 @pytest.mark.parametrize(("state", "reason"), [("error", "generation_error"), ("refused", "generation_refused")])
@@ -110,7 +110,7 @@ def test_unreadable_ratings_leave_the_candidate_out() -> None:
 
     generator = build("sample_n", engines="small", rater="small", policy="best_worst", n=3)
     result = run(generator, prompt_row(), FakeEngine(answer))
-    assert [r["reason"] for r in result.rejects] == ["unrated"] * 3 + ["no_pair"]
+    assert sorted(r["reason"] for r in result.rejects) == ["no_pair"] + ["unrated"] * 3
 
 
 def test_ranked_policy_without_a_rater_is_refused() -> None:
