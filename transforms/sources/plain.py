@@ -16,7 +16,7 @@ import polars as pl
 
 from schemas.ids import ID_LENGTH
 from schemas.pairs import mirrored
-from schemas.tables import CONTEXT_KINDS, Pairs, conform, polars_schema
+from schemas.tables import CONTEXT_KINDS, Pairs, conform, polars_schema, rows_frame
 from transforms.sources.config import PairsSource
 from transforms.sources.conversation import MIN_ECHO
 from transforms.sources.detect import Layout
@@ -74,6 +74,8 @@ def take_plain(raw: Raw, config: PairsSource, layout: Layout, ref: str) -> pl.Da
 
 def plain_pairs(plain: pl.DataFrame, raw: Raw, config: PairsSource, layout: Layout, ref: str) -> PlainPairs:
     """`take_plain`'s rows as pairs."""
+    if plain.is_empty():
+        return PlainPairs(rows_frame([], Pairs), [], [])
     prompt_ids = text_ids(plain["prompt"].to_list(), "user")
     first_ids = text_ids(plain["first"].to_list(), "assistant")
     second_ids = text_ids(plain["second"].to_list(), "assistant")
