@@ -216,7 +216,8 @@ def cite(text: str, passages: Sequence[str]) -> str:
     for start, end in sentences(text):
         shared = [len(bag & set(words(text[start:end]))) for bag in bags]
         best = max(range(len(bags)), key=lambda i: (shared[i], -i))
-        out.append(text[last:end] + (f" [{best + 1}]" if shared[best] else ""))
+        stop = start + len(text[start:end].rstrip(".!?"))
+        out.append(text[last:stop] + (f" [{best + 1}]" if shared[best] else "") + text[stop:end])
         last = end
     return "".join([*out, text[last:]])
 
