@@ -136,45 +136,73 @@ def fit_ensemble(
         groups: what must not be split between training and scoring, length n.
         graph: prompts and responses of the pairs, for the evidence of sibling pairs.
     """
-    projection = Projection.fit(blocks, settings.n_embedding, settings.n_interaction)
-    x = projection.apply(blocks)
-    folds = folds_of(groups, settings.n_folds, settings.seed)
-    known = ~np.isnan(y) & (weight > 0.0)
-    columns = np.array([projection.embedding.shape[1], projection.interaction.shape[1]])
-    tuning = _tuning_table(x[known], y[known], weight[known], folds[known], columns, settings)
+    design = Design.of(blocks, y, weight, groups, settings)
+    x, known = design.x, design.known
     weights = np.zeros((settings.n_folds, settings.n_heads, x.shape[1]))
     for fold in range(settings.n_folds):
-        rows = known & (folds != fold)
-        choices = _choose(tuning, fold, settings.n_heads)
-        for head, (block, ridge) in enumerate(choices):
+        rows = known & (design.folds != fold)
+        names = [group for group, used in zip(groups, rows, strict=True) if used]
+        for head, (block_scale, ridge) in enumerate(design.choices(fold, settings.n_heads)):
             rng = np.random.default_rng([settings.seed, fold, head])
-            scale = _block_scale(block, columns, x.shape[1])
-            scale = scale * (rng.random(len(scale)) < settings.feature_share)
-            resampled = weight[rows] * _bootstrap([g for g, r in zip(groups, rows, strict=True) if r], rng)
+            scale = block_scale * (rng.random(x.shape[1]) < settings.feature_share)
+            resampled = weight[rows] * _bootstrap(names, rng)
             loss = Loss(settings.losses[head % len(settings.losses)])
             weights[fold, head] = scale * fit_head(x[rows] * scale, y[rows], resampled, ridge, loss)
-    ensemble = Ensemble(projection, weights, Siblings())
-    mean = ensemble.margins(blocks, folds).mean(axis=1)
+    heads = Ensemble(design.projection, weights, Siblings())
+    mean = heads.margins(blocks, design.folds).mean(axis=1)
     siblings = fit_siblings(mean, np.where(known, y, np.nan), graph)
-    return Ensemble(
-        projection, weights, siblings if settings.use_siblings else Siblings(siblings.scale, 0.0, siblings.flip)
-    )
+    if not settings.use_siblings:
+        siblings = Siblings(siblings.scale, 0.0, siblings.flip)
+    return Ensemble(design.projection, weights, siblings)
 
 
 Choice = tuple[tuple[float, float], float]
 
 
+@dataclass(frozen=True)
+class Design:
+    """A training sample ready for heads: features x (n, d), folds (n,), which rows are labelled, and per choice of
+    block weights and ridge its deviance within each fold's training folds."""
+
+    projection: Projection
+    x: Array
+    folds: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    tuning: dict[Choice, Array]
+
+    @classmethod
+    def of(cls, blocks: Blocks, y: Array, weight: Array, groups: Sequence[str], settings: Settings) -> Design:
+        """Project the features, assign folds and measure every choice."""
+        projection = Projection.fit(blocks, settings.n_embedding, settings.n_interaction)
+        x = projection.apply(blocks)
+        folds = folds_of(groups, settings.n_folds, settings.seed)
+        known = ~np.isnan(y) & (weight > 0.0)
+        tuning = _tuning_table(x[known], y[known], weight[known], folds[known], projection, settings)
+        return cls(projection, x, folds, known, tuning)
+
+    def choices(self, fold: int, n_heads: int) -> list[tuple[Array, float]]:
+        """Feature scales and ridge of each of a fold's heads: as many heads per choice as exp(-deviance) says, so
+        that where the labels cannot tell choices apart (much noise) the ensemble averages over them."""
+        ranked = sorted(self.tuning, key=lambda choice: (self.tuning[choice][fold], choice))
+        losses = np.array([self.tuning[choice][fold] for choice in ranked])
+        shares = np.exp(losses[0] - losses)
+        ends = np.cumsum(shares / shares.sum())
+        quantiles = (np.arange(n_heads) + 0.5) / n_heads
+        chosen = [ranked[int(i)] for i in np.minimum(np.searchsorted(ends, quantiles), len(ranked) - 1)]
+        return [(_block_scale(block, self.projection), ridge) for block, ridge in chosen]
+
+
 def _tuning_table(
-    x: Array, y: Array, weight: Array, folds: NDArray[np.int64], columns: NDArray[np.int64], settings: Settings
-) -> dict[Choice, NDArray[np.float64]]:
+    x: Array, y: Array, weight: Array, folds: NDArray[np.int64], projection: Projection, settings: Settings
+) -> dict[Choice, Array]:
     """Per choice of block weights and ridge: for fold f, summed deviance on the other folds, neither f nor the
     fold measured having been trained on; shape (folds,)."""
     if len(x) > settings.tune_pairs:
         chosen = np.sort(np.random.default_rng([settings.seed, 77]).permutation(len(x))[: settings.tune_pairs])
         x, y, weight, folds = x[chosen], y[chosen], weight[chosen], folds[chosen]
-    table: dict[Choice, NDArray[np.float64]] = {}
+    table: dict[Choice, Array] = {}
     for block in BLOCK_WEIGHTS:
-        scaled = x * _block_scale(block, columns, x.shape[1])
+        scaled = x * _block_scale(block, projection)
         active = np.flatnonzero(np.abs(scaled).sum(axis=0))
         scaled = scaled[:, active]
         starts: dict[tuple[int, int], Array] = {}
@@ -192,20 +220,10 @@ def _tuning_table(
     return table
 
 
-def _choose(tuning: dict[Choice, NDArray[np.float64]], fold: int, n_heads: int) -> list[Choice]:
-    """Settings of a fold's heads: as many heads per choice as exp(-deviance) says, so that where the labels
-    cannot tell choices apart (much noise) the ensemble averages over them."""
-    ranked = sorted(tuning, key=lambda choice: (tuning[choice][fold], choice))
-    losses = np.array([tuning[choice][fold] for choice in ranked])
-    shares = np.exp(losses[0] - losses)
-    ends = np.cumsum(shares / shares.sum())
-    quantiles = (np.arange(n_heads) + 0.5) / n_heads
-    return [ranked[int(i)] for i in np.minimum(np.searchsorted(ends, quantiles), len(ranked) - 1)]
-
-
-def _block_scale(block: tuple[float, float], columns: NDArray[np.int64], width: int) -> Array:
-    rest = width - int(columns.sum())
-    return np.concatenate([np.full(int(columns[0]), block[0]), np.full(int(columns[1]), block[1]), np.ones(rest)])
+def _block_scale(block: tuple[float, float], projection: Projection) -> Array:
+    n_embedding, n_interaction = projection.embedding.shape[1], projection.interaction.shape[1]
+    n_surface = len(projection.scale) - n_embedding - n_interaction
+    return np.concatenate([np.full(n_embedding, block[0]), np.full(n_interaction, block[1]), np.ones(n_surface)])
 
 
 def _bootstrap(groups: Sequence[str], rng: np.random.Generator) -> Array:

@@ -11,10 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from schemas.ids import hash_fields
-from schemas.messages import messages_id
 from tests.benchmarks.quality.real_data import load
 from transforms.scorers._embedding import Embedder, Vectors
+from transforms.scorers._heads import pair_graph
 from transforms.scorers._pair_features import Blocks, PairTexts, difference_blocks
 from transforms.scorers._siblings import PairGraph
 
@@ -74,13 +73,8 @@ def prepare(name: str, data_dir: Path, cache: FolderCache) -> Pairs:
         groups = [json.loads(meta)["topic"].split("_")[0] for meta in frame["meta"]]
     else:
         groups = frame.select(pl.coalesce("group_id", "prompt_id")).to_series().to_list()
-    graph = PairGraph(
-        [f"{p}{hash_fields(c or '')}" for p, c in frame.select("prompt_id", "context").iter_rows()],
-        [messages_id(m) for m in frame["response_a"].to_list()],
-        [messages_id(m) for m in frame["response_b"].to_list()],
-    )
     blocks = difference_blocks(PairTexts.of(frame), Embedder(), cache)
-    return Pairs(name, blocks, (frame["label"] == "a").to_numpy().astype(np.float64), groups, graph)
+    return Pairs(name, blocks, (frame["label"] == "a").to_numpy().astype(np.float64), groups, pair_graph(frame))
 
 
 def inject(y: Array, rate: float, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tests.benchmarks.quality.noise_data import Array, Pairs
 from transforms.scorers._bradley_terry import deviance, fit_head
 from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers._moss import percentiles, toward_label
 from transforms.scorers._pair_features import Projection
 
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -62,7 +63,7 @@ def single_head(x: Array, given: Array, train: Array, folds: NDArray[np.int64]) 
         rows = folds != fold
         ridge = best_ridge(x[rows], train[rows], folds[rows])
         z[~rows] = x[~rows] @ fit_head(x[rows], train[rows], np.ones(int(rows.sum())), ridge, tolerance=1e-5)
-    return -_toward(z, given)
+    return -toward_label(z, given)
 
 
 def cleanlab_default(x: Array, given: Array, folds: NDArray[np.int64]) -> Array:
@@ -96,13 +97,8 @@ def ours_and_moss(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array]:
     scores = score_pairs(ensemble, pairs.blocks, folds, given, pairs.graph)
     p = np.clip(scores.p_a, 1e-9, 1.0 - 1e-9)
     mu = (scores.margins - scores.siblings[:, None]).mean(axis=1)
-    ranks = _toward(mu, given).argsort().argsort() / len(given)
-    return -_toward(np.log(p / (1.0 - p)), given), 1.0 - ranks
-
-
-def _toward(z: Array, given: Array) -> Array:
-    """Margins as seen from the given label."""
-    return np.where(given > 0.5, z, -z)
+    suspicion = -toward_label(np.log(p / (1.0 - p)), given)
+    return suspicion, 1.0 - percentiles(toward_label(mu, given))
 
 
 def _cleanlab_rank(p: Array, given: Array) -> Array:

@@ -1,0 +1,62 @@
+"""Collaborative reward modelling as a scorer: two heads per fold that teach each other on low-loss pairs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from transforms.registry import register
+from transforms.scorers._crm import peer_review
+from transforms.scorers._ensemble import Design, Ensemble, Settings, folds_of
+from transforms.scorers._heads import HeadConfig, HeadScorer, Sample
+from transforms.scorers._noise_rate import estimate_flip_rate
+from transforms.scorers._siblings import Siblings
+
+
+@register("scorers", "crm")
+class Crm(HeadScorer):
+    """Two cross-fitted Bradley-Terry heads per fold, trained by peer review with an estimated noise rate.
+
+    Block weights and ridge of a fold are those with the smallest deviance within its training folds.
+    """
+
+    class Config(HeadConfig):
+        """Settings of `crm`."""
+
+        epochs: int = Field(5, ge=1, description="rounds of selection, easy to hard")
+        flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
+
+    measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
+    code_version: ClassVar[int] = 1
+    config: Config
+
+    def train(self, sample: Sample) -> Ensemble:
+        """Peer review in every fold; margins are scaled to log-odds of the true label."""
+        settings = Settings(
+            n_folds=self.config.folds,
+            n_embedding=self.config.embedding_directions,
+            n_interaction=self.config.interaction_directions,
+            seed=self.seed,
+        )
+        design = Design.of(sample.blocks, sample.y, sample.weight, sample.groups, settings)
+        halves = folds_of(sample.groups, 2, self.seed + 1)
+        weights = np.zeros((settings.n_folds, 2, design.x.shape[1]))
+        for fold in range(settings.n_folds):
+            rows = design.known & (design.folds != fold)
+            (scale, ridge) = design.choices(fold, 1)[0]
+            peers = peer_review(
+                design.x[rows] * scale,
+                sample.y[rows],
+                sample.weight[rows],
+                halves[rows],
+                ridge,
+                self.config.epochs,
+                self.config.flip,
+            )
+            weights[fold] = peers.weights * scale
+        heads = Ensemble(design.projection, weights, Siblings())
+        mean = heads.margins(sample.blocks, design.folds).mean(axis=1)
+        rate = estimate_flip_rate(mean[design.known], sample.y[design.known], sample.weight[design.known])
+        return Ensemble(design.projection, weights, Siblings(rate.scale, 0.0, rate.flip))
