@@ -6,6 +6,7 @@ name unless `columns` says another; a field that `constants` gives is the same f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator,
 
 from schemas.tables import CONTEXT_KINDS
 
+_WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
 Format = Literal["chosen_rejected", "labelled", "rated", "conversations"]
 Preference = Literal["a", "b", "tie"]
 
@@ -158,9 +160,6 @@ SOURCE_ADAPTER: TypeAdapter[PromptsSource | PairsSource] = TypeAdapter(SourceCon
 
 
 def label_key(value: Any) -> str:
-    """The text under which a label value is looked up: 1, 1.0 and "1" are one value, true is "true"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    """The text under which a label value is looked up: 1, 1.0, "1" and "1.0" are one value, so are true and "True"."""
+    text = str(value).strip()
+    return text.lower() if text.lower() in ("true", "false") else _WHOLE.sub(r"\1", text)

@@ -47,7 +47,7 @@ def read_label(value: Any, labels: Mapping[str, str | None], where: str) -> str 
 
 
 def _is_number(key: str) -> bool:
-    if key in ("true", "false", "True", "False"):
+    if key in ("true", "false"):
         return True
     try:
         float(key)
