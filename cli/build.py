@@ -6,11 +6,12 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from pipelines.plan import Plan
-from pipelines.run import RunResult, dry_run as plan_run, run_recipe, run_stages
 
 from cli.options import AsJson, Limit, Quiet, RecipePath, WorkspaceRoot
 from cli.output import print_json, print_table
+from pipelines.plan import Plan
+from pipelines.run import RunResult, run_recipe, run_stages
+from pipelines.run import dry_run as plan_run
 from pipelines.stages import RUN_ORDER, STAGES
 
 _EXTRA = {"allow_extra_args": True}
@@ -62,7 +63,7 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     columns = ("stage", "who", "units", "calls to make", "already answered", "tokens in", "tokens out, at most")
     print_table("What the run will cost", columns, rows)
     print(
-        f"source rows: {planned.source_rows:,}; pairs now: {planned.pairs:,}; pairs expected: {planned.expected_pairs:,}"
+        f"source rows {planned.source_rows:,}, pairs now {planned.pairs:,}, pairs expected {planned.expected_pairs:,}"
     )
     for note in planned.notes:
         print(note)

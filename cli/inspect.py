@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from cli.options import AsJson, WorkspaceRoot
-from cli.output import print_json, print_table
+from cli.output import console, print_json, print_table
 from pipelines import lookup
 from pipelines.export import export_version
 from pipelines.report import write_report
 from schemas.errors import UsageError
 from transforms.publish.explain import render
 from transforms.publish.store import Datasets
+from transforms.storage.workspace import Workspace
 
 Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
 _ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
@@ -37,7 +37,9 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     rows = []
     for s in stages:
         usage: dict[str, dict[str, float]] = s["usage"]
-        total = {k: int(sum(u.get(k, 0) for u in usage.values())) for k in ("calls", "memo_hits", "tokens_in", "tokens_out")}
+        total = {
+            k: int(sum(u.get(k, 0) for u in usage.values())) for k in ("calls", "memo_hits", "tokens_in", "tokens_out")
+        }
         reasons = ", ".join(f"{reason} {n}" for reason, n in s["rejects"].items())
         eta = s["eta_seconds"] if s["buckets"] < s["n_buckets"] else None
         done = f"{s['buckets']}/{s['n_buckets']}"
@@ -49,8 +51,14 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
 def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Every published dataset and its versions."""
     store = _store(workspace)
-    rows = [
-        {"name": name, "version": f"v{v:04d}", "rows": m.n_rows, "splits": m.rows_by_split, "path": store.url(name, f"v{v:04d}")}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "version": f"v{v:04d}",
+            "rows": m.n_rows,
+            "splits": m.rows_by_split,
+            "path": store.url(name, f"v{v:04d}"),
+        }
         for name in store.names()
         for v in store.versions(name)
         for m in [store.manifest(name, v)]
@@ -96,7 +104,7 @@ def explain(
     if as_json:
         print_json(explanation.model_dump(mode="json"))
     else:
-        Console().print(render(explanation))
+        console().print(render(explanation))
 
 
 def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
@@ -159,7 +167,7 @@ def sql(
 
 
 def _store(workspace: str) -> Datasets:
-    lookup.Workspace.open(workspace)
+    Workspace.open(workspace)
     return Datasets(f"{workspace.rstrip('/')}/datasets")
 
 

@@ -6,10 +6,15 @@ import logging
 import sys
 import warnings
 
-import typer
+# Beam warns through the root logger while it is imported, so logging is set up before our own imports.
+logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what a worker raises reaches us as an exception
+warnings.filterwarnings("ignore", module=r"apache_beam\..*")
 
-from cli import annotate, build, inspect, setup
-from schemas.errors import PrefineError
+import typer  # noqa: E402
+
+from cli import build, inspect, setup  # noqa: E402
+from schemas.errors import PrefineError  # noqa: E402
 
 app = typer.Typer(
     name="prefine",
@@ -18,19 +23,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-setup.add_to(app)
-build.add_to(app)
-annotate.add_to(app)
-inspect.add_to(app)
+for group in (setup, build, inspect):
+    group.add_to(app)
 
 
 def main() -> None:
     """Entry point of the `prefine` command."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "sentence_transformers", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what a worker raises reaches us as an exception
-    warnings.filterwarnings("ignore", module=r"apache_beam\..*")
     try:
         app()
     except PrefineError as error:

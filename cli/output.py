@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from rich.console import Console
 from rich.table import Table
+
+_WIDTH = 180
 
 
 def print_json(value: Any) -> None:
@@ -25,7 +28,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    Console(soft_wrap=False).print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def _cell(value: Any) -> str:

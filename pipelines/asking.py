@@ -19,6 +19,8 @@ from transforms.plugins import Ask
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
+Unit = Callable[[], Awaitable[Any]]
+
 _UNITS_PER_SLOT = 2  # open units per request slot: enough that a slot never waits for a unit to start
 
 
@@ -36,6 +38,8 @@ class AskingStage(Stage):
 
     counts_units: ClassVar[bool] = True
 
+    kind: ClassVar[str]  # of the stage's plug-ins
+
     @property
     @abstractmethod
     def uses(self) -> list[PluginUse]:
@@ -51,13 +55,13 @@ class AskingStage(Stage):
         """How many units of work a bucket holds."""
 
     @abstractmethod
-    def work(self, bucket: int, ask: Ask) -> tuple[list[Callable[[], Awaitable[Any]]], Callable[[list[Any]], Output]]:
+    def work(self, bucket: int, ask: Ask) -> tuple[list[Unit], Callable[[list[Any]], Output]]:
         """A bucket's units of work, and what makes its output of their results in order."""
 
     @cached_property
     def engines(self) -> dict[str, Any]:
         """The engines that this stage's plug-ins name."""
-        names = sorted({name for use in self.uses for name in engines_of(use)})
+        names = sorted({name for use in self.uses for _, name in engines_of(self.kind, use)})
         return {name: build("engines", self.recipe.engines[name], self.recipe.seed) for name in names}
 
     @property
@@ -111,7 +115,7 @@ class AskingStage(Stage):
         asker = caller.asker(memo)
         units, output_of = self.work(bucket, asker)
 
-        async def counted(unit: Callable[[], Awaitable[Any]]) -> Any:
+        async def counted(unit: Unit) -> Any:
             result = await unit()
             progress.advance()
             return result
@@ -129,9 +133,7 @@ class AskingStage(Stage):
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
 
-def _start(
-    counted: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]], unit: Callable[[], Awaitable[Any]]
-) -> Callable[[], Awaitable[Any]]:
+def _start(counted: Callable[[Unit], Awaitable[Any]], unit: Unit) -> Unit:
     return lambda: counted(unit)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-from pipelines.asking import AskingStage
+from pipelines.asking import AskingStage, Unit
 from pipelines.stage import Reads
 from schemas.ids import canonical_json, hash_fields
 from schemas.recipe import CallBudget, PluginUse
@@ -25,6 +25,7 @@ class Generate(AskingStage):
     """Every generator's pairs from every prompt (or pair); what one row yields stays in that row's bucket."""
 
     name: ClassVar[str] = "generate"
+    kind: ClassVar[str] = "generators"
     reads: ClassVar[Reads] = (("prompts", _INPUT), ("pairs", _INPUT))
 
     @property
@@ -55,9 +56,9 @@ class Generate(AskingStage):
             if any(generator.consumes == table for generator in self.generators)
         )
 
-    def work(self, bucket: int, ask: Ask) -> tuple[list[Callable[[], Awaitable[Any]]], Callable[[list[Any]], Output]]:
+    def work(self, bucket: int, ask: Ask) -> tuple[list[Unit], Callable[[list[Any]], Output]]:
         """A unit per prompt and, for generators that consume pairs, per pair."""
-        units = []
+        units: list[Unit] = []
         for table in ("prompts", "pairs"):
             generators = [generator for generator in self.generators if generator.consumes == table]
             if generators:

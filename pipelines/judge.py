@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-from pipelines.asking import AskingStage
+from pipelines.asking import AskingStage, Unit
 from pipelines.stage import PAIR_STAGES, Reads
 from schemas.recipe import CallBudget, PluginUse
 from schemas.tables import Votes, rows_frame
@@ -22,6 +22,7 @@ class Judge(AskingStage):
     """Every judge's votes on every pair; all pairs of a prompt are one unit, so their requests share a prefix."""
 
     name: ClassVar[str] = "judge"
+    kind: ClassVar[str] = "judges"
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES),)
 
     @property
@@ -50,11 +51,11 @@ class Judge(AskingStage):
             return 0
         return self.workspace.read("pairs", bucket, PAIR_STAGES, ["prompt_id"])["prompt_id"].n_unique()
 
-    def work(self, bucket: int, ask: Ask) -> tuple[list[Callable[[], Awaitable[Any]]], Callable[[list[Any]], Output]]:
+    def work(self, bucket: int, ask: Ask) -> tuple[list[Unit], Callable[[list[Any]], Output]]:
         """A unit per prompt."""
         pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
         prompts = pairs.partition_by("prompt_id", maintain_order=True) if self.judges else []
-        units = [partial(self._votes, prompt.to_dicts(), ask) for prompt in prompts]
+        units: list[Unit] = [partial(self._votes, prompt.to_dicts(), ask) for prompt in prompts]
         return units, partial(_output, pairs.height)
 
     async def _votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:

@@ -148,7 +148,10 @@ def sql(root: str, query: str, limit: int | None = None) -> tuple[list[str], lis
     connection.execute("SET lock_configuration = true")
     try:
         statements = connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        if len(statements) != 1 or statements[0].type not in (
+            duckdb.StatementType.SELECT,
+            duckdb.StatementType.EXPLAIN,
+        ):
             raise UsageError("prefine sql runs one SELECT; it never writes")
         result = connection.execute(query)
         columns = [column[0] for column in result.description]
@@ -166,4 +169,3 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) ->
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-

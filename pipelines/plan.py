@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.asking import AskingStage
+from pipelines.asking import AskingStage, Unit
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
 from pipelines.judge import Judge
@@ -104,7 +103,7 @@ def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> 
         stage.workspace.commit(stage.name, bucket, "plan", output_of(results), 0.0)
 
 
-async def _all(units: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+async def _all(units: list[Unit]) -> list[Any]:
     return [await unit() for unit in units]
 
 

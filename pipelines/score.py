@@ -32,7 +32,7 @@ class Score(FittedStage):
         scorers = build_all("scorers", self.recipe.score.scorers, self.recipe.seed, {})
         for scorer in scorers:
             if hasattr(scorer, "use_cache"):
-                scorer.use_cache(EmbeddingCache(self.workspace.fs, self.workspace.path("tables", "embeddings")))
+                scorer.use_cache(EmbeddingCache(self.workspace.path("tables", "embeddings")))
         return scorers
 
     @property

@@ -38,14 +38,13 @@ def build_all(kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, 
     return plugins
 
 
-def engines_of(use: PluginUse) -> list[str]:
-    """Names of the engines a plug-in use asks."""
-    found: list[str] = []
-    for field, value in use.settings.items():
-        if field == "engine" or field.endswith("_engine"):
-            found.append(str(value))
-        elif field == "engines" and isinstance(value, list):
-            found.extend(str(v) for v in value)
+def engines_of(kind: str, use: PluginUse) -> list[tuple[str, str]]:
+    """The engines a plug-in use asks, as (field, engine name); the Config's `engine_fields` says where they stand."""
+    fields = getattr(find(kind, use.plugin).Config, "engine_fields", ("engine", "engines"))
+    found: list[tuple[str, str]] = []
+    for field in fields:
+        value = use.settings.get(field)
+        found += [(field, str(name)) for name in (value if isinstance(value, list) else [value]) if name is not None]
     return found
 
 
@@ -82,16 +81,18 @@ def check_recipe(file: RecipeFile) -> None:
             raise file.error((*location, field), str(error)) from None
         where = (*location, "options") if kind == "exporters" else location
         file.validated(plugin.Config, use.settings, where)
-        for engine in engines_of(use):
+        for where_field, engine in engines_of(kind, use):
             if engine not in file.recipe.engines:
                 near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 known = ", ".join(sorted(file.recipe.engines)) or "none"
-                raise file.error((*location, "engine"), f"no engine named {engine!r}{hint} Declared: {known}")
+                raise file.error((*location, where_field), f"no engine named {engine!r}{hint} Declared: {known}")
         if kind in ("generators", "judges", "scorers"):
             group = "voters" if kind != "generators" else kind
             if (group, use.name) in seen:
-                raise file.error((*location, "name"), f"the name {use.name!r} is used twice; give this one another name")
+                raise file.error(
+                    (*location, "name"), f"the name {use.name!r} is used twice; give this one another name"
+                )
             seen[group, use.name] = location
 
 

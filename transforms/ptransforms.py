@@ -18,13 +18,13 @@ import orjson
 from schemas import errors
 from schemas.errors import PrefineError
 
-E = TypeVar("E")
+E = TypeVar("E", contravariant=True)
 
 
 class Work(Protocol[E]):
     """Something to do for one element: idempotent, picklable, defined in an installed module."""
 
-    def __call__(self, element: E) -> str:
+    def __call__(self, element: E, /) -> str:
         """Do it and return a short name of what was done."""
         ...
 
