@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
-import yaml
 from pydantic import Field, field_validator
 
+from schemas.errors import DataError
 from schemas.ids import unit_interval
 from transforms.exporters._messages import ContextRule, check_rows, parts_of, refuse_media, with_context
+from transforms.exporters._readme import readme
 from transforms.plugins import PluginConfig
 
 SPLIT_ORDER = ("train", "validation", "test")
@@ -100,18 +101,23 @@ def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.Laz
     n_flipped = pl.struct("pair_id", "p_chosen").map_batches(flips, return_dtype=pl.Int64, is_elementwise=True)
     train = pl.col("split") == "train"
     copied = rows.with_columns(
-        _flipped=pl.when(train).then(n_flipped).otherwise(0),
-        _copy=pl.int_ranges(0, pl.when(train).then(copies).otherwise(1)),
+        _flipped=n_flipped, _copy=pl.int_ranges(0, pl.when(train).then(copies).otherwise(1))
     ).explode("_copy")
-    exchange = pl.col("_copy") < pl.col("_flipped")
+    exchange = train & (pl.col("_copy") < pl.col("_flipped"))
     pairs = (("chosen", "rejected"), ("model_chosen", "model_rejected"))
     exchanged = {a: pl.when(exchange).then(b).otherwise(a) for x, y in pairs for a, b in ((x, y), (y, x))}
     return copied.with_columns(**exchanged).drop("_copy", "_flipped")
 
 
 def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split: bool = False) -> dict[str, int]:
-    """Write each split's rows in order; splits without rows get no file."""
+    """Write each split's rows in order; splits without rows get no file.
+
+    Raises:
+        DataError: `out` holds something already, which would be mixed with the export.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise DataError(f"{out} is not empty; export into a new folder, so that nothing old is mixed in")
     counts = dict(table.group_by("split").len().collect().iter_rows())
     order = [s for s in SPLIT_ORDER if s in counts] + sorted(set(counts) - set(SPLIT_ORDER))
     suffix = config.file_format
@@ -129,15 +135,12 @@ def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split:
             part.sink_parquet(target, mkdir=True)
         else:
             part.sink_ndjson(target, mkdir=True)
-    (out / "README.md").write_text(_readme(order, suffix))
+    schema = table.collect_schema()
+    if not keep_split:
+        schema.pop("split")
+    (out / "README.md").write_text(readme(schema, order, suffix))
     return {split: counts[split] for split in order}
 
 
 def _file_name(split: str, suffix: str, file: Any) -> str:
     return f"{split}-{file.index_in_partition:05d}.{suffix}"
-
-
-def _readme(splits: list[str], suffix: str) -> str:
-    files = [{"split": s, "path": f"{s}-*.{suffix}"} for s in splits]
-    head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
-    return f"---\n{head}---\n"

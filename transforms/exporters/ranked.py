@@ -28,7 +28,7 @@ class Ranked(PreferenceExporter):
                 _context="context",
                 prompt=prompt,
                 _response=messages(column, parts),
-                _key=pl.struct(pl.col(column)).struct.json_encode(),
+                _key=pl.struct(text=column).struct.json_encode(),
                 _score=sign * pl.col("margin"),
             )
             for column, sign in (("chosen", 1.0), ("rejected", -1.0))

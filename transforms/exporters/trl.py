@@ -64,7 +64,7 @@ class TrlKto(PreferenceExporter):
                 _context="context",
                 prompt=prompt,
                 completion=messages(column, parts),
-                _key=pl.struct(pl.col(column)).struct.json_encode(),
+                _key=pl.struct(text=column).struct.json_encode(),
                 _won=sign * pl.col("weight"),
             )
             for column, sign in (("chosen", 1), ("rejected", -1))

@@ -209,19 +209,20 @@ def _choose(nodes: pl.DataFrame, config: SplitsConfig, seed: int) -> dict[str, s
     )
     order = [s for s in SPLITS if s in config.fractions]
     fractions = [config.fractions[s] for s in order]
-    filled: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(order))
-    fresh: list[tuple[float, str, str, float]] = []
+    filled: dict[tuple[str, bool], list[int]] = defaultdict(lambda: [0] * len(order))
+    fresh: list[tuple[float, str, tuple[str, bool], int]] = []
     result: dict[str, str] = {}
     for cluster, slice_, rows, old in clusters.iter_rows():
-        size = max(float(rows), 1.0)
+        # Clusters without a published row are balanced among themselves: a later version may publish them.
+        stratum, size = (slice_, rows > 0), max(rows, 1)
         if old is None:
-            fresh.append((unit_interval(str(seed), "split", cluster), cluster, slice_, size))
+            fresh.append((unit_interval(str(seed), "split", cluster), cluster, stratum, size))
         else:
             result[cluster] = old
             if old in order:
-                filled[slice_][order.index(old)] += size
-    for _, cluster, slice_, size in sorted(fresh):
-        have = filled[slice_]
+                filled[stratum][order.index(old)] += size
+    for _, cluster, stratum, size in sorted(fresh):
+        have = filled[stratum]
         total = sum(have) + size
         need = [f * total - h for f, h in zip(fractions, have, strict=True)]
         best = need.index(max(need))
