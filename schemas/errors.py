@@ -35,6 +35,10 @@ class EngineError(PrefineError):
     """An LLM engine cannot be started or nothing answers."""
 
 
+class AnnotationServerError(PrefineError):
+    """The annotation server cannot be reached, refuses the token, or answers what it should not."""
+
+
 class BudgetExceeded(PrefineError):
     """A stated budget (calls, tokens, seconds) is spent; the run can be resumed with a larger one."""
 

@@ -152,7 +152,7 @@ class Annotations(dy.Schema):
     task_id = dy.String(nullable=False)
     pair_id = _id()
     annotator = dy.String(nullable=False)
-    label = _one_of(("a", "b", "tie", "both_bad"))
+    label = _one_of(("a", "b", "tie", "both_bad"), nullable=True)  # null where cancelled
     strength = dy.Int32(nullable=True, min=1, max=4)
     aspects = dy.String(nullable=True)  # JSON: {"a": {aspect: 1..5}, "b": {...}}
     spans = dy.String(nullable=True)  # JSON list of {response, start, end, text, kind}; code points

@@ -1,0 +1,366 @@
+"""Label Studio through its SDK: projects, tasks out, answers in.
+
+Works with the open-source edition (measured with 1.23). It has no import dedupe, no roles and no
+transactions across requests, so `push` announces every batch in the ledger before sending it, and
+`reconcile` finds what a crash left between server and ledger. `pull` is incremental: a task's
+`updated_at` moves when an answer is created, changed or deleted, so only such tasks are looked at, and
+only answers whose `updated_at` is new are fetched. Webhooks are not used: the server sends each once,
+without retry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from schemas.errors import AnnotationServerError, MissingExtra
+from transforms.annotate.page import PageConfig, page_version, pairwise_page
+from transforms.annotate.tasks import (
+    announced,
+    confirmed,
+    overlap_changes,
+    recovered,
+    task_data,
+    unpushed,
+    with_overlap,
+    without,
+)
+from transforms.plugins import Row
+
+BATCH = 500
+RAW = pl.Schema(
+    {"project_id": pl.Int64, "task_id": pl.Int64, "id": pl.Int64, "updated_at": pl.String, "record": pl.String}
+)
+
+_PAGE_SIZE = 500
+_FETCHERS = 4
+_TITLE_LIMIT = 50
+_MARGIN = timedelta(seconds=60)  # a change commits after it took its time stamp
+_TIMEOUT = 300.0
+_ONCE = {"max_retries": 0}  # a repeated import would make every task twice
+
+Save = Callable[[pl.DataFrame], None]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did."""
+
+    ledger: pl.DataFrame
+    created: int
+    recovered: int  # tasks found on the server after a crash
+    gone: int  # tasks that somebody deleted on the server
+    overlaps_changed: int
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """The answers on the server as last seen (`RAW`) and up to when (project id -> RFC 3339)."""
+
+    raw: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=RAW))
+    cursors: dict[str, str] = field(default_factory=dict)
+    fetched: int = 0
+    deleted: int = 0
+
+    def records(self) -> list[Row]:
+        """The answers as the server gave them."""
+        return [json.loads(text) for text in self.raw["record"]]
+
+
+class LabelStudioServer:
+    """A Label Studio server; `token` is a personal access token or a legacy token.
+
+    Raises:
+        MissingExtra: label-studio-sdk is not installed.
+        AnnotationServerError: from every method, where the server fails; the text says what it said.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        try:
+            from label_studio_sdk import LabelStudio
+        except ImportError:
+            raise MissingExtra(
+                "Label Studio needs label-studio-sdk: install the extra `prefine[annotate]`, or use "
+                "annotations.jsonl (annotate.plugin: files), which needs no server"
+            ) from None
+        self.url = url.rstrip("/")
+        self._client: Any = _guarded(
+            f"cannot log in at {self.url}", lambda: LabelStudio(base_url=self.url, api_key=token, timeout=_TIMEOUT)
+        )
+
+    def annotators(self) -> dict[int, str]:
+        """User id -> the pseudonym under which answers are stored; addresses stay on the server."""
+        users = self._call("list users", lambda: list(self._client.users.list()))
+        return {user.id: f"ls-user-{user.id}" for user in users}
+
+    def project(self, name: str, xml: str, overlap: int) -> int:
+        """The id of the project of this config version; made where it is missing."""
+        version = page_version(xml)[:8]
+        title = f"{name[: _TITLE_LIMIT - 9]} {version}"
+        listed = self._call("list projects", lambda: list(self._client.projects.list(title=title)))
+        ids = sorted(p.id for p in listed if p.title == title)
+        if ids:
+            return int(ids[0])
+        made = self._call(
+            f"create project {title!r}",
+            lambda: self._client.projects.create(
+                title=title,
+                label_config=xml,
+                maximum_annotations=overlap,
+                enable_empty_annotation=False,
+                show_collab_predictions=False,
+                show_annotation_history=False,
+                skip_queue="REQUEUE_FOR_OTHERS",
+                sampling="Sequential sampling",
+                request_options=_ONCE,
+            ),
+        )
+        return int(made.id)
+
+    def task_count(self, project_id: int) -> int | None:
+        """How many tasks the project has; None where there is no such project."""
+        project = self._call("get project", lambda: self._client.projects.get(project_id), missing=None)
+        return None if project is None else int(project.task_number or 0)
+
+    def default_overlap(self, project_id: int) -> int:
+        """How many answers the project asks for on a new task."""
+        return int(self._call("get project", lambda: self._client.projects.get(project_id)).maximum_annotations or 1)
+
+    def tasks(self, project_id: int, after: int = 0, data: bool = False) -> Iterable[Any]:
+        """Tasks of the project with an id above `after`; `data` adds what they show."""
+        include = "id,data" if data else "id"
+        return self._tasks(project_id, [_filter("id", "greater", "Number", after)], "task_only", include)
+
+    def add_tasks(self, project_id: int, data: Sequence[Row]) -> list[int]:
+        """Import tasks in one request; their ids in the same order."""
+        made = self._call(
+            "import tasks",
+            lambda: self._client.projects.import_tasks(
+                project_id, request=[{"data": d} for d in data], return_task_ids=True, request_options=_ONCE
+            ),
+        )
+        ids = [int(i) for i in made.task_ids or ()]
+        if len(ids) != len(data):
+            raise AnnotationServerError(f"{self.url} made {len(ids)} tasks of {len(data)}; push again to reconcile")
+        return ids
+
+    def set_overlap(self, task_id: int, overlap: int) -> None:
+        """How many answers one task asks for."""
+        self._call("change a task", lambda: self._client.tasks.update(str(task_id), overlap=overlap))
+
+    def changed(self, project_id: int, since: str) -> dict[int, dict[int, str]]:
+        """Tasks changed after `since` ("" for all): task id -> {answer id: when it was last updated}."""
+        filters = [_filter("updated_at", "greater", "Datetime", since)] if since else []
+        tasks = self._tasks(project_id, filters, "all", "id,annotations")
+        return {t.id: {a["id"]: str(a["updated_at"]) for a in map(_plain, t.annotations or ())} for t in tasks}
+
+    def last_change(self, project_id: int) -> datetime | None:
+        """When a task of the project was last changed, by the server's clock."""
+        query = json.dumps({"ordering": ["-tasks:updated_at"], "filters": {"conjunction": "and", "items": []}})
+        page = self._call(
+            "list tasks",
+            lambda: self._client.tasks.list(
+                project=project_id, query=query, fields="task_only", include="id,updated_at", page_size=1
+            ),
+        )
+        return page.items[0].updated_at if page.items else None
+
+    def answers(self, task_id: int) -> list[Row]:
+        """All answers to a task, as JSON; none where the task is gone."""
+        found = self._call("get answers", lambda: self._client.annotations.list(task_id), missing=[])
+        return [json.loads(answer.json()) for answer in found]
+
+    def _tasks(self, project_id: int, filters: list[Row], fields: str, include: str) -> list[Any]:
+        query = json.dumps({"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": filters}})
+        return list(
+            self._call(
+                "list tasks",
+                lambda: list(
+                    self._client.tasks.list(
+                        project=project_id, query=query, fields=fields, include=include, page_size=_PAGE_SIZE
+                    )
+                ),
+            )
+        )
+
+    def _call(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
+        return _guarded(f"cannot {what} at {self.url}", ask, **missing)
+
+
+def push(
+    server: LabelStudioServer,
+    queue: pl.DataFrame,
+    pairs_of: Callable[[Sequence[str]], Mapping[str, Row]],
+    config: PageConfig,
+    ledger: pl.DataFrame,
+    save: Save,
+    *,
+    name: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pushed:
+    """Make the server ask what the queue says; doing it again changes nothing.
+
+    Pairs with a context and pairs without have different pages, hence different projects.
+
+    Args:
+        queue: `schemas.tables.Queue`.
+        pairs_of: pair ids -> `pairs` rows; asked for one batch at a time.
+        ledger: as last saved.
+        save: stores the ledger durably; called before and after every batch.
+        name: of the project, to which the version of the page is added.
+        progress: told how many tasks of how many are made.
+    """
+    ledger, found, gone = reconcile(server, ledger)
+    save(ledger)
+    todo = unpushed(queue, ledger)
+    usual = int(queue["overlap"].mode().sort().first() or 1) if queue.height else 1  # type: ignore[arg-type]
+    projects: dict[str, tuple[int, int]] = {}
+    done = 0
+    for batch in todo.iter_slices(BATCH):
+        pairs = pairs_of(batch["pair_id"].to_list())
+        with_context = pl.Series([bool(pairs[p].get("context")) for p in batch["pair_id"]], dtype=pl.Boolean)
+        for context in (False, True):
+            part = batch.filter(with_context == context)
+            if not part.height:
+                continue
+            xml = pairwise_page(config, context=context)
+            page = page_version(xml)
+            if page not in projects:
+                project_id = server.project(name, xml, usual)
+                projects[page] = project_id, server.default_overlap(project_id)
+            project_id, overlap = projects[page]
+            ledger = announced(ledger, part, project_id, page, overlap)
+            save(ledger)
+            data = [task_data(pairs[p], shown) for p, shown in part.select("pair_id", "shown").iter_rows()]
+            ids = server.add_tasks(project_id, data)
+            ledger = confirmed(ledger, project_id, dict(zip(part["pair_id"], ids, strict=True)))
+            save(ledger)
+            done += part.height
+            progress(done, todo.height)
+    changes = overlap_changes(queue, ledger)
+    for task_id, wanted in changes.iter_rows():
+        server.set_overlap(task_id, wanted)
+        ledger = with_overlap(ledger, task_id, wanted)
+    save(ledger)
+    return Pushed(ledger, done, found, gone, changes.height)
+
+
+def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
+    """Bring the ledger to what is on the server: the ledger, tasks recovered, tasks gone.
+
+    Ids grow, so what a crash left unconfirmed lies above the project's last known id; only where numbers
+    still differ are all ids compared.
+    """
+    found = gone = 0
+    for project_id in ledger["project_id"].unique().sort():
+        mine = ledger.filter(pl.col("project_id") == project_id)
+        count = server.task_count(project_id)
+        if count is None:
+            ledger = without(ledger, project_id, ())
+        else:
+            if mine["task_id"].null_count():
+                last = int(mine["task_id"].max() or 0)  # type: ignore[arg-type]
+                tasks = [(t.id, (t.data or {}).get("pair_id")) for t in server.tasks(project_id, last, data=True)]
+                news = recovered(tasks, mine)
+                ledger = confirmed(ledger, project_id, news)
+                found += len(news)
+            mine = ledger.filter(pl.col("project_id") == project_id, pl.col("task_id").is_not_null(), ~pl.col("gone"))
+            if mine.height != count:
+                ledger = without(ledger, project_id, [t.id for t in server.tasks(project_id)])
+    gone = int(ledger["gone"].sum())
+    return ledger, found, gone
+
+
+def pull(server: LabelStudioServer, ledger: pl.DataFrame, state: Pulled) -> Pulled:
+    """Fetch what changed; doing it again changes nothing.
+
+    An answer that was deleted on the server is gone from the result. Answers to a task or project that was
+    deleted as a whole are kept: they were given, and only the question was taken back.
+    """
+    raw, cursors, fetched, deleted = state.raw, dict(state.cursors), 0, 0
+    for project_id in ledger["project_id"].unique().sort():
+        if server.task_count(project_id) is None:
+            continue
+        until = server.last_change(project_id)
+        tasks = server.changed(project_id, cursors.get(str(project_id), ""))
+        known = _known(raw, project_id)
+        changed = [
+            t
+            for t, answers in tasks.items()
+            if answers.keys() != known.get(t, {}).keys() or _newer(answers, known.get(t, {}))
+        ]
+        with ThreadPoolExecutor(_FETCHERS) as pool:
+            records = dict(zip(changed, pool.map(server.answers, changed), strict=True))
+        mine = pl.DataFrame(
+            [
+                {
+                    "project_id": project_id,
+                    "task_id": task_id,
+                    "id": record["id"],
+                    "updated_at": _stamp(record["updated_at"]),
+                    "record": json.dumps(record, sort_keys=True),
+                }
+                for task_id, answers in records.items()
+                for record in answers
+            ],
+            schema=RAW,
+        )
+        old = raw.filter(pl.col("task_id").is_in(pl.Series(changed, dtype=pl.Int64).implode()))
+        deleted += old.join(mine, on=["task_id", "id"], how="anti").height
+        fetched += mine.join(old, on=["task_id", "id", "updated_at"], how="anti").height
+        raw = pl.concat([raw.join(old, on=["task_id", "id"], how="anti"), mine]).sort("project_id", "task_id", "id")
+        if until is not None:
+            cursors[str(project_id)] = (until - _MARGIN).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return Pulled(raw, cursors, fetched, deleted)
+
+
+def _known(raw: pl.DataFrame, project_id: int) -> dict[int, dict[int, str]]:
+    out: dict[int, dict[int, str]] = {}
+    mine = raw.filter(pl.col("project_id") == project_id).select("task_id", "id", "updated_at")
+    for task_id, answer_id, updated_at in mine.iter_rows():
+        out.setdefault(task_id, {})[answer_id] = updated_at
+    return out
+
+
+def _newer(answers: Mapping[int, str], known: Mapping[int, str]) -> bool:
+    return any(_stamp(updated_at) != known[answer_id] for answer_id, updated_at in answers.items())
+
+
+def _stamp(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _plain(value: Any) -> Row:
+    if isinstance(value, dict):
+        return value
+    out: Row = value.dict()
+    return out
+
+
+def _filter(column: str, operator: str, kind: str, value: Any) -> Row:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _guarded(what: str, ask: Callable[[], Any], **missing: Any) -> Any:
+    """The answer; `missing=x` gives x where the server knows no such thing."""
+    import httpx
+    from label_studio_sdk.core.api_error import ApiError
+
+    try:
+        return ask()
+    except ApiError as error:
+        if error.status_code == 404 and "missing" in missing:
+            return missing["missing"]
+        detail = error.body.get("detail", error.body) if isinstance(error.body, dict) else error.body
+        hint = "; is the token valid and of this server?" if error.status_code in (401, 403) else ""
+        raise AnnotationServerError(f"{what}: status {error.status_code}, {str(detail)[:500]}{hint}") from error
+    except httpx.HTTPError as error:
+        raise AnnotationServerError(
+            f"{what}: {type(error).__name__} {error}; is the server running? Run again to go on"
+        ) from error

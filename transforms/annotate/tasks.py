@@ -1,0 +1,142 @@
+"""From queued pairs to tasks, and the ledger that says which task on the server asks about which pair.
+
+A task carries what the annotator must see and nothing else: no scores, no model names, no labels. The
+ledger is ours: the server neither dedupes imports nor can be trusted to keep what it was given. A row is
+written before its task is sent (`task_id` null) and confirmed afterwards, so after a crash between the
+two the task is found on the server and not sent again. A row never goes: where the task was deleted on the
+server it is marked `gone`, so that answers fetched earlier still find their pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from schemas.messages import Message
+from transforms.annotate.display import dialogue, page_text, shown_text
+from transforms.plugins import Row
+
+LEDGER = pl.Schema(
+    {
+        "pair_id": pl.String,
+        "project_id": pl.Int64,
+        "task_id": pl.Int64,
+        "page": pl.String,  # version of the labelling config
+        "shown": pl.String,  # ab or ba: which stored response is A on the page
+        "overlap": pl.Int32,  # answers the task asks for
+        "purpose": pl.String,
+        "gone": pl.Boolean,  # the task was deleted on the server
+    }
+)
+
+
+def empty_ledger() -> pl.DataFrame:
+    """A ledger of no tasks."""
+    return pl.DataFrame(schema=LEDGER)
+
+
+def task_data(pair: Row, shown: str) -> dict[str, Any]:
+    """The data of a pairwise task; `shown` says which stored response stands first on the page."""
+    first, second = ("response_a", "response_b") if shown == "ab" else ("response_b", "response_a")
+    data: dict[str, Any] = {
+        "pair_id": pair["pair_id"],
+        "conversation": dialogue(pair["prompt"]),
+        "response_a": shown_text(page_text(pair[first])),
+        "response_b": shown_text(page_text(pair[second])),
+    }
+    if pair.get("context"):
+        data["context"] = shown_text(pair["context"])
+    return data
+
+
+def ranking_data(group_id: str, prompt: list[Message], context: str | None, responses: list[str]) -> dict[str, Any]:
+    """The data of a ranking task; `responses` are page texts in the order shown."""
+    data: dict[str, Any] = {"pair_id": group_id, "conversation": dialogue(prompt)}
+    data |= {f"response_{i}": shown_text(text) for i, text in enumerate(responses, start=1)}
+    if context:
+        data["context"] = shown_text(context)
+    return data
+
+
+def unpushed(queue: pl.DataFrame, ledger: pl.DataFrame) -> pl.DataFrame:
+    """Queued pairs without a task on the server, best first."""
+    there = ledger.filter(pl.col("task_id").is_not_null(), ~pl.col("gone"))
+    return queue.join(there, on="pair_id", how="anti").sort("rank")
+
+
+def announced(ledger: pl.DataFrame, batch: pl.DataFrame, project_id: int, page: str, overlap: int) -> pl.DataFrame:
+    """The ledger before a batch of queue rows is sent; `overlap` is what the project gives new tasks."""
+    rows = batch.select(
+        "pair_id",
+        "shown",
+        "purpose",
+        project_id=pl.lit(project_id),
+        task_id=pl.lit(None),
+        page=pl.lit(page),
+        overlap=pl.lit(overlap),
+        gone=pl.lit(False),
+    )
+    unsent = pl.col("task_id").is_null() & pl.col("pair_id").is_in(batch["pair_id"].implode())
+    return pl.concat([ledger.filter(~unsent), rows.select(pl.col(n).cast(t) for n, t in LEDGER.items())])
+
+
+def confirmed(ledger: pl.DataFrame, project_id: int, tasks: Mapping[str, int]) -> pl.DataFrame:
+    """The ledger once the tasks (pair_id -> task_id) are known to be on the server."""
+    found = pl.DataFrame(
+        {"pair_id": list(tasks), "_task": list(tasks.values())}, schema={"pair_id": pl.String, "_task": pl.Int64}
+    )
+    open_ = pl.col("task_id").is_null() & (pl.col("project_id") == project_id)
+    joined = ledger.join(found, on="pair_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.when(open_).then("_task").otherwise("task_id").alias("task_id")).drop("_task")
+
+
+def recovered(found: Iterable[tuple[int, Any]], ledger: pl.DataFrame) -> dict[str, int]:
+    """Tasks on the server that a crash kept from the ledger: pair_id -> task_id, the oldest of each pair.
+
+    Args:
+        found: (task_id, data.pair_id) of tasks on the server; whatever was not announced is left out.
+    """
+    unconfirmed = set(ledger.filter(pl.col("task_id").is_null())["pair_id"])
+    known = set(ledger["task_id"].drop_nulls())
+    out: dict[str, int] = {}
+    for task_id, pair_id in sorted(found, key=lambda item: item[0]):
+        if task_id not in known and pair_id in unconfirmed:
+            out.setdefault(pair_id, task_id)
+    return out
+
+
+def without(ledger: pl.DataFrame, project_id: int, present: Iterable[int]) -> pl.DataFrame:
+    """The ledger where tasks of the project that are not `present` on the server are marked gone."""
+    there = pl.col("task_id").is_in(pl.Series(list(present), dtype=pl.Int64).implode())
+    lost = (pl.col("project_id") == project_id) & pl.col("task_id").is_not_null() & ~there
+    return ledger.with_columns(pl.col("gone") | lost)
+
+
+def overlap_changes(queue: pl.DataFrame, ledger: pl.DataFrame) -> pl.DataFrame:
+    """Tasks that should ask for another number of answers: `task_id`, `wanted`."""
+    there = ledger.filter(pl.col("task_id").is_not_null(), ~pl.col("gone"))
+    both = there.join(queue.select("pair_id", pl.col("overlap").alias("wanted")), on="pair_id", how="inner")
+    return both.filter(pl.col("wanted") != pl.col("overlap")).select("task_id", "wanted").sort("task_id")
+
+
+def with_overlap(ledger: pl.DataFrame, task_id: int, overlap: int) -> pl.DataFrame:
+    """The ledger after one task's number of answers was changed."""
+    changed = pl.when(pl.col("task_id") == task_id).then(overlap).otherwise("overlap").cast(pl.Int32)
+    return ledger.with_columns(changed.alias("overlap"))
+
+
+def waiting(ledger: pl.DataFrame, annotations: pl.DataFrame) -> pl.DataFrame:
+    """Pairs whose task still lacks answers: `pair_id`, `wanted`, `answered`, `skipped`.
+
+    A skip is no answer: its pair stays in the queue, for somebody else.
+    """
+    counts = annotations.group_by("pair_id").agg(
+        pl.col("annotator").filter(~pl.col("cancelled")).n_unique().alias("answered"),
+        pl.col("annotator").filter(pl.col("cancelled")).n_unique().alias("skipped"),
+    )
+    there = ledger.filter(pl.col("task_id").is_not_null(), ~pl.col("gone"))
+    both = there.select("pair_id", pl.col("overlap").alias("wanted")).join(counts, on="pair_id", how="left")
+    both = both.with_columns(pl.col("answered", "skipped").fill_null(0).cast(pl.Int32))
+    return both.filter(pl.col("answered") < pl.col("wanted")).sort("pair_id")
