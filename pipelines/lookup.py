@@ -19,6 +19,7 @@ from schemas.errors import UsageError
 from schemas.ids import ID_PATTERN
 from schemas.tables import TABLES, polars_schema
 from transforms.publish.explain import Explanation, explain
+from transforms.publish.read import open_version
 from transforms.publish.store import Datasets
 from transforms.storage.workspace import Workspace
 
@@ -73,14 +74,11 @@ def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explana
 
 
 def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
-    store = Datasets(f"{root.rstrip('/')}/datasets")
-    name, version = store.resolve(dataset)
-    folder = store.url(name, f"v{version:04d}", "evidence")
-    frames = {
-        table: pl.scan_parquet(f"{folder}/{table}-*.parquet").filter(pl.col("pair_id") == pair_id).collect()
-        for table in ("pairs", "votes", "verdicts")
-    }
-    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"])
+    version = open_version(f"{root.rstrip('/')}/datasets", dataset)
+    pairs, votes, verdicts = (
+        version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
+    )
+    return explain(pair_id, pairs, votes, verdicts)
 
 
 def fuser_model(workspace: Workspace) -> dict[str, Any] | None:

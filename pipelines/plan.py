@@ -80,17 +80,23 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
 
 
 def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> None:
-    """Run a stage's units with made-up replies and commit what they give, for the next stage to walk."""
+    """Run a stage's units with made-up replies and commit what they give, for the next stage to walk.
+
+    A request met twice is asked once, as the memo has it.
+    """
     for bucket in stage.workspace.buckets:
         memo = Memo(Workspace(root, stage.workspace.n_buckets).bucket_dir("generations", bucket))
+        made: dict[str, Reply] = {}
 
-        async def ask(request: Request, memo: Memo = memo) -> Reply:
+        async def ask(request: Request, memo: Memo = memo, made: dict[str, Reply] = made) -> Reply:
             cost = costs.setdefault((stage.name, request.purpose), Cost(stage.name, request.purpose))
             known = memo.get(request.request_id)
             if known is not None:
                 cost.answered += 1
                 return known
-            reply = made_up(request)
+            if request.request_id in made:
+                return made[request.request_id]
+            reply = made[request.request_id] = made_up(request)
             cost.calls += 1
             cost.tokens_in += reply.tokens_in
             cost.tokens_out += reply.tokens_out

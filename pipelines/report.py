@@ -1,4 +1,4 @@
-"""The report of a version: gathered from the version's files and the workspace's checkpoints."""
+"""The report of a version: its own files, and from the workspace what they do not hold (costs, queue, yields)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import polars as pl
+
+from pipelines.stage import summarise
 from schemas.errors import UsageError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, version_name
+from transforms.publish.read import Version
 from transforms.publish.store import Datasets
+from transforms.report.data import report_data
+from transforms.report.render import render
 from transforms.storage.workspace import Workspace
 
 REPORT = "report.html"
+_STAGES = ("ingest", "generate", "judge", "score", "fuse", "route")
 
 
 def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:
-    """Further files of the version."""
-    return {}
+    """The report of a version whose files are staged in `folder`."""
+    queue = [workspace.read("queue", bucket, ("route",)) for bucket in workspace.buckets]
+    data = report_data(
+        Version(manifest, str(folder)),
+        costs=_costs(workspace),
+        queue=pl.concat(queue).sort("rank"),
+        asked=_asked(workspace),
+    )
+    return {REPORT: render(data).encode()}
 
 
 def write_report(root: str, dataset: str, out: Path | None) -> str:
@@ -27,11 +41,35 @@ def write_report(root: str, dataset: str, out: Path | None) -> str:
     """
     store = Datasets(f"{Workspace.open(root).root.rstrip('/')}/datasets")
     name, version = store.resolve(dataset)
-    path = store.path(name, f"v{version:04d}", REPORT)
+    path = store.path(name, version_name(version), REPORT)
     if not store.fs.exists(path):
-        raise UsageError(f"{name}@v{version:04d} has no report")
+        raise UsageError(f"{name}@{version_name(version)} has no report")
     if out is None:
-        return store.url(name, f"v{version:04d}", REPORT)
+        return store.url(name, version_name(version), REPORT)
     with store.fs.open(path, "rb") as source, out.open("wb") as target:
         shutil.copyfileobj(source, target)
     return str(out)
+
+
+def _costs(workspace: Workspace) -> pl.DataFrame:
+    """Per stage: calls sent, requests answered by the memo, tokens and seconds."""
+    rows = []
+    for stage in _STAGES:
+        summary = summarise(stage, list(workspace.checkpoints(stage).values()))
+        total = {k: int(sum(u.get(k, 0) for u in summary.usage.values())) for k in _COUNTS.values()}
+        rows.append({"stage": stage, **{k: total[v] for k, v in _COUNTS.items()}, "seconds": summary.seconds})
+    return pl.DataFrame(rows)
+
+
+_COUNTS = {"calls": "calls", "cached": "memo_hits", "tokens_in": "tokens_in", "tokens_out": "tokens_out"}
+
+
+def _asked(workspace: Workspace) -> pl.DataFrame:
+    """Per generator: what it asked, parsed and made."""
+    counts = summarise("generate", list(workspace.checkpoints("generate").values())).counts
+    rows: dict[str, dict[str, float | str]] = {}
+    for name, n in counts.items():
+        generator, dot, key = name.rpartition(".")
+        if dot:
+            rows.setdefault(generator, {"generator": generator})[key] = n
+    return pl.DataFrame(list(rows.values())) if rows else pl.DataFrame()
