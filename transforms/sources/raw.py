@@ -17,7 +17,8 @@ import orjson
 import polars as pl
 
 from schemas.errors import DataError
-from transforms.sources.slices import BOM, Slice, csv_rows, json_records
+from transforms.sources.files import BOM, csv_rows, json_records
+from transforms.sources.slices import Slice
 
 _NUMBER = "\x00number"  # no CSV header can hold it unquoted
 
@@ -71,10 +72,14 @@ def _numbers(piece: Slice, n: int) -> list[int]:
     return list(range(piece.first_row, piece.first_row + n))
 
 
-def _jsonl(piece: Slice) -> Raw:
+def _bytes(piece: Slice) -> bytes:
     with Path(piece.path).open("rb") as file:
         file.seek(piece.offset)
-        data = file.read(piece.length)
+        return file.read(piece.length)
+
+
+def _jsonl(piece: Slice) -> Raw:
+    data = _bytes(piece)
     if piece.offset == 0:
         data = data.removeprefix(BOM)
     raw = Raw([])
@@ -164,7 +169,8 @@ def _parquet_with_bad_text(piece: Slice) -> Raw:
 
 
 def _csv(piece: Slice) -> Raw:
-    frame = pl.scan_csv(piece.path, infer_schema=False).slice(piece.offset, piece.length).collect()
+    schema = dict.fromkeys(piece.columns, pl.String)
+    frame = pl.read_csv(_bytes(piece), has_header=False, schema=schema)
     numbered = frame.with_columns(pl.Series(_NUMBER, _numbers(piece, frame.height), dtype=pl.Int64))
     filled = numbered.filter(~pl.all_horizontal(pl.col(frame.columns).is_null()))  # a blank line is no row
     return Raw(filled[_NUMBER].to_list(), filled.drop(_NUMBER))

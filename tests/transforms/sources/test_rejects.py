@@ -128,6 +128,15 @@ def test_bad_csv_rows(rows_per_slice: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("rows_per_slice", [1, 100])
+def test_quotes_inside_unquoted_csv_cells_are_text(rows_per_slice: int) -> None:
+    data = b'prompt,response_a,response_b,label\np,a 5" disk,y,a\np,"a, b",y,b\n'
+    result = read_bytes(data, "csv", rows_per_slice)
+    assert_conserved(result)
+    texts = {m["content"] for name in ("response_a", "response_b") for (m,) in result.pairs[name].to_list()}
+    assert texts == {'a 5" disk', "a, b", "y"}
+
+
 @pytest.mark.parametrize("rows_per_slice", [2, 100])
 def test_blank_csv_lines_are_no_rows(rows_per_slice: int) -> None:
     data = b"prompt,response_a,response_b,label\np,x,y,a\n\np,x,z,b\n"
