@@ -34,6 +34,7 @@ from tests.benchmarks.quality.noise_methods import (
     cleanlab_tuned,
     features,
     group_folds,
+    nested_ridges,
     ours_and_moss,
     single_head,
 )
@@ -48,14 +49,15 @@ def detect(pairs: Pairs, rate: float, seed: int) -> dict[str, tuple[float, float
 
     given, flipped = inject(pairs.y, rate, np.random.default_rng([seed, round(100 * rate)]))
     x, folds = features(pairs), group_folds(pairs.groups, seed)
+    ridges = nested_ridges(x, given, folds)
     ours, moss = ours_and_moss(pairs, given, seed)
     suspicion = {
         "ours": ours,
-        "single head": single_head(x, given, given, folds),
+        "single head": single_head(x, given, given, folds, ridges),
         "cleanlab": cleanlab_default(x, given, folds),
-        "cleanlab tuned": cleanlab_tuned(x, given, folds),
+        "cleanlab tuned": cleanlab_tuned(x, given, folds, ridges),
         "moss": moss,
-        "bound": single_head(x, given, pairs.y, folds),
+        "bound": single_head(x, given, pairs.y, folds, nested_ridges(x, pairs.y, folds)),
     }
     return {
         name: (float(roc_auc_score(flipped, s)), float(average_precision_score(flipped, s)))

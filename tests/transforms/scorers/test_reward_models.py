@@ -1,0 +1,170 @@
+"""Reward models: a tiny random transformers model, a stub of vLLM's pooling endpoint, and CREAM over both."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy.special import expit
+
+from schemas.errors import DataError, EngineError, UsageError
+from schemas.tables import Votes
+from tests.transforms.scorers.pair_rows import frame, no_votes, pair_row, swapped
+from transforms.registry import find
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "cat", "dog", "why"]
+
+
+def tiny_model(folder: Path, seed: int, labels: int = 1) -> str:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    transformers.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        num_labels=labels, initializer_range=0.5,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def scorer(name: str, **config: Any) -> Any:
+    cls = find("scorers", name)
+    return cls(name, cls.Config(**config), seed=0)
+
+
+PAIRS = frame([pair_row("why cat", "good cat", "bad dog dog"), pair_row("why dog", "dog", "cat bad good")])
+
+
+def test_local_ensemble_votes_with_mean_probability(tmp_path: Path) -> None:
+    models = [tiny_model(tmp_path / str(seed), seed) for seed in (1, 2, 3)]
+    plugin = scorer("hf_reward", models=models)
+    votes = plugin.votes(PAIRS, plugin.fit(PAIRS, no_votes()))
+    Votes.validate(votes)
+    for row in votes.iter_rows(named=True):
+        aspects = json.loads(row["aspects"])
+        assert len(aspects["heads"]) == 3
+        assert aspects["sees_label"] is False
+        assert aspects["sigma"] > 0
+        assert row["p_a"] == pytest.approx(np.mean(expit(aspects["heads"])))
+        assert row["score_a"] - row["score_b"] == pytest.approx(aspects["mu"], abs=1e-5)
+    mirror = plugin.votes(swapped(PAIRS), b"")
+    assert np.allclose(votes["p_a"], 1 - mirror["p_a"], atol=1e-6)
+
+
+def test_local_rewards_are_the_models_logits(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = tiny_model(tmp_path / "m", 5, labels=2)
+    row = scorer("hf_reward", models=[folder], batch_size=1).votes(PAIRS, b"").row(0, named=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = model(**tokenizer("why cat", "good cat", return_tensors="pt")).logits[0]
+    assert row["score_a"] == pytest.approx(float(logits[1] - logits[0]), abs=1e-5)
+
+
+def test_batches_do_not_change_rewards(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "m", 6)
+    one, many = (scorer("hf_reward", models=[folder], batch_size=n).votes(PAIRS, b"") for n in (1, 8))
+    assert np.allclose(one["score_a"], many["score_a"], atol=1e-5)
+
+
+def test_rewards_are_bought_once(tmp_path: Path) -> None:
+    plugin = scorer("hf_reward", models=[tiny_model(tmp_path / "m", 7)])
+    first = plugin.votes(PAIRS, b"")
+    plugin._models[0].rewards = lambda conversations: pytest.fail("asked again")
+    assert plugin.votes(PAIRS, b"").equals(first)
+
+
+def test_wrong_models_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="/no/such"):
+        _ = scorer("hf_reward", models=["/no/such"]).identity
+    with pytest.raises(UsageError, match="not a reward model"):
+        scorer("hf_reward", models=[tiny_model(tmp_path / "m", 8, labels=3)]).votes(PAIRS, b"")
+    with pytest.raises(ValidationError, match="at least one reward model"):
+        find("scorers", "hf_reward").Config()
+
+
+class PoolingStub(http.server.BaseHTTPRequestHandler):
+    """Rewards the number of times "good" occurs in the last message; refuses the model "away"."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/pooling"
+        assert [m["role"] for m in body["messages"]] == ["user", "assistant"]
+        reward = body["messages"][-1]["content"].count("good") + 0.5
+        data: Any = {"one": [reward], "tokens": [[9.0], [reward]]}.get(body["model"], "nonsense")
+        self.send_response(404 if body["model"] == "away" else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"index": 0, "data": data}]}).encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def pooling_url() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), PoolingStub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("model", ["one", "tokens"])
+def test_endpoint_rewards(pooling_url: str, model: str) -> None:
+    plugin = scorer("hf_reward", endpoints=[{"url": pooling_url, "model": model}])
+    votes = plugin.votes(PAIRS, b"")
+    assert votes["label"].to_list() == ["a", "b"]
+    assert votes["score_a"].to_list() == [1.5, 0.5]
+
+
+@pytest.mark.parametrize(("model", "says"), [("away", "404"), ("other", "did not answer with a reward")])
+def test_endpoint_failures_stop_the_run(pooling_url: str, model: str, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        scorer("hf_reward", endpoints=[{"url": pooling_url, "model": model}]).votes(PAIRS, b"")
+
+
+def test_unreachable_endpoint_is_named() -> None:
+    with pytest.raises(EngineError, match="no reward model answers at"):
+        scorer("hf_reward", endpoints=[{"url": "http://127.0.0.1:9", "model": "m"}]).votes(PAIRS, b"")
+
+
+def scored(a: str, b: str, now: list[float], before: list[float] | None) -> dict[str, Any]:
+    return pair_row("p", a, b, meta=json.dumps({"now": now, "before": before}))
+
+
+def test_cream_trusts_the_ranking_as_far_as_snapshots_agree() -> None:
+    now, before = {"x": 3.0, "y": 2.0, "z": 1.0}, {"x": 2.0, "y": 3.0, "z": 1.0}
+    rows = [scored(a, b, [now[a], now[b]], [before[a], before[b]]) for a, b in (("x", "y"), ("y", "z"), ("z", "x"))]
+    votes = scorer("cream", current="meta:now", previous="meta:before").votes(frame(rows), b"")
+    # Two of three pairs are ranked alike: tau = 1/3, C = 2/3.
+    assert votes["p_a"].to_list() == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    assert votes["label"].to_list() == ["a", "a", "b"]
+    assert json.loads(votes["aspects"][0])["n_responses"] == 3
+
+
+def test_cream_is_silent_without_scores_and_names_wrong_ones() -> None:
+    plugin = scorer("cream", current="meta:now", previous="meta:before")
+    assert plugin.votes(frame([pair_row("p", "x", "y"), scored("v", "w", [1, 2], None)]), b"").height == 0
+    with pytest.raises(DataError, match="not \\[score_a, score_b\\]"):
+        plugin.votes(frame([scored("x", "y", [1.0], [1.0, 2.0])]), b"")
+
+
+def test_cream_over_two_saved_models(tmp_path: Path) -> None:
+    current, previous = (tiny_model(tmp_path / str(seed), seed) for seed in (11, 12))
+    same = scorer("cream", current=current, previous=current).votes(PAIRS, b"")
+    assert same["p_a"].is_in([0.0, 1.0]).all()
+    both = scorer("cream", current=current, previous=previous)
+    assert both.votes(PAIRS, b"").height == 2
+    assert both.identity != scorer("cream", current=previous, previous=current).identity
