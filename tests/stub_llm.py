@@ -213,18 +213,19 @@ class StubServer:
     async def _start(self) -> None:
         self._runner = web.AppRunner(self.stub.app(), access_log=None, shutdown_timeout=0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=2048)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=2048)
+        await self._site.start()
+        assert self._site._server is not None
+        self.port = self._site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
 
     async def _stop(self) -> None:
-        await self._runner.cleanup()
+        await self._site.stop()
         current = asyncio.current_task()
         rest = [task for task in asyncio.all_tasks() if task is not current]
-        for task in rest:
+        for task in rest:  # requests that hang by order
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await self._runner.cleanup()
 
 
 async def _serve(options: Options, port: int) -> None:

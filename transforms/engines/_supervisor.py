@@ -77,7 +77,7 @@ def shared_server(
 
 
 def _spawn(folder: Path, spec: dict[str, Any]) -> None:
-    """Start a supervisor that outlives this process and wait until it holds its lock."""
+    """Start a supervisor that outlives this process and wait until it has tried to start the server."""
     (folder / "spec.json").write_bytes(orjson.dumps(spec))
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
@@ -91,7 +91,7 @@ def _spawn(folder: Path, spec: dict[str, Any]) -> None:
             env={**os.environ, "PYTHONPATH": path},
         )
     give_up = time.monotonic() + 60
-    while _free(folder / "owner.lock"):
+    while not _read_state(folder):
         if process.poll() is not None or time.monotonic() > give_up:
             raise EngineError(f"the supervisor of a model server did not start; see {folder / 'supervisor.log'}")
         time.sleep(0.05)
@@ -177,7 +177,11 @@ def supervise(folder: Path) -> None:
         url = f"http://127.0.0.1:{port}"
         while True:
             born = time.monotonic()
-            server = _start(folder, spec, port)
+            try:
+                server = _start(folder, spec, port)
+            except OSError as error:
+                _write_state(folder, failed=f"cannot start {spec['command'][0]!r}: {error.strerror}")
+                return
             _write_state(folder, url=url, pid=server.pid, restarts=restarts)
             try:
                 abandoned = _watch(server, users)
@@ -196,19 +200,15 @@ def supervise(folder: Path) -> None:
 def _start(folder: Path, spec: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
     command = [part.replace(PORT, str(port)) for part in spec["command"]]
     with (folder / "server.log").open("ab") as log:
-        try:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-                env={**os.environ, **spec["environment"]},
-            )
-        except OSError as error:
-            _write_state(folder, failed=f"cannot start {command[0]!r}: {error.strerror}")
-            raise
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            env={**os.environ, **spec["environment"]},
+        )
 
 
 def _watch(server: subprocess.Popen[bytes], users: IO[str]) -> bool:

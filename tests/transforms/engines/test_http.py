@@ -1,0 +1,180 @@
+"""The client against a server that misbehaves: what is repeated, what is final, what stops the run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from schemas.errors import EngineError
+from tests.stub_llm import Options, StubServer
+from transforms.engines._http import Client, Patience
+from transforms.engines._supervisor import free_port
+from transforms.plugins import Reply, Request
+
+QUICK = Patience(attempt_s=5.0, deadline_s=30.0, retries=8, backoff_s=0.01, backoff_max_s=0.05, outage_s=2.0)
+
+
+def requests(count: int, path: str = "chat/completions") -> list[Request]:
+    return [
+        Request("e", "m", {"messages": [{"role": "user", "content": f"question {n}"}], "max_tokens": 5}, path=path)
+        for n in range(count)
+    ]
+
+
+def ask(urls: list[str], asked: list[Request], patience: Patience = QUICK, concurrency: int = 64) -> list[Reply]:
+    async def run() -> list[Reply]:
+        async with Client("e", urls, "stub", concurrency, patience) as client:
+            return list(await asyncio.gather(*(client.send(request) for request in asked)))
+
+    return asyncio.run(run())
+
+
+FAULTS: dict[str, Options] = {
+    "429 at random": Options(rate_limited=0.3),
+    "429 storm with Retry-After": Options(storm=200, retry_after="0.05"),
+    "503 at random": Options(unavailable=0.3),
+    "every request fails twice": Options(fail_first=2),
+    "cut connections": Options(cut=0.3),
+    "truncated JSON": Options(truncate=0.3),
+    "malformed bodies": Options(malformed=0.3),
+    "all at once": Options(rate_limited=0.1, unavailable=0.1, cut=0.1, truncate=0.1, malformed=0.1),
+    "answers out of order": Options(latency_s=0.02, heavy_tail=True),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_request_gets_the_answer_of_a_healthy_server(fault: str) -> None:
+    asked = requests(150)
+    with StubServer() as healthy:
+        expected = [reply.text for reply in ask([healthy.url], asked)]
+    with StubServer(FAULTS[fault]) as stub:
+        replies = ask([stub.url], asked)
+        assert [reply.state for reply in replies] == ["ok"] * len(asked)
+        assert [reply.text for reply in replies] == expected
+        assert [reply.request_id for reply in replies] == [request.request_id for request in asked]
+        assert set(stub.stub.answered.values()) == {1}, "an answer was bought twice"
+        assert sum(reply.retries for reply in replies) == sum(stub.stub.received.values()) - len(asked)
+
+
+def test_a_hanging_request_is_given_up_and_repeated() -> None:
+    patience = Patience(attempt_s=0.3, deadline_s=20, retries=12, backoff_s=0.01, outage_s=30)
+    with StubServer(Options(hang=0.3)) as stub:
+        replies = ask([stub.url], requests(40), patience)
+    assert {reply.state for reply in replies} == {"ok"}
+    assert any(reply.retries for reply in replies)
+
+
+def test_retries_are_bounded_and_the_failure_is_transient() -> None:
+    patience = Patience(retries=3, backoff_s=0.001, outage_s=60)
+    with StubServer(Options(unavailable=1.0)) as stub:
+        (reply,) = ask([stub.url], requests(1), patience)
+        assert sum(stub.stub.received.values()) == 4
+    assert (reply.state, reply.transient, reply.retries) == ("error", True, 3)
+    assert "503" in (reply.error or "")
+
+
+def test_the_deadline_bounds_all_attempts_together() -> None:
+    patience = Patience(attempt_s=10, deadline_s=0.5, retries=100, backoff_s=0.05, outage_s=60)
+    with StubServer(Options(hang=1.0)) as stub:
+        started = time.monotonic()
+        (reply,) = ask([stub.url], requests(1), patience)
+    assert reply.transient
+    assert time.monotonic() - started < 3
+
+
+def test_retry_after_is_honoured() -> None:
+    with StubServer(Options(fail_first=1, retry_after="0.4")) as stub:
+        started = time.monotonic()
+        (reply,) = ask([stub.url], requests(1))
+    assert reply.state == "ok"
+    assert time.monotonic() - started >= 0.4
+
+
+def test_a_bad_request_is_a_permanent_error_with_the_servers_reason() -> None:
+    with StubServer(Options(bad_request=1.0)) as stub:
+        (reply,) = ask([stub.url], requests(1))
+        assert sum(stub.stub.received.values()) == 1
+    assert (reply.state, reply.transient) == ("error", False)
+    assert reply.error == "400: This model's maximum context length is 4096 tokens."
+
+
+def test_a_refusal_is_not_repeated() -> None:
+    with StubServer(Options(refuse=1.0)) as stub:
+        (reply,) = ask([stub.url], requests(1))
+        assert sum(stub.stub.received.values()) == 1
+    assert reply.state == "refused"
+
+
+def test_an_unknown_address_stops_the_run_with_a_message() -> None:
+    with StubServer() as stub, pytest.raises(EngineError, match="turns requests away with 404"):
+        ask([stub.url], requests(1, path="no/such/path"))
+
+
+def test_a_server_without_tokenizer_stops_nothing() -> None:
+    with StubServer() as stub:
+        url = stub.url.replace("/v1", "/elsewhere/v1")
+        (reply,) = ask([url], requests(1, path="tokenize"))
+    assert (reply.state, reply.transient) == ("error", False)
+
+
+def test_nothing_answering_stops_the_run_with_a_message() -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(EngineError, match="nothing answers at") as caught:
+        ask([url], requests(20), Patience(outage_s=0.5))
+    assert url in str(caught.value)
+
+
+def test_a_server_that_never_answers_well_trips_the_breaker() -> None:
+    patience = Patience(retries=1000, backoff_s=0.005, backoff_max_s=0.01, outage_s=0.5, breaker_failures=20)
+    with StubServer(Options(unavailable=1.0)) as stub, pytest.raises(EngineError, match="no usable answer"):
+        ask([stub.url], requests(20), patience)
+
+
+def test_a_server_that_dies_and_comes_back_costs_nothing_but_time() -> None:
+    async def run() -> list[Reply]:
+        first = StubServer(Options(latency_s=0.05))
+        first.__enter__()
+        patience = Patience(retries=3, backoff_s=0.01, outage_s=20)
+        async with Client("e", [first.url], "stub", 8, patience) as client:
+            pending = asyncio.gather(*(client.send(request) for request in asked))
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(first.__exit__)
+            await asyncio.sleep(1.0)
+            with StubServer(Options(latency_s=0.01), port=first.port):
+                return list(await pending)
+
+    asked = requests(100)
+    replies = asyncio.run(run())
+    assert {reply.state for reply in replies} == {"ok"}
+
+
+def test_servers_share_the_load_and_one_may_be_dead() -> None:
+    dead = f"http://127.0.0.1:{free_port()}/v1"
+    with StubServer() as one, StubServer() as two:
+        replies = ask([one.url, dead, two.url], requests(60))
+        shares = [sum(stub.stub.received.values()) for stub in (one, two)]
+    assert {reply.state for reply in replies} == {"ok"}
+    assert sum(shares) == 60
+    assert min(shares) >= 15
+
+
+def test_concurrency_is_bounded_and_used() -> None:
+    with StubServer(Options(latency_s=0.05)) as stub:
+        ask([stub.url], requests(60), concurrency=7)
+        assert stub.stub.peak == 7
+
+
+def test_the_request_is_sent_as_it_stands_with_the_served_name() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def keep(body: dict[str, Any]) -> str:
+        seen.append(body)
+        return "x"
+
+    with StubServer(reply=keep) as stub:
+        (request,) = requests(1)
+        ask([stub.url], [request])
+    assert seen == [{**request.body, "model": "stub"}]

@@ -1,0 +1,143 @@
+"""One server per host: shared by all who want it, restarted when it crashes, gone when nobody is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from pathlib import Path
+
+import orjson
+import pytest
+
+from schemas.errors import EngineError
+from transforms.engines import _supervisor
+from transforms.engines._supervisor import shared_server
+
+SERVER = """
+import http.server, os, sys
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/die": os._exit(3)
+        data = str(os.getpid()).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(data))); self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(_supervisor.tempfile, "tempdir", None)
+
+
+def command(tag: str) -> list[str]:
+    return [sys.executable, "-c", SERVER, "{port}", tag]
+
+
+def pid_of(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+        return int(response.read())
+
+
+def gone(pid: int, within_s: float = 10.0) -> bool:
+    give_up = time.monotonic() + within_s
+    while time.monotonic() < give_up:
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_users_share_a_server_that_ends_with_the_last() -> None:
+    with shared_server("s", command("share")) as one:
+        with shared_server("s", command("share")) as two:
+            assert one == two
+            pid = pid_of(one)
+        time.sleep(0.6)
+        assert pid_of(one) == pid
+    assert gone(pid)
+    with shared_server("s", command("share")) as again:
+        assert pid_of(again) != pid
+
+
+def test_processes_that_start_at_once_share_one_server_even_if_killed(tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import sys, time
+        from transforms.engines._supervisor import shared_server
+        with shared_server("s", {command("many")!r}) as url:
+            print(url, flush=True)
+            time.sleep(60)
+        """
+    )
+    users = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        urls = {user.stdout.readline().strip() for user in users if user.stdout}
+        assert len(urls) == 1
+        pid = pid_of(urls.pop())
+        for user in users[:3]:
+            user.kill()
+        time.sleep(0.6)
+        assert not gone(pid, 0.2)
+    finally:
+        for user in users:
+            user.kill()
+            user.communicate()
+    assert gone(pid)
+
+
+def test_a_crashed_server_is_restarted_at_the_same_address() -> None:
+    with shared_server("s", command("crash")) as url:
+        pid = pid_of(url)
+        os.kill(pid, signal.SIGKILL)
+        give_up = time.monotonic() + 15
+        while time.monotonic() < give_up:
+            try:
+                fresh = pid_of(url)
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert fresh != pid
+
+
+def test_a_server_that_keeps_crashing_is_given_up_with_its_log() -> None:
+    broken = [sys.executable, "-c", "import sys; sys.exit('no such model')", "{port}"]
+    with (
+        pytest.raises(EngineError, match="ended 2 times in a row") as caught,
+        shared_server("s", broken, max_restarts=1),
+    ):
+        pass
+    assert "no such model" in str(caught.value)
+
+
+def test_a_command_that_cannot_start_is_named() -> None:
+    with pytest.raises(EngineError, match="cannot start '/no/such/vllm'"), shared_server("s", ["/no/such/vllm"]):
+        pass
+
+
+def test_a_server_that_is_not_ready_in_time_is_reported() -> None:
+    idle = [sys.executable, "-c", "import time; time.sleep(60)", "{port}"]
+    with pytest.raises(EngineError, match="not ready within 1 s"), shared_server("s", idle, start_timeout_s=1.0):
+        pass
+
+
+def test_a_killed_supervisor_takes_the_server_with_it(tmp_path: Path) -> None:
+    with shared_server("s", command("orphan")) as url:
+        pid = pid_of(url)
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(parent, signal.SIGKILL)
+        assert gone(pid)
+    (state,) = tmp_path.glob("prefine-*/s-*/state.json")
+    assert orjson.loads(state.read_bytes())["pid"] == pid
