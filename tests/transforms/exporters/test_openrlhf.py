@@ -32,7 +32,9 @@ from openrlhf.datasets import RewardDataset
 
 folder, cache, vocabulary, prompt_key, is_dpo = sys.argv[1:]
 tokenizer = PreTrainedTokenizerFast.from_pretrained(vocabulary)
-keys = SimpleNamespace(prompt_key=prompt_key or None, chosen_key="chosen", rejected_key="rejected", apply_chat_template=True)
+keys = SimpleNamespace(
+    prompt_key=prompt_key or None, chosen_key="chosen", rejected_key="rejected", apply_chat_template=True
+)
 strategy = SimpleNamespace(args=SimpleNamespace(data=keys))
 rows = datasets.load_dataset(folder, cache_dir=cache)["train"]
 data = RewardDataset(rows, tokenizer, 256, strategy, is_dpo=is_dpo == "1", num_processors=1)

@@ -21,13 +21,22 @@ CALLS = '[{"id":"c1","type":"function","function":{"name":"add","arguments":"{\\
 @pytest.fixture(scope="module")
 def rows() -> pl.DataFrame:
     plain = [
-        row(f"What is {i} plus {i + 1}?", f"It is {2 * i + 1}.", f"I think {2 * i}, or so.", context=("brief" if i % 3 else None))
+        row(
+            f"What is {i} plus {i + 1}?",
+            f"It is {2 * i + 1}.",
+            f"I think {2 * i}, or so.",
+            context=("brief" if i % 3 else None),
+        )
         for i in range(12)
     ]
     turns = [
         row(
             [message("user", "hi"), message("assistant", "hello"), message("user", f"and {i}?")],
-            [message("assistant", "", tool_calls=CALLS), message("tool", "3", name="add"), message("assistant", f"{i}!")],
+            [
+                message("assistant", "", tool_calls=CALLS),
+                message("tool", "3", name="add"),
+                message("assistant", f"{i}!"),
+            ],
             "no idea",
         )
         for i in range(4)
@@ -104,7 +113,9 @@ def test_dpo(rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("margin", [False, True])
-def test_reward(rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: bool) -> None:
+def test_reward(
+    rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: bool
+) -> None:
     from trl import RewardConfig, RewardTrainer
 
     data = load("trl-reward", rows, tmp_path, monkeypatch, margin=margin)

@@ -1,0 +1,198 @@
+"""What changed from one version to another, row by row, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from transforms.publish.read import Version
+from transforms.publish.rows import STAGE
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+CHANGES = ("added", "removed", "flipped", "split", "margin", "other")
+REFIT = "votes unchanged; weights refitted"
+_COMPARED = ("chosen_is", "split", "margin", "p_chosen", "weight", "action", "decided_by")
+_VOTE = ("label", "p_a", "score_a", "score_b")
+_COLUMNS = {
+    "pair_id": pl.String,
+    "change": pl.String,
+    "reason": pl.String,
+    "slice": pl.String,
+    **{f"{side}_{c}": t for side in ("old", "new") for c, t in (("chosen_is", pl.String), ("split", pl.String))},
+    "old_margin": pl.Float64,
+    "new_margin": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Diff:
+    """`changes`: pair_id, change, reason, slice, and old and new chosen_is, split and margin, sorted by pair_id.
+
+    A row that changed in several ways stands under the first of `CHANGES` that applies; `unchanged` counts the rest.
+    """
+
+    old: str
+    new: str
+    unchanged: int
+    changes: pl.DataFrame
+
+    def summary(self) -> pl.DataFrame:
+        """Rows by change and reason."""
+        return _counted(self.changes, "change", "reason")
+
+    def by_slice(self) -> pl.DataFrame:
+        """Rows by slice and change."""
+        return _counted(self.changes, "slice", "change")
+
+    def to_dict(self, limit: int | None = None) -> dict[str, Any]:
+        """For `--json`; `limit` bounds the rows listed."""
+        rows = self.changes if limit is None else self.changes.head(limit)
+        return {
+            "old": self.old,
+            "new": self.new,
+            "unchanged": self.unchanged,
+            "changed": self.changes.height,
+            "by_reason": self.summary().to_dicts(),
+            "by_slice": self.by_slice().to_dicts(),
+            "rows": rows.to_dicts(),
+        }
+
+
+def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: str = "kind") -> Diff:
+    """Compare two versions.
+
+    Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now;
+    any other change comes from votes that were added, removed or changed (voters named), or from a refit.
+
+    Args:
+        old: the earlier version.
+        new: the later one.
+        margin_tolerance: margins closer than this count as equal.
+        slice_by: column of the rows to summarise by.
+    """
+    columns = ["pair_id", *_COMPARED, pl.col(slice_by).fill_null("unknown").alias("slice")]
+    before, after = (v.scan("rows").select(columns).collect(engine="streaming") for v in (old, new))
+    joined = before.join(after, on="pair_id", how="full", coalesce=True, suffix="_new")
+    marked = joined.with_columns(change=_change(margin_tolerance), slice=pl.coalesce("slice_new", "slice"))
+    changed = marked.filter(pl.col("change").is_not_null())
+    reasons = pl.concat(
+        [
+            _presence(changed, "added", old, "new pair", "was rejected"),
+            _presence(changed, "removed", new, "pair is gone", "is rejected"),
+            _votes(changed.filter(~pl.col("change").is_in(["added", "removed"])), old, new),
+        ]
+    )
+    values = {
+        f"{side}_{c}": pl.col(c + suffix)
+        for side, suffix in (("old", ""), ("new", "_new"))
+        for c in ("chosen_is", "split", "margin")
+    }
+    result = changed.with_columns(**values).join(reasons, on="pair_id", how="left").select(list(_COLUMNS))
+    return Diff(old.manifest.label, new.manifest.label, marked.height - changed.height, result.sort("pair_id"))
+
+
+def render(diff: Diff, limit: int = 20) -> RenderableType:
+    """Summaries and the first `limit` rows as tables for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(f"{diff.old} → {diff.new}: {diff.changes.height:,} rows changed, {diff.unchanged:,} did not")
+    parts: list[RenderableType] = [title]
+    for name, frame in (("By reason", diff.summary()), ("By slice", diff.by_slice())):
+        table = Table(*frame.columns, title=name)
+        for row in frame.iter_rows():
+            table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
+        parts.append(table)
+    rows = Table("pair", "change", "reason", "chosen", "split", "margin", title=f"First {limit} rows")
+    for r in diff.changes.head(limit).iter_rows(named=True):
+        cells = [_arrow(r, c) for c in ("chosen_is", "split", "margin")]
+        rows.add_row(*(Text(c) for c in (r["pair_id"], r["change"], r["reason"], *cells)))
+    return Group(*parts, rows)
+
+
+def _change(tolerance: float) -> pl.Expr:
+    """The first of `CHANGES` that applies; null where nothing changed."""
+
+    def differs(column: str) -> pl.Expr:
+        return pl.col(column).ne_missing(pl.col(f"{column}_new"))
+
+    return (
+        pl.when(pl.col("split").is_null())
+        .then(pl.lit("added"))
+        .when(pl.col("split_new").is_null())
+        .then(pl.lit("removed"))
+        .when(differs("chosen_is"))
+        .then(pl.lit("flipped"))
+        .when(differs("split"))
+        .then(pl.lit("split"))
+        .when((pl.col("margin") - pl.col("margin_new")).abs() > tolerance)
+        .then(pl.lit("margin"))
+        .when(differs("action") | differs("decided_by") | ((pl.col("weight") - pl.col("weight_new")).abs() > tolerance))
+        .then(pl.lit("other"))
+    )
+
+
+def _presence(changed: pl.DataFrame, change: str, other: Version, absent: str, rejected: str) -> pl.DataFrame:
+    """Why a pair is in one version only: what the other version says of it."""
+    ids = changed.filter(pl.col("change") == change).select("pair_id")
+    rejects = (
+        other.scan("rejects")
+        .filter(pl.col("stage") == STAGE)
+        .select(pair_id="record_id", rejection="reason")
+        .join(ids.lazy(), on="pair_id", how="semi")
+        .collect(engine="streaming")
+    )
+    reason = (
+        pl.when(pl.col("rejection").is_null())
+        .then(pl.lit(absent))
+        .otherwise(pl.format("{}: {}", pl.lit(rejected), "rejection"))
+    )
+    return ids.join(rejects, on="pair_id", how="left").select("pair_id", reason=reason)
+
+
+def _votes(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
+    """Which voters' votes on the changed pairs arrived, went or changed."""
+    ids = changed.lazy().select("pair_id")
+    before, after = (
+        v.scan("votes").select("vote_id", "pair_id", "voter", *_VOTE).join(ids, on="pair_id", how="semi")
+        for v in (old, new)
+    )
+    both = before.join(after, on="vote_id", how="full", suffix="_new")
+    what = (
+        pl.when(pl.col("vote_id").is_null())
+        .then(pl.lit("added"))
+        .when(pl.col("vote_id_new").is_null())
+        .then(pl.lit("removed"))
+        .when(pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_new")) for c in _VOTE))
+        .then(pl.lit("changed"))
+    )
+    moved = (
+        both.select(pair_id=pl.coalesce("pair_id", "pair_id_new"), voter=pl.coalesce("voter", "voter_new"), what=what)
+        .filter(pl.col("what").is_not_null())
+        .group_by("pair_id", "what")
+        .agg(pl.col("voter").unique().sort())
+        .select("pair_id", text=pl.format("votes {}: {}", "what", pl.col("voter").list.join(", ")))
+        .group_by("pair_id")
+        .agg(pl.col("text").sort())
+        .select("pair_id", reason=pl.col("text").list.join("; "))
+        .collect(engine="streaming")
+    )
+    return (
+        changed.select("pair_id").join(moved, on="pair_id", how="left").with_columns(pl.col("reason").fill_null(REFIT))
+    )
+
+
+def _counted(changes: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
+    return (
+        changes.group_by(first, second).agg(rows=pl.len()).sort("rows", first, second, descending=[True, False, False])
+    )
+
+
+def _arrow(row: dict[str, Any], column: str) -> str:
+    old, new = (f"{v:.3f}" if isinstance(v := row[f"{side}_{column}"], float) else v for side in ("old", "new"))
+    return str(old) if old == new else f"{old or '–'} → {new or '–'}"

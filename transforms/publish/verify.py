@@ -1,0 +1,250 @@
+"""Prove a version: its bytes, its rows, its arithmetic and its splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from schemas.ids import hash_fields, hash_json
+from schemas.manifest import MANIFEST
+from schemas.messages import messages_id
+from schemas.tables import DatasetRows, Rejects, Verdicts, polars_schema
+from transforms.publish.files import reject_sum, row_sum
+from transforms.publish.read import Version
+from transforms.publish.rows import STAGE
+from transforms.publish.similarity import canonical_text, similarity_keys
+from transforms.publish.splits import SplitsConfig
+from transforms.publish.store import Datasets
+
+TOLERANCE = 1e-6
+_CHUNK = 1 << 22
+
+
+class Check(BaseModel):
+    """One thing that was looked at; `detail` names the first offender."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify(
+    datasets: Datasets,
+    version: Version,
+    *,
+    contaminated: Callable[[str], tuple[str, str] | None] | None = None,
+    parent: Version | None = None,
+) -> list[Check]:
+    """Check a version against its manifest and the laws every version obeys.
+
+    Args:
+        datasets: where it lives.
+        version: the version.
+        contaminated: the benchmark and the words a prompt's text shares with it, or None
+            (`transforms.hygiene.decontamination.NgramIndex.find`); no check without it.
+        parent: the version before, whose splits must be kept; no check without it.
+    """
+    checks = [_files(datasets, version)]
+    if not checks[0].ok:
+        return checks
+    rows = version.scan("rows")
+    checks += [
+        _schemas(version),
+        _hashes(version),
+        _counts(version),
+        _ids(rows),
+        _responses(rows),
+        _conservation(version),
+        _arithmetic(version),
+        *_separation(version),
+    ]
+    if contaminated is not None:
+        checks.append(_contamination(rows, contaminated))
+    if parent is not None:
+        checks.append(_stability(version, parent))
+    return checks
+
+
+def _check(name: str, problems: Iterable[str], fine: str) -> Check:
+    first = next(iter(problems), None)
+    return Check(name=name, ok=first is None, detail=fine if first is None else first)
+
+
+def _files(datasets: Datasets, version: Version) -> Check:
+    m = version.manifest
+    folder = datasets.path(m.name, version.base.rsplit("/", 1)[-1])
+    found = {p.removeprefix(folder).lstrip("/") for p in datasets.fs.find(folder)} - {MANIFEST}
+
+    def problems() -> Iterable[str]:
+        yield from (f"{name} is missing" for name in sorted(set(m.files) - found))
+        yield from (f"{name} is not in the manifest" for name in sorted(found - set(m.files)))
+        for name, entry in m.files.items():
+            digest = hashlib.sha256()
+            with datasets.fs.open(f"{folder}/{name}", "rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+            if digest.hexdigest() != entry.sha256:
+                yield f"{name} has other bytes than were published"
+
+    return _check("files", problems(), f"{len(m.files)} files have the published bytes")
+
+
+def _schemas(version: Version) -> Check:
+    tables = {"rows": DatasetRows, "rejects": Rejects, "verdicts": Verdicts}
+
+    def problems() -> Iterable[str]:
+        for name, table in tables.items():
+            for file in version.files(name):  # type: ignore[arg-type]
+                frame = pl.read_parquet(file, glob=False)
+                if frame.schema != polars_schema(table):
+                    yield f"{file}: columns or types differ from table {name}"
+                    continue
+                _, failures = table.filter(frame)
+                if failures.counts():
+                    yield f"{file}: rows break {failures.counts()}"
+
+    return _check("schema", problems(), "every row obeys its table's rules")
+
+
+def _hashes(version: Version) -> Check:
+    m = version.manifest
+    rows = sum(row_sum(pl.read_parquet(f, glob=False)) for f in version.files("rows")) % 2**256
+    lost = sum(reject_sum(pl.read_parquet(f, glob=False)) for f in version.files("rejects")) % 2**256
+    problems = []
+    if hash_json([m.n_rows, f"{rows:064x}"]) != m.row_hash:
+        problems.append("the rows do not have the manifest's row hash")
+    if hash_json([m.n_rejects, f"{lost:064x}"]) != m.reject_hash:
+        problems.append("the rejects do not have the manifest's reject hash")
+    return _check("content hash", problems, f"row hash {m.row_hash}")
+
+
+def _counts(version: Version) -> Check:
+    m = version.manifest
+
+    def counted(frame: pl.LazyFrame, column: pl.Expr) -> dict[str, int]:
+        return dict(frame.group_by(column.alias("k")).len().collect(engine="streaming").iter_rows())
+
+    reasons = counted(version.scan("rejects"), pl.format("{}/{}", "stage", "reason"))
+    expected: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+        "rows by split": (counted(version.scan("rows"), pl.col("split")), m.rows_by_split),
+        "rejects by reason": (reasons, m.rejects_by_reason),
+        "actions": (counted(version.scan("verdicts"), pl.col("action")), m.actions),
+    }
+    problems = [f"{name}: {found} found, {said} stated" for name, (found, said) in expected.items() if found != said]
+    if sum(m.rows_by_split.values()) != m.n_rows or sum(m.rejects_by_reason.values()) != m.n_rejects:
+        problems.append("the manifest's counts do not add up")
+    return _check("counts", problems, f"{m.n_rows:,} rows, {m.n_rejects:,} rejects")
+
+
+def _ids(rows: pl.LazyFrame, sample: int = 20_000) -> Check:
+    """Content hashes again, on the rows with the lowest ids (a random sample)."""
+    columns = ["pair_id", "prompt_id", "prompt", "context", "chosen", "rejected"]
+
+    def problems() -> Iterable[str]:
+        for row in rows.select(columns).sort("pair_id").head(sample).collect(engine="streaming").iter_rows(named=True):
+            prompt_id = messages_id(row["prompt"])
+            a, b = sorted((messages_id(row["chosen"]), messages_id(row["rejected"])))
+            if prompt_id != row["prompt_id"] or hash_fields(prompt_id, row["context"] or "", a, b) != row["pair_id"]:
+                yield f"pair {row['pair_id']}: its id is not the hash of its content"
+
+    return _check("ids", problems(), "pair and prompt ids are the hashes of their content")
+
+
+def _responses(rows: pl.LazyFrame) -> Check:
+    same = rows.filter(pl.col("chosen") == pl.col("rejected")).select("pair_id").head(1).collect()
+    problems = [f"pair {i}: chosen equals rejected" for i in same["pair_id"]]
+    return _check("responses", problems, "chosen differs from rejected everywhere")
+
+
+def _conservation(version: Version) -> Check:
+    pairs = version.scan("pairs").select("pair_id")
+    rows = version.scan("rows").select("pair_id")
+    lost = version.scan("rejects").filter(pl.col("stage") == STAGE).select(pair_id="record_id")
+    ended = pl.concat([rows, lost]).group_by("pair_id").len()
+    joined = pairs.with_columns(known=True).join(ended, on="pair_id", how="full", coalesce=True)
+    wrong = joined.filter(pl.col("known").is_null() | pl.col("len").is_null() | (pl.col("len") > 1))
+
+    def problems() -> Iterable[str]:
+        for pair, known, n in wrong.head(1).collect(engine="streaming").iter_rows():
+            yield f"pair {pair} {'is unknown to the evidence' if not known else f'ended {n or 0} times'}"
+
+    return _check("conservation", problems(), "every pair is one row or one reject")
+
+
+def _arithmetic(version: Version) -> Check:
+    """Posterior from contributions, and rows from verdicts."""
+    pieces = pl.col("contributions").list.eval(pl.element().struct.field("log_odds")).list.sum()
+    verdicts = version.scan("verdicts").with_columns(again=1 / (1 + (-(pl.col("prior") + pieces)).exp()))
+    false = verdicts.filter((pl.col("again") - pl.col("p_a")).abs() > TOLERANCE).select("pair_id").head(1)
+    row_p = pl.when(pl.col("chosen_is") == "a").then("p_a").otherwise(1 - pl.col("p_a"))
+    joined = version.scan("rows").join(verdicts, on="pair_id", how="left", suffix="_verdict")
+    unlike = joined.filter(
+        (pl.col("chosen_is") != pl.col("label")).fill_null(value=True)
+        | ((row_p - pl.col("p_chosen")).abs() > TOLERANCE)
+        | ((pl.col("margin_verdict").abs() - pl.col("margin")).abs() > TOLERANCE)
+    )
+
+    def problems() -> Iterable[str]:
+        for pair in false.collect(engine="streaming")["pair_id"]:
+            yield f"pair {pair}: the contributions do not add up to its posterior"
+        for pair in unlike.select("pair_id").head(1).collect(engine="streaming")["pair_id"]:
+            yield f"pair {pair}: the row does not follow from its verdict"
+
+    return _check("arithmetic", problems(), "every posterior is the sum of its contributions and every row its verdict")
+
+
+def _separation(version: Version) -> list[Check]:
+    """No pair twice, and no prompt, group or near-duplicate prompt in two splits."""
+    rows = version.scan("rows")
+    config = SplitsConfig.model_validate(version.manifest.splits) if version.manifest.splits else SplitsConfig()
+    twice = rows.group_by("pair_id").len().filter(pl.col("len") > 1).select("pair_id")
+    checks = [_none(twice, "pairs", "pair {} is there twice", "every pair is there once")]
+    for name, column in (("prompts", "prompt_id"), ("groups", "group_id")):
+        across = rows.filter(pl.col(column).is_not_null()).group_by(column).agg(pl.col("split").n_unique())
+        text = f"{column} {{}} is in several splits"
+        checks.append(_none(across.filter(pl.col("split") > 1).select(column), name, text, "each is in one split only"))
+    prompts = rows.select("prompt_id", "split", text=canonical_text()).unique("prompt_id").collect(engine="streaming")
+    keys = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
+    shared = (
+        prompts.lazy()
+        .select("prompt_id", "split", key=pl.Series(values=keys.tolist(), dtype=pl.List(pl.UInt64)))
+        .explode("key")
+        .group_by("key")
+        .agg(pl.col("split").n_unique(), pl.col("prompt_id").min())
+        .filter(pl.col("split") > 1)
+        .select("prompt_id")
+    )
+    text = "prompt {} has a near-duplicate in another split"
+    return [*checks, _none(shared, "near-duplicates", text, "no near-duplicate prompts in two splits")]
+
+
+def _none(offenders: pl.LazyFrame, name: str, text: str, fine: str) -> Check:
+    first = offenders.head(1).collect(engine="streaming").to_series()
+    return _check(name, [text.format(x) for x in first], fine)
+
+
+def _contamination(rows: pl.LazyFrame, contaminated: Callable[[str], tuple[str, str] | None]) -> Check:
+    prompts = rows.select("prompt_id", text=canonical_text()).unique("prompt_id").sort("prompt_id").collect()
+
+    def problems() -> Iterable[str]:
+        for prompt, text in prompts.iter_rows():
+            if hit := contaminated(text):
+                yield f"prompt {prompt} overlaps with {hit[0]}: {hit[1]!r}"
+
+    return _check("decontamination", problems(), "no prompt overlaps with a benchmark")
+
+
+def _stability(version: Version, parent: Version) -> Check:
+    before = parent.scan("splits").filter(pl.col("split").is_not_null()).select("prompt_id", old="split")
+    now = version.scan("splits").select("prompt_id", new="split")
+    moved = before.join(now, on="prompt_id", how="left").filter(pl.col("old").ne_missing(pl.col("new")))
+    text = "prompt {} has another split than in " + parent.manifest.label
+    return _none(
+        moved.select("prompt_id"), "stability", text, f"every prompt of {parent.manifest.label} kept its split"
+    )
