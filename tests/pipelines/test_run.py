@@ -1,0 +1,166 @@
+"""A run from prompts to a version, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.lookup import TABLE_STAGES, table_frame
+from pipelines.stages import RUN_ORDER
+from schemas.tables import TABLES
+from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
+from transforms.storage.workspace import Workspace
+
+
+def test_prompts_become_a_published_version_with_its_rows_accounted_for(project: Project) -> None:
+    result = project.run("w")
+    assert (result["dataset"], result["version"], result["published"]) == ("small", "v0001", True)
+    assert Path(project.folder / "w" / "datasets" / "small" / "v0001" / "report.html").stat().st_size > 10_000
+    workspace = Workspace.open(str(project.folder / "w"))
+    for stage in result["stages"]:
+        assert stage["buckets"] == workspace.n_buckets
+        assert stage["rows_in"] == stage["rows_out"] + sum(stage["rejects"].values()), stage["stage"]
+    for table in TABLE_STAGES:
+        frame = table_frame(workspace, table).collect()
+        assert TABLES[table].is_valid(frame), table
+    pairs = table_frame(workspace, "pairs").collect()
+    assert pairs["origin"].unique().sort().to_list() == ["sample", "twins"]
+    twins = pairs.filter(pl.col("origin") == "twins").group_by("prompt_id", "group_id").len()
+    assert (twins["len"] % 2 == 0).all()
+    votes = table_frame(workspace, "votes").collect()
+    orders = votes.filter(pl.col("kind") == "judge").group_by("pair_id").agg(pl.col("order").sort())
+    assert orders.height == pairs.height
+    assert all(order == ["ab", "ba"] for order in orders["order"].to_list())
+
+
+def test_a_second_run_asks_nothing_and_publishes_nothing(project: Project) -> None:
+    project.run("w")
+    before, files = project.calls(), version_bytes(project.folder / "w")
+    again = project.run("w")
+    assert (again["version"], again["published"]) == ("v0001", False)
+    assert project.calls() == before
+    assert version_bytes(project.folder / "w") == files
+
+
+def test_workers_in_threads_and_in_processes_give_the_same_bytes(project: Project) -> None:
+    first = project.run("one", "--", "--direct_num_workers=1")
+    second = project.run("two", "--", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    assert first["published"]
+    assert second["published"]
+    assert version_bytes(project.folder / "one") == version_bytes(project.folder / "two")
+
+
+def test_killed_anywhere_and_run_again_buys_nothing_twice_and_ends_the_same(
+    tmp_path: Path, stub: Callable[..., str]
+) -> None:
+    slow = stub(latency_s=0.15, slots=8)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
+    recipe = recipe_of(slow)
+    recipe["engines"]["stub"]["concurrency"] = 8
+    project = Project(tmp_path, slow, recipe)
+    project.run("undisturbed")
+    paid = project.stats()["answered"]
+    kills = 0
+    for step in range(40):
+        process = project.start("run", str(project.recipe_path), "--workspace", "killed", "--quiet")
+        try:
+            process.wait(timeout=2.5 + 0.37 * (step % 5))
+            break
+        except Exception:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        finally:
+            for stream in (process.stdout, process.stderr):
+                assert stream is not None
+                stream.close()
+    result = project.run("killed")
+    assert result["version"] == "v0001"
+    assert kills >= 1
+    assert version_bytes(tmp_path / "killed") == version_bytes(tmp_path / "undisturbed")
+    twice = sum(n - 1 - paid[key] for key, n in project.stats()["answered"].items())
+    assert twice <= kills * recipe["engines"]["stub"]["concurrency"]
+
+
+def test_explain_adds_up_by_hand(project: Project) -> None:
+    project.run("w")
+    workspace = Workspace.open(str(project.folder / "w"))
+    for pair_id in table_frame(workspace, "pairs").collect()["pair_id"].to_list()[:10]:
+        for words in ((), ("--dataset", "small")):
+            found = json.loads(project.prefine("explain", pair_id, "-w", "w", "--json", *words))
+            total = found["prior"] + sum(c["log_odds"] for c in found["contributions"])
+            assert math.isclose(1 / (1 + math.exp(-total)), found["p_a_recorded"], abs_tol=1e-9)
+            assert found["agrees"]
+            assert {v["voter"] for v in found["votes"]} >= {c["voter"] for c in found["contributions"]}
+        if pair_id.startswith("0"):
+            break
+
+
+def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(project: Project) -> None:
+    project.recipe["judge"]["budget"] = {"max_calls": 20}
+    error = project.prefine("run", str(project.recipe_path), "-w", "w", "-q", expect=1)
+    assert "budget is spent" in error
+    spent = project.calls()
+    project.recipe["judge"]["budget"] = {}
+    assert project.run("w")["published"]
+    assert all(n == 1 for n in project.stats()["answered"].values())
+    assert project.calls() > spent
+
+
+def test_a_new_prompt_costs_only_its_own_calls_and_makes_a_new_version(project: Project) -> None:
+    project.run("w")
+    before = project.calls()
+    with (project.folder / "prompts.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "A new question about tides.", "kind": "chat"}) + "\n")
+    result = project.run("w")
+    assert (result["version"], result["published"]) == ("v0002", True)
+    assert 0 < project.calls() - before <= 8
+    assert all(n == 1 for n in project.stats()["answered"].values())
+
+
+def test_a_dry_run_counts_what_the_run_then_spends(project: Project) -> None:
+    words = ("run", str(project.recipe_path), "-w", "w", "--dry-run", "--json")
+    planned = json.loads(project.prefine(*words))
+    assert project.calls() == 0
+    assert not (project.folder / "w").exists()
+    result = project.run("w")
+    spent = sum(usage["calls"] for stage in result["stages"] for usage in stage["usage"].values())
+    assert sum(cost["calls"] for cost in planned["costs"]) == pytest.approx(spent, rel=0.1)
+    again = json.loads(project.prefine(*words))
+    assert sum(cost["calls"] for cost in again["costs"]) == 0
+
+
+def test_until_stops_after_the_stage(project: Project) -> None:
+    result = project.run("w", "--until", "generate")
+    assert [stage["stage"] for stage in result["stages"]] == ["ingest", "generate"]
+    status = json.loads(project.prefine("status", "-w", "w", "--json"))
+    assert [row["stage"] for row in status] == list(RUN_ORDER)
+    assert [row["buckets"] for row in status[:3]] == [4, 4, 0]
+
+
+def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(
+    tmp_path: Path, stub: Callable[..., str]
+) -> None:
+    url = stub(fail_first=2)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS[:4]))
+    recipe = recipe_of(url)
+    recipe["engines"]["stub"] |= {"retries": 0, "backoff_s": 0.0}
+    recipe["generate"]["generators"] = recipe["generate"]["generators"][:1]
+    project = Project(tmp_path, url, recipe)
+    versions = []
+    for _ in range(6):
+        process = project.start("run", str(project.recipe_path), "--workspace", "w", "--json", "-q")
+        out, _err = process.communicate(timeout=120)
+        if process.returncode == 0:
+            versions.append(json.loads(out.splitlines()[-1]))
+    workspace = Workspace.open(str(tmp_path / "w"))
+    votes = table_frame(workspace, "votes").filter(pl.col("kind") == "judge").collect()
+    assert votes.height == 2 * table_frame(workspace, "pairs").collect().height > 0
+    assert not votes["label"].is_in(["error"]).any()
