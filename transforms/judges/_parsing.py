@@ -105,5 +105,6 @@ def _last_object(text: str) -> dict[str, Any] | None:
         elif character == "}" and depth:
             depth -= 1
             if depth == 0:
-                found = _object(text[start : index + 1]) or found
+                candidate = _object(text[start : index + 1])
+                found = found if candidate is None else candidate
     return found

@@ -18,6 +18,7 @@ from transforms.plugins import Reply, Request
 from transforms.storage.memo import Memo
 
 Unit = Callable[[], Awaitable[Any]]
+NO_LIMIT, USUAL = Budget(), Patience()
 
 
 def request(number: int, purpose: str = "judge") -> Request:
@@ -122,8 +123,8 @@ def run_requests(
     url: str,
     root: Path,
     numbers: list[int],
-    budget: Budget = Budget(),
-    patience: Patience = Patience(),  # noqa: B008
+    budget: Budget = NO_LIMIT,
+    patience: Patience = USUAL,
 ) -> tuple[list[Reply], Caller]:
     """Ask in one bucket, one request a unit."""
     done: list[Reply] = []
