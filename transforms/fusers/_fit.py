@@ -1,16 +1,16 @@
-"""Fitting the posterior: features of labelled pairs, priors from self-consistency, width and temperature by folds."""
+"""Fitting the posterior: weights averaged over prior widths by evidence, and a temperature fitted out of fold."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse
 
-from transforms.fusers._calibration import calibration_report, fit_temperature, log_loss
+from transforms.fusers._calibration import calibration_report, fit_temperature
+from transforms.fusers._design import LENGTH, columns_of, design_matrix, prior_weights
 from transforms.fusers._humans import human_accuracy, human_cells, human_targets
 from transforms.fusers._logistic import fit_logistic
 from transforms.fusers._slices import known_labels
@@ -18,14 +18,20 @@ from transforms.fusers._ties import fit_ties, tie_features
 from transforms.fusers._votes import assign_slots, cells_of, describe_voters, voter_rows
 
 Floats = NDArray[np.float64]
-WIDTHS = (0.1, 0.3, 1.0, 3.0)  # what the prior variances are multiplied with, the best out of fold
-GROUP_VARIANCE = 0.25
-VOTER_VARIANCE = 3.0
-SLICE_VARIANCE = 0.1
-MIN_SLICE_LABELS = 8
-MIN_LABELS_TO_TUNE = 10
-CONSISTENCY_POWER = 4.0
-FLOOR = 0.03
+WIDTHS = (0.3, 1.0, 3.0)  # what the prior variances of weights are multiplied with
+SLICE_WIDTHS = (0.01, 0.1, 1.0, 5.0)  # and those of the slices' changes to them
+NEGLIGIBLE = 0.05  # posterior probability of a pair of widths below which it is left out
+MIN_LABELS_TO_CALIBRATE = 10
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights, their temperature, and log-odds of each labelled pair by weights that did not see its prompt."""
+
+    weights: Floats
+    temperature: float
+    out_of_fold: Floats
+    widths: list[dict[str, float]]
 
 
 def fit_model(
@@ -40,7 +46,7 @@ def fit_model(
 ) -> dict[str, Any]:
     """See `Posterior.fit`; `votes` are `valid_votes`."""
     pairs = pairs.unique("pair_id").sort("pair_id")
-    votes = votes.join(pairs.select("pair_id"), on="pair_id", how="semi")
+    votes = votes.join(pairs.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
     machine = votes.filter(pl.col("kind") != "human")
     voters = assign_slots(machine, describe_voters(machine))
     known = known_labels(pairs)
@@ -50,185 +56,122 @@ def fit_model(
 
     labelled = pairs.join(targets, on="pair_id", how="inner", maintain_order="left")
     cells = cells_of(machine.join(labelled.select("pair_id"), on="pair_id", how="semi"), voters)
-    design, columns = design_matrix(cells, voters, labelled, slices)
+    columns = columns_of(voters, labelled, slices)
     mean, variance = prior_weights(columns, voters, trust)
     strict = labelled["target"].is_not_null().to_numpy()
     target = labelled["target"].fill_null(0.5).to_numpy()
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)
-    weights, temperature, out_of_fold, width = _tuned(design, target, strict.astype(np.float64), fold, mean, variance)
-
-    table = dict(zip(columns, weights.tolist(), strict=True))
-    model_voters = voter_rows(
-        voters.with_columns(
-            pl.Series("w_sign", [table.get(("own", "sign", s, ""), 0.0) for s in voters["slot"]], dtype=pl.Float64),
-            pl.Series(
-                "w_strength", [table.get(("own", "strength", s, ""), 0.0) for s in voters["slot"]], dtype=pl.Float64
-            ),
-            pl.Series("u_sign", [table.get(("group", "sign", g, ""), 0.0) for g in voters["group"]], dtype=pl.Float64),
-            pl.Series(
-                "u_strength", [table.get(("group", "strength", g, ""), 0.0) for g in voters["group"]], dtype=pl.Float64
-            ),
-        )
+    is_slice = np.array([column[0] == "slice" for column in columns], dtype=bool)
+    found = _averaged(
+        design_matrix(cells, labelled, columns), target, strict.astype(np.float64), fold, mean, variance, is_slice
     )
-    _add_reliability(model_voters, cells, labelled, temperature)
-    decided = cells.join(
-        labelled.select("pair_id").with_columns(pl.Series("_z", out_of_fold / temperature)), on="pair_id", how="left"
-    ).with_columns(
-        (pl.col("_z") / pl.len().over("pair_id")).alias("log_odds"),
-        pl.col("voter").replace_strict(voters["voter"], voters["ties"], return_dtype=pl.Float64).alias("usual_ties"),
+    table = dict(zip(columns, found.weights.tolist(), strict=True))
+    voters = voters.with_columns(
+        pl.Series(f"{short}_{form}", [table.get((part, form, who, ""), 0.0) for who in voters[key]], dtype=pl.Float64)
+        for short, part, key in (("w", "own", "slot"), ("u", "group", "group"))
+        for form in ("sign", "strength")
     )
+    z = found.out_of_fold / found.temperature
     return {
-        "voters": model_voters,
+        "voters": _reliability(voters, cells, labelled, found.temperature),
         "humans": voter_rows(humans),
         "slices": {
             family: [
-                {"level": level, "group": group, "weight": value}
-                for (part, name, group, level), value in table.items()
+                {"level": level, "group": group, "weight": weight}
+                for (part, name, group, level), weight in table.items()
                 if part == "slice" and name == family
             ]
             for family in slices
         },
-        "temperature": temperature,
-        "width": width,
-        "tie": fit_ties(tie_features(labelled, decided), labelled["tie"].to_numpy(), prior_tie),
-        "calibration": calibration_report(out_of_fold[strict] / temperature, target[strict]),
+        "length": table.get(LENGTH, 0.0),
+        "temperature": found.temperature,
+        "widths": found.widths,
+        "tie": fit_ties(_tie_features(labelled, cells, voters, z), labelled["tie"].to_numpy(), prior_tie),
+        "calibration": calibration_report(z[strict], target[strict]),
         "n_pairs": len(pairs),
         "n_votes": len(votes),
         "n_labels": len(labelled),
     }
 
 
-Column = tuple[str, str, str, str]  # (own|group|slice, sign|strength|family, slot or group, slice level)
+def _averaged(
+    design: Any,
+    target: Floats,
+    counts: Floats,
+    fold: NDArray[np.int64],
+    mean: Floats,
+    variance: Floats,
+    is_slice: NDArray[np.bool_],
+) -> _Weights:
+    """Weights averaged over prior widths in proportion to their evidence (MacKay 1992), then calibrated.
 
-
-def design_matrix(
-    cells: pl.DataFrame, voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, ...]
-) -> tuple[Any, list[Column]]:
-    """Sparse features of the labelled pairs, one row each, and what each column stands for."""
-    numeric = dict(zip(voters["voter"], voters["numeric"], strict=True))
-    slots = sorted(set(voters["slot"]))
-    groups = sorted(set(voters["group"]))
-    numeric_groups = sorted({g for g, n in zip(voters["group"], voters["numeric"], strict=True) if n})
-    columns: list[Column] = [("own", "sign", s, "") for s in slots]
-    columns += [("own", "strength", s, "") for s in slots if numeric[s]]
-    columns += [("group", "sign", g, "") for g in groups]
-    columns += [("group", "strength", g, "") for g in numeric_groups]
-    for family in slices:
-        if family in labelled.columns:
-            counts = labelled[family].drop_nulls().value_counts().sort(family)
-            levels = counts.filter(pl.col("count") >= MIN_SLICE_LABELS)[family].cast(pl.String).to_list()
-            if counts.height > 1:
-                columns += [("slice", family, g, level) for level in levels for g in groups]
-    index = {column: i for i, column in enumerate(columns)}
-    row_of = {pair: i for i, pair in enumerate(labelled["pair_id"].to_list())}
-    rows: list[NDArray[np.int64]] = []
-    cols: list[NDArray[np.int64]] = []
-    values: list[Floats] = []
-
-    def add(keys: list[Column], value: Floats) -> None:
-        found = np.array([index.get(key, -1) for key in keys], dtype=np.int64)
-        inside = found >= 0
-        rows.append(row[inside])
-        cols.append(found[inside])
-        values.append(value[inside])
-
-    row = np.array([row_of[p] for p in cells["pair_id"].to_list()], dtype=np.int64)
-    share = cells["share"].to_numpy()
-    shared = share / cells["present"].to_numpy()
-    sign, strength = cells["sign"].to_numpy(), cells["strength"].to_numpy()
-    slot, group = cells["slot"].to_list(), cells["group"].to_list()
-    add([("own", "sign", s, "") for s in slot], sign * share)
-    add([("own", "strength", s, "") for s in slot], strength * share)
-    add([("group", "sign", g, "") for g in group], sign * shared)
-    add([("group", "strength", g, "") for g in group], strength * shared)
-    for family in slices:
-        if family in labelled.columns:
-            level_of = dict(zip(labelled["pair_id"], labelled[family].cast(pl.String), strict=True))
-            keys = [("slice", family, g, level_of[p] or "") for g, p in zip(group, cells["pair_id"], strict=True)]
-            add(keys, strength * shared)
-    shape = (len(labelled), len(columns))
-    matrix = sparse.coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape)
-    return matrix.tocsr(), columns
-
-
-def prior_weights(columns: list[Column], voters: pl.DataFrame, trust: float) -> tuple[Floats, Floats]:
-    """Prior mean and variance of each column's weight, from what is known without labels.
-
-    The mean shares `trust` among the slots in proportion to consistency ** CONSISTENCY_POWER / group size:
-    groups count alike however many members they have, and a voter that contradicts itself counts little.
-    The variance of a voter's own weight is proportional to its squared consistency.
+    Evidence needs no held-out labels, so fifty labels can tell whether slices matter; the temperature is fitted
+    on predictions out of fold, because weights are surer of the labels they saw.
     """
-    slots = voters.filter(pl.col("voter") == pl.col("slot"))
-    size = dict(slots.group_by("group").len().iter_rows())
-    steady = {row["voter"]: max(row["consistency"], 0.0) for row in slots.iter_rows(named=True)}
-    numeric = dict(zip(slots["voter"], slots["numeric"], strict=True))
-    group = dict(zip(slots["voter"], slots["group"], strict=True))
-    raw = {s: r**CONSISTENCY_POWER / size[group[s]] for s, r in steady.items()}
-    mean_consistency = sum(r / size[group[s]] for s, r in steady.items()) / max(len(size), 1)
-    total = sum(raw.values())
-    mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
-    for i, (part, _form, who, _level) in enumerate(columns):
-        if part == "own":
-            halves = 2.0 if numeric[who] else 1.0
-            mean[i] = trust * mean_consistency * raw[who] / total / halves if total > 0 else 0.0
-            variance[i] = VOTER_VARIANCE * (steady[who] + FLOOR) ** 2 / halves
-        elif part == "group":
-            variance[i] = GROUP_VARIANCE
-        else:
-            variance[i] = SLICE_VARIANCE
-    return mean, variance
+
+    def prior_variance(width: float, slice_width: float) -> Floats:
+        return np.where(is_slice, variance * slice_width, variance * width)
+
+    if counts.sum() < 1:
+        return _Weights(mean, 1.0, np.asarray(design @ mean), [])
+    grid = [(w, s) for w in WIDTHS for s in (SLICE_WIDTHS if is_slice.any() else SLICE_WIDTHS[:1])]
+    fits = [fit_logistic(design, target, counts, mean, prior_variance(*point)) for point in grid]
+    evidence = np.array([f.evidence for f in fits])
+    share = np.exp(evidence - evidence.max())
+    share = np.where(share / share.sum() < NEGLIGIBLE, 0.0, share)
+    share /= share.sum()
+    weights = np.sum([s * f.weights for s, f in zip(share, fits, strict=True)], axis=0)
+    used = [(s, point) for s, point in zip(share.tolist(), grid, strict=True) if s > 0]
+    widths = [{"voters": w, "slices": s, "probability": p} for p, (w, s) in used]
+    if counts.sum() < MIN_LABELS_TO_CALIBRATE or len(np.unique(fold[counts > 0])) < 2:
+        return _Weights(weights, 1.0, np.asarray(design @ mean), widths)
+    z: Floats = np.zeros(len(target), dtype=np.float64)
+    for f in np.unique(fold):
+        test = fold == f
+        for probability, point in used:
+            fit = fit_logistic(design[~test], target[~test], counts[~test], mean, prior_variance(*point))
+            z[test] += probability * (design[test] @ fit.weights)
+    return _Weights(weights, fit_temperature(z, target, counts), z, widths)
 
 
-def _tuned(
-    design: Any, target: Floats, weight: Floats, fold: NDArray[np.int64], mean: Floats, variance: Floats
-) -> tuple[Floats, float, Floats, float]:
-    """Weights, temperature, out-of-fold log-odds (before temperature) and the width chosen."""
-    if weight.sum() < MIN_LABELS_TO_TUNE or len(np.unique(fold[weight > 0])) < 2:
-        weights = fit_logistic(design, target, weight, mean, variance)
-        return weights, 1.0, np.asarray(design @ mean), 1.0
-    best: tuple[float, float, Floats] | None = None
-    for width in WIDTHS:
-        z: Floats = np.zeros(len(target), dtype=np.float64)
-        for f in np.unique(fold):
-            test = fold == f
-            w = fit_logistic(design[~test], target[~test], weight[~test], mean, variance * width)
-            z[test] = design[test] @ w
-        loss = log_loss(z / fit_temperature(z, target, weight), target, weight)
-        if best is None or loss < best[0] - 1e-12:
-            best = (loss, width, z)
-    assert best is not None
-    _, width, z = best
-    weights = fit_logistic(design, target, weight, mean, variance * width)
-    return weights, fit_temperature(z, target, weight), z, width
+def _tie_features(labelled: pl.DataFrame, cells: pl.DataFrame, voters: pl.DataFrame, z: Floats) -> pl.DataFrame:
+    """`tie_features` of the labelled pairs with out-of-fold log-odds `z`."""
+    odds = labelled.select("pair_id").with_columns(pl.Series("_z", z))
+    decided = (
+        cells.join(odds, on="pair_id", how="left", maintain_order="left")
+        .join(voters.select("voter", pl.col("ties").alias("usual_ties")), on="voter", maintain_order="left")
+        .with_columns((pl.col("_z") / pl.len().over("pair_id")).alias("log_odds"))
+    )
+    return tie_features(labelled, decided)
 
 
-def _add_reliability(
-    voters: dict[str, dict[str, Any]], cells: pl.DataFrame, labelled: pl.DataFrame, temperature: float
-) -> None:
-    """Per voter: agreement with the labels and the log-odds that each value of its vote adds when it votes alone."""
-    truth = labelled.select("pair_id", (2 * pl.col("target") - 1).alias("_truth")).drop_nulls()
+def _reliability(
+    voters: pl.DataFrame, cells: pl.DataFrame, labelled: pl.DataFrame, temperature: float
+) -> dict[str, dict[str, Any]]:
+    """The reliability table: `voters` with agreement with the labels, and the log-odds of each value of a lone vote."""
+    truth = labelled.select("pair_id", (2 * pl.col("target") - 1).alias("_truth")).filter(pl.col("_truth") != 0)
+    agree = pl.col("sign") * pl.col("_truth")
     agreement = (
         cells.join(truth, on="pair_id")
-        .with_columns((pl.col("sign") * pl.col("_truth")).alias("_agree"))
-        .filter(pl.col("_truth") != 0)
         .group_by("voter")
         .agg(
-            pl.len().alias("n"),
-            ((pl.col("_agree") > 0).mean() + 0.5 * (pl.col("_agree") == 0).mean()).alias("accuracy"),
+            pl.len().cast(pl.Int64).alias("n_labelled"),
+            ((agree > 0).mean() + 0.5 * (agree == 0).mean()).alias("accuracy"),
         )
     )
-    found = {row["voter"]: row for row in agreement.iter_rows(named=True)}
-    for name, row in voters.items():
+    rows = voter_rows(
+        voters.join(agreement, on="voter", how="left", maintain_order="left").with_columns(
+            pl.col("n_labelled").fill_null(0)
+        )
+    )
+    for row in rows.values():
         weight = (row["w_sign"] + row["w_strength"] + row["u_sign"] + row["u_strength"]) / temperature
         bias = row["bias"]
-        row["n_labelled"] = found[name]["n"] if name in found else 0
-        row["accuracy"] = found[name]["accuracy"] if name in found else None
         row["log_odds"] = {
-            "first": weight * (1 - bias),
-            "second": weight * (-1 - bias),
-            "tie": -weight * bias,
             "a": weight,
             "b": -weight,
+            "first": weight * (1 - bias),
+            "second": -weight * (1 + bias),
+            "tie": -weight * bias,
         }
-        if not math.isfinite(weight):
-            raise ValueError(f"voter {name!r} has a weight that is not a number")
+    return rows

@@ -48,7 +48,7 @@ def fit_ties(features: pl.DataFrame, tie: np.ndarray[Any, np.dtype[np.float64]],
     """
     mean = np.array([math.log(prior_tie / (1 - prior_tie)), *PRIOR_WEIGHTS])
     design = np.column_stack([np.ones(len(features)), features["ties"].to_numpy(), features["decided"].to_numpy()])
-    weights = fit_logistic(design, tie, np.ones(len(tie)), mean, np.array(PRIOR_VARIANCE))
+    weights = fit_logistic(design, tie, np.ones(len(tie)), mean, np.array(PRIOR_VARIANCE)).weights
     return {"weights": dict(zip(FEATURES, weights.tolist(), strict=True)), "n_labels": len(tie)}
 
 

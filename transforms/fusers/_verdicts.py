@@ -15,35 +15,34 @@ CONTRIBUTIONS = pl.List(
 )
 
 
-def verdicts(
-    pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_tie: pl.DataFrame, prior: float = 0.0
-) -> pl.DataFrame:
+def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_tie: pl.DataFrame) -> pl.DataFrame:
     """One verdict a row of `pairs`, in its order.
 
     Args:
-        pairs: `pair_id, prompt_id`.
+        pairs: `pair_id, prompt_id` and `prior`: log-odds before any vote.
         votes: `valid_votes` (human ones too).
         cells: `pair_id, voter, n_votes, labels, log_odds`: what each voter adds to the log-odds of "a is better".
         p_tie: `pair_id, p_tie`.
-        prior: log-odds before any vote.
 
     Returns:
         The `verdicts` columns but noise, action and reasons. No evidence makes a pair surer than
         `MAX_LOG_ODDS`: beyond it prior and contributions shrink by one factor, so they still add up.
     """
-    ids = pairs.select("pair_id").unique()
+    bounded = pl.col("prior").clip(-MAX_LOG_ODDS, MAX_LOG_ODDS).cast(pl.Float64)
+    pairs = pairs.select("pair_id", "prompt_id", bounded.alias("prior"))
+    ids = pairs.select("pair_id", pl.col("prior").alias("_prior")).unique("pair_id")
     cells = (
-        cells.join(ids, on="pair_id", how="semi")
+        cells.join(ids, on="pair_id")
         .sort("pair_id", "voter")
-        .with_columns((pl.col("log_odds").sum().over("pair_id") + prior).abs().alias("_size"))
+        .with_columns((pl.col("log_odds").sum().over("pair_id") + pl.col("_prior")).abs().alias("_size"))
         .with_columns((MAX_LOG_ODDS / pl.max_horizontal("_size", pl.lit(MAX_LOG_ODDS))).alias("_scale"))
         .with_columns(pl.col("log_odds") * pl.col("_scale"))
         .with_columns(pl.col("log_odds").abs().alias("_rank"))
         .sort("pair_id", "_rank", "voter", descending=[False, True, False])
     )
     sums = cells.group_by("pair_id", maintain_order=True).agg(
-        (pl.col("log_odds").sum() + prior * pl.col("_scale").first()).alias("margin"),
-        (prior * pl.col("_scale").first()).alias("prior"),
+        (pl.col("log_odds").sum() + (pl.col("_prior") * pl.col("_scale")).first()).alias("margin"),
+        (pl.col("_prior") * pl.col("_scale")).first().alias("_scaled"),
         pl.struct("voter", "n_votes", pl.col("labels").alias("label"), "log_odds").alias("contributions"),
     )
     counts = (
@@ -58,13 +57,12 @@ def verdicts(
     half = (-pl.col("margin").abs()).exp()
     p_a = pl.when(pl.col("margin") >= 0).then(1 / (1 + half)).otherwise(half / (1 + half))
     frame = (
-        pairs.select("pair_id", "prompt_id")
-        .join(sums, on="pair_id", how="left", maintain_order="left")
+        pairs.join(sums, on="pair_id", how="left", maintain_order="left")
         .join(counts, on="pair_id", how="left", maintain_order="left")
         .join(p_tie, on="pair_id", how="left", maintain_order="left")
         .with_columns(
-            pl.col("margin").fill_null(prior).clip(-MAX_LOG_ODDS, MAX_LOG_ODDS),
-            pl.col("prior").fill_null(prior),
+            pl.coalesce("margin", "prior").clip(-MAX_LOG_ODDS, MAX_LOG_ODDS).alias("margin"),
+            pl.coalesce("_scaled", "prior").alias("prior"),
             pl.col("contributions").fill_null(pl.lit([], dtype=CONTRIBUTIONS)),
             pl.col("n_votes").fill_null(0),
             pl.col("n_human").fill_null(0),

@@ -95,7 +95,7 @@ class DawidSkene:
             .with_columns((pl.col("_half") + (-2 * pl.col("_half")).exp().log1p() - pl.col("_tie")).alias("_against"))
             .select("pair_id", (1 / (1 + pl.col("_against").clip(-700, 700).exp())).alias("p_tie"))
         )
-        return verdicts(pairs, valid, cells, p_tie, prior)
+        return verdicts(pairs.with_columns(pl.lit(prior).alias("prior")), valid, cells, p_tie)
 
 
 def _log(probability: float | None) -> float:

@@ -64,4 +64,5 @@ class Glad:
         table = weights.join(sides, how="cross").select(
             "worker", "label", (pl.col("_w") * pl.col("_s")).alias("log_odds"), pl.lit(0.0).alias("log_tie")
         )
-        return verdicts(pairs, valid, worker_cells(valid, table), tie_share(pairs, valid))
+        even = pairs.with_columns(pl.lit(0.0).alias("prior"))
+        return verdicts(even, valid, worker_cells(valid, table), tie_share(pairs, valid))

@@ -51,7 +51,7 @@ class Majority:
             pl.col("label").str.join("+").alias("labels"),
             (pl.col("sign").sum() * model["log_odds"]).alias("log_odds"),
         )
-        return verdicts(pairs, valid, cells, tie_share(pairs, valid))
+        return verdicts(pairs.with_columns(pl.lit(0.0).alias("prior")), valid, cells, tie_share(pairs, valid))
 
 
 def tie_share(pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:

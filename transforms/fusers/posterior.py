@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
+from transforms.fusers._design import length_feature
 from transforms.fusers._fit import fit_model
 from transforms.fusers._humans import human_cells
 from transforms.fusers._slices import slice_weight
@@ -34,11 +36,13 @@ class Posterior:
       test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a good
       one when there are no labels, where the EM of Dawid & Skene (1979) makes the majority the truth.
     - Slices (task kind, language, origin) move a group's weight with a prior pulled to zero.
-    - Width of the priors and temperature are chosen out of fold by prompt.
+    - Human labels may show that humans prefer the longer response; that goes into `prior`, not to a voter.
+    - Widths of the priors are averaged by evidence (MacKay 1992); one temperature, fitted out of fold by prompt
+      (Guo et al. 2017), divides all log-odds, so they still add up.
 
     Humans' own votes count with the accuracy they show against controls and each other. Invalid, refused and
-    failed votes, and voters unknown to the model, add nothing. There is no intercept: exchanging the
-    responses mirrors the verdict, and a pair without votes has even odds.
+    failed votes, and voters unknown to the model, add nothing. There is no intercept, so exchanging the
+    responses mirrors the verdict. With no label at all the prior mean is the model.
     """
 
     class Config(PluginConfig):
@@ -67,22 +71,26 @@ class Posterior:
 
         Args:
             votes: the `votes` table, or a sample of it by prompt.
-            pairs: `pair_id, prompt_id`, the slice columns, and optionally `known_label` (a|b|tie, else null)
-                for control pairs.
+            pairs: `pair_id, prompt_id`, the slice columns, `length_a`, `length_b`, and optionally `known_label`
+                (a|b|tie, else null) for control pairs.
 
         Returns:
-            The model as JSON: `voters` (reliability table), `humans`, `groups`, `slices`, `tie`, `temperature`,
-            `calibration` (out of fold: ECE, accuracy, reliability diagram), `n_labels`.
+            The model as JSON: `voters` (reliability table: votes, ties, position bias, self-consistency, accuracy
+            on labelled pairs, weights, and `log_odds` of each vote value cast alone), `humans`, `slices`,
+            `length`, `tie`, `temperature`, `widths` (of the priors, with their probability), `calibration` (out
+            of fold: ECE, accuracy, log loss, bins of the reliability diagram), `n_pairs`, `n_votes`, `n_labels`.
         """
-        return fit_model(
-            valid_votes(votes),
-            pairs,
-            human_prior=self.config.human_accuracy,
-            prior_tie=self.config.prior_tie,
-            trust=self.config.trust,
-            slices=self.config.slices,
-            folds=self.config.folds,
-        )
+        # The matrices are small: with several workers a host, BLAS threads waiting for each other cost 10x.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return fit_model(
+                valid_votes(votes),
+                pairs,
+                human_prior=self.config.human_accuracy,
+                prior_tie=self.config.prior_tie,
+                trust=self.config.trust,
+                slices=self.config.slices,
+                folds=self.config.folds,
+            )
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Posteriors of `pairs`; each depends on its own votes and the model only, so any bucketing gives the same."""
@@ -93,7 +101,12 @@ class Posterior:
         )
         columns = ["pair_id", "voter", "n_votes", "labels", "log_odds"]
         cells = pl.concat([machine.select(columns), human.select(columns)])
-        return verdicts(pairs, valid, cells, tie_probability(model["tie"], pairs, machine, human))
+        known = pairs.with_columns(
+            (length_feature() * (model["length"] / model["temperature"]) if model["length"] else pl.lit(0.0)).alias(
+                "prior"
+            )
+        )
+        return verdicts(known, valid, cells, tie_probability(model["tie"], pairs, machine, human))
 
 
 def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

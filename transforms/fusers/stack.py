@@ -65,7 +65,7 @@ class Stack:
         variance = np.full(len(workers) + 1, self.config.c)
         variance[0] = 1e6  # an intercept is not regularised
         target = labelled["target"].to_numpy()
-        found = fit_logistic(design, target, np.ones(len(target)), np.zeros(len(variance)), variance)
+        found = fit_logistic(design, target, np.ones(len(target)), np.zeros(len(variance)), variance).weights
         return {"intercept": float(found[0]), "weights": dict(zip(workers, found[1:].tolist(), strict=True))}
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -85,7 +85,8 @@ class Stack:
                 (pl.col("x") * pl.col("_w").fill_null(0.0)).sum().alias("log_odds"),
             )
         )
-        return verdicts(pairs, valid, cells, tie_share(pairs, valid), model["intercept"])
+        intercept = pl.lit(float(model["intercept"])).alias("prior")
+        return verdicts(pairs.with_columns(intercept), valid, cells, tie_share(pairs, valid))
 
 
 def _features(valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

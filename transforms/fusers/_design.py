@@ -1,0 +1,116 @@
+"""The posterior's regression: its columns, their values on labelled pairs, and what is believed before any label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Column = tuple[str, str, str, str]  # (own | group | slice | length, sign | strength | family, slot or group, level)
+LENGTH: Column = ("length", "", "", "")
+GROUP_VARIANCE = 0.25
+VOTER_VARIANCE = 3.0
+LENGTH_VARIANCE = 1.0
+SLICE_VARIANCE = 1.0
+CONSISTENCY_POWER = 4.0
+FLOOR = 0.03  # of a voter's consistency, so that labels can rescue one that contradicts itself
+
+
+def length_feature() -> pl.Expr:
+    """tanh of the log of length_a / length_b (characters): in (-1, 1), mirrored with the responses; 0 if unknown."""
+    ratio = (pl.col("length_a").cast(pl.Float64) + 1) / (pl.col("length_b").cast(pl.Float64) + 1)
+    return ratio.log().tanh().fill_null(0.0)
+
+
+def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, ...]) -> list[Column]:
+    """What is learned: a weight for every slot's votes, every group's mean vote, every (slice, group), and length.
+
+    Args:
+        voters: `voter, slot, group, numeric`.
+        labelled: the labelled pairs; a slice column counts where it has two values or more.
+        slices: names of slice columns.
+    """
+    numeric = dict(voters.select("voter", "numeric").iter_rows())
+    slots = sorted(set(voters["slot"]))
+    groups = sorted(set(voters["group"]))
+    numeric_groups = sorted(set(voters.filter(pl.col("numeric"))["group"]))
+    columns: list[Column] = [("own", "sign", s, "") for s in slots]
+    columns += [("own", "strength", s, "") for s in slots if numeric[s]]
+    columns += [("group", "sign", g, "") for g in groups]
+    columns += [("group", "strength", g, "") for g in numeric_groups]
+    for family in slices:
+        if family in labelled.columns:
+            levels = sorted(labelled[family].drop_nulls().cast(pl.String).unique())
+            if len(levels) > 1:
+                columns += [("slice", family, g, level) for level in levels for g in groups]
+    return [*columns, LENGTH] if "length_a" in labelled.columns else columns
+
+
+def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Column]) -> Any:
+    """Values of `columns`, sparse, one row a labelled pair.
+
+    Args:
+        cells: `cells_of` the labelled pairs.
+        labelled: `pair_id`, slice columns and lengths; its order is the order of rows.
+    """
+    index = {column: i for i, column in enumerate(columns)}
+    row_of = {pair: i for i, pair in enumerate(labelled["pair_id"].to_list())}
+    row = np.array([row_of[p] for p in cells["pair_id"].to_list()], dtype=np.int64)
+    share = cells["share"].to_numpy()
+    shared = share / cells["present"].to_numpy()
+    sign, strength = cells["sign"].to_numpy(), cells["strength"].to_numpy()
+    slot, group = cells["slot"].to_list(), cells["group"].to_list()
+    parts: list[tuple[list[Column], Floats]] = [
+        ([("own", "sign", s, "") for s in slot], sign * share),
+        ([("own", "strength", s, "") for s in slot], strength * share),
+        ([("group", "sign", g, "") for g in group], sign * shared),
+        ([("group", "strength", g, "") for g in group], strength * shared),
+    ]
+    for family in sorted({name for part, name, _, _ in columns if part == "slice"}):
+        level_of = dict(zip(labelled["pair_id"], labelled[family].cast(pl.String), strict=True))
+        keys = [("slice", family, g, level_of[p] or "") for g, p in zip(group, cells["pair_id"], strict=True)]
+        parts.append((keys, strength * shared))
+    rows, cols, values = [], [], []
+    for keys, value in parts:
+        found = np.array([index.get(key, -1) for key in keys], dtype=np.int64)
+        inside = found >= 0
+        rows.append(row[inside])
+        cols.append(found[inside])
+        values.append(value[inside])
+    if LENGTH in index:
+        rows.append(np.arange(len(labelled), dtype=np.int64))
+        cols.append(np.full(len(labelled), index[LENGTH], dtype=np.int64))
+        values.append(labelled.select(length_feature()).to_series().to_numpy())
+    shape = (len(labelled), len(columns))
+    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))
+    return sparse.coo_matrix(entries, shape=shape).tocsr()
+
+
+def prior_weights(columns: list[Column], voters: pl.DataFrame, trust: float) -> tuple[Floats, Floats]:
+    """Prior mean and variance of each column's weight, from what is known without labels.
+
+    The mean shares `trust`, less where voters contradict themselves, among the slots in proportion to
+    consistency ** CONSISTENCY_POWER / group size: groups count alike however many members they have. The
+    variance of a voter's own weight is proportional to its squared consistency.
+    """
+    slots = voters.filter(pl.col("voter") == pl.col("slot"))
+    size = dict(slots.group_by("group").len().iter_rows())
+    numeric = dict(slots.select("voter", "numeric").iter_rows())
+    group = dict(slots.select("voter", "group").iter_rows())
+    steady = {voter: max(value, 0.0) for voter, value in slots.select("voter", "consistency").iter_rows()}
+    raw = {s: r**CONSISTENCY_POWER / size[group[s]] for s, r in steady.items()}
+    total = sum(raw.values())
+    believed = trust * sum(r / size[group[s]] for s, r in steady.items()) / max(len(size), 1)
+    mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
+    for i, (part, _form, who, _level) in enumerate(columns):
+        if part == "own":
+            halves = 2.0 if numeric[who] else 1.0
+            mean[i] = believed * raw[who] / total / halves if total > 0 else 0.0
+            variance[i] = VOTER_VARIANCE * (steady[who] + FLOOR) ** 2 / halves
+        else:
+            variance[i] = {"group": GROUP_VARIANCE, "slice": SLICE_VARIANCE, "length": LENGTH_VARIANCE}[part]
+    return mean, variance
