@@ -19,6 +19,7 @@ from schemas.ids import hash_fields
 from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Votes, rows_frame
 from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource, PromptsSource
 from transforms.sources.detect import Layout, detect
+from transforms.sources.frames import pairs_frame
 from transforms.sources.plain import plain_pairs, take_plain
 from transforms.sources.raw import Raw, read_raw
 from transforms.sources.rows import pair_rows, prompt_row
@@ -133,7 +134,7 @@ def _pairs(
         number = raw.numbers[index]
         for problem in ballots.add_row(pair_id, swapped, [c[index] for c in columns], f"{ref}:{number}"):
             bin_.add(number, "bad_votes", problem, dump(next(iter(_dicts(raw, [index])))), "#votes")
-    pairs = pl.concat([plain.frame, rows_frame(careful, Pairs)])
+    pairs = pl.concat([plain.frame, pairs_frame(careful)])
     return pairs, ballots.frame(), kept
 
 

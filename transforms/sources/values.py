@@ -47,6 +47,10 @@ class Values:
         column = self.layout.columns.get(name)
         return None if column is None else self.row.get(column)
 
+    def has(self, name: str) -> bool:
+        """Whether the source may hold the field at all."""
+        return name in self.layout.columns or name in self.config.constants
+
     def messages(self, name: str, role: Role) -> list[Message]:
         """A prompt or response. Raises RowError where it is neither text nor messages, or empty."""
         return messages_of(self.get(name), self.column(name), role, "prompt" if name == "prompt" else "response")
@@ -107,11 +111,13 @@ class Values:
 
     def shared(self) -> Row:
         """The fields that prompts and pairs have in common."""
-        texts = {name: self.text(name) for name in TEXT_FIELDS if name != "context"}
+        texts = {name: self.text(name) for name in TEXT_FIELDS if name != "context" and self.has(name)}
         return {**texts, "checks": self.checks(), "tags": self.texts("tags"), "meta": self.meta()}
 
     def pair_fields(self) -> Row:
         """The optional columns of a pair other than its models."""
+        if not self.has("context"):
+            return self.shared()
         context, kind = self.get("context"), self.text("context_kind")
         if isinstance(context, list) and all(isinstance(part, str) for part in context):
             text: str | None = "\n\n".join(context) or None
