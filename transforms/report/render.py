@@ -9,6 +9,7 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
+from schemas.tables import SPLITS
 from transforms.report import plots
 from transforms.report.data import BINS, ReportData
 from transforms.report.sankey import sankey
@@ -57,6 +58,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     context = {
         "m": m,
         "tiles": _tiles(data),
+        "splits": [(s, m.rows_by_split[s]) for s in SPLITS if s in m.rows_by_split],
         "rejects": sorted(m.rejects_by_reason.items(), key=lambda r: (-r[1], r[0])),
         "voters": data.voters.to_dicts(),
         "shown_voters": MOST_VOTERS,

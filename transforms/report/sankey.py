@@ -12,7 +12,7 @@ from transforms.report.plots import ACTION_COLOURS
 WIDTH, BAR, GAP, LABEL = 1000.0, 12.0, 9.0, 13.0
 HEIGHT = 360.0
 MOST = 9
-_COLUMNS = (190.0, 500.0 - BAR / 2, WIDTH - 270.0)
+_COLUMNS = (240.0, 510.0 - BAR / 2, WIDTH - 250.0)
 _OTHER_COLOUR = "#8d949c"
 
 
@@ -95,7 +95,7 @@ def _node(level: int, name: str, n: int, y: float, thickness: float) -> str:
     x, thickness = _COLUMNS[level], max(thickness, 1.5)
     colour = ACTION_COLOURS.get(name, "var(--ink)") if level == 1 else "var(--ink)"
     anchor, text_x = ("end", x - 8) if level == 0 else ("start", x + BAR + 8)
-    shown = name if len(name) <= 30 else name[:29] + "…"
+    shown = name if len(name) <= 26 else name[:25] + "…"
     return (
         f'<rect x="{x:g}" y="{y:.1f}" width="{BAR:g}" height="{thickness:.1f}" fill="{colour}"/>'
         f'<text x="{text_x:g}" y="{y + max(thickness, LABEL) / 2:.1f}" text-anchor="{anchor}" dy=".35em">'

@@ -1,0 +1,172 @@
+"""The report's figures are those of the data, and its page is safe, self-contained and repeatable."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+
+from schemas.tables import Verdicts, Votes, rows_frame
+from tests.transforms.publish import frames
+from transforms.publish.read import Version, open_version
+from transforms.publish.version import Provenance, publish
+from transforms.report import voters
+from transforms.report.data import report_data
+from transforms.report.render import render
+
+EVIL = '<script>alert("x")</script><img src=x onerror=y>{{ 7 * 7 }} & "quotes"'
+
+
+def make(root: Path, pairs: pl.DataFrame, votes: pl.DataFrame, verdicts: pl.DataFrame, **provenance: Any) -> Version:
+    content, splits = frames.buckets(pairs, votes, verdicts)
+    publish(root, "demo", content, splits, Provenance(recipe="", recipe_hash="r" * 32, code_version="1", **provenance))
+    return open_version(root, "demo")
+
+
+@pytest.fixture
+def rich(tmp_path: Path) -> Version:
+    """A version with humans, both orders, an ensemble and several origins."""
+    pairs, votes, verdicts = frames.workspace(40)
+    more = []
+    for i, row in enumerate(pairs.iter_rows(named=True)):
+        for person in ("ann-1", "ann-2", "ann-3"):
+            more.append(frames.vote(row["pair_id"], person, "ab"[i % 2], kind="human"))
+        more += [frames.vote(row["pair_id"], "twice", "ab"[o == "ba"], order=o) for o in ("ab", "ba")]
+        aspects = orjson.dumps({"mu": 1.0, "sigma": 0.5}).decode()
+        more.append(frames.vote(row["pair_id"], "heads", "a", kind="reward", aspects=aspects))
+    origins = pl.Series("origin", [f"source-{i % 13}" for i in range(pairs.height)])
+    return make(tmp_path, pairs.with_columns(origins), pl.concat([votes, rows_frame(more, Votes)]), verdicts)
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        self.handlers += [k for k, _ in attrs if k.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_needs_nothing_and_runs_nothing(rich: Version) -> None:
+    costs = pl.DataFrame(
+        {"stage": ["judge"], "calls": [3], "cached": [1], "tokens_in": [5], "tokens_out": [2], "seconds": [0.5]}
+    )
+    queue = pl.DataFrame({"value": [0.5, 0.25], "purpose": ["value", "audit"]})
+    html = render(report_data(rich, costs=costs, queue=queue))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.handlers == []
+    assert all(a.startswith("#") for a in page.addresses)
+    assert not re.search(r"@import|url\((?!#)", html)
+    ids = re.findall(r'<h2 id="(\w+)"', html)
+    assert [a[1:] for a in page.addresses if a[1:] in ids] == ids
+    assert len(html) < 5_000_000
+    assert {"flow", "voters", "calibration", "noise", "bias", "yield", "slices", "routing", "cost", "examples"} <= set(
+        ids
+    )
+
+
+def test_text_of_models_and_sources_is_shown_as_text(tmp_path: Path) -> None:
+    row = frames.pair(f"q {EVIL}", f"x {EVIL}", "y", origin=EVIL, model_first=EVIL, context=f"c {EVIL}", kind=EVIL)
+    vote = frames.vote(row["pair_id"], EVIL, "a", kind="human")
+    verdict = {**frames.verdict(row, "keep", {EVIL: 1.0}), "reasons": [EVIL]}
+    lost = frames.pair("q2", EVIL, "y", origin=EVIL)
+    dropped = {**frames.verdict(lost, "route", {EVIL: 0.1}), "reasons": [EVIL]}
+    frames_ = (
+        rows_frame([row, lost], frames.Pairs),
+        rows_frame([vote], Votes),
+        rows_frame([verdict, dropped], Verdicts),
+    )
+    html = render(report_data(make(tmp_path, *frames_, inputs={EVIL: EVIL})))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert page.handlers == []
+    text = " ".join(page.text)
+    assert f"q {EVIL}" in text
+    assert f"x {EVIL}" in text
+    assert f"c {EVIL}" in text
+
+
+def test_equal_versions_have_equal_reports(rich: Version) -> None:
+    assert render(report_data(rich)) == render(report_data(rich))
+
+
+def test_an_empty_version_has_a_report(tmp_path: Path) -> None:
+    html = render(report_data(make(tmp_path, *frames.workspace(0))))
+    assert "0 preferences from 0 pairs" in html
+
+
+def test_the_flow_conserves_pairs(rich: Version) -> None:
+    flow = report_data(rich).flow
+    made = flow.filter(pl.col("level") == 0)
+    ended = flow.filter(pl.col("level") == 1)
+    assert made["n"].sum() == ended["n"].sum() == rich.manifest.n_pairs
+    into = dict(made.group_by("target").agg(pl.col("n").sum()).iter_rows())
+    assert into == dict(ended.group_by("source").agg(pl.col("n").sum()).iter_rows()) == rich.manifest.actions
+
+
+def test_voters_are_counted_as_they_voted(rich: Version) -> None:
+    table = {r["voter"]: r for r in report_data(rich).voters.iter_rows(named=True)}
+    votes = rich.scan("votes").collect()
+    verdicts = dict(rich.scan("verdicts").select("pair_id", "label").collect().iter_rows())
+    for voter, row in table.items():
+        mine = votes.filter(pl.col("voter") == voter)
+        decisive = [v for v in mine.iter_rows(named=True) if v["label"] in "ab" and verdicts[v["pair_id"]] in "ab"]
+        assert row["votes"] == mine.height
+        assert row["agrees"] == pytest.approx(
+            sum(v["label"] == verdicts[v["pair_id"]] for v in decisive) / len(decisive)
+        )
+
+
+def test_position_bias_of_a_judge_who_always_takes_the_first(rich: Version) -> None:
+    (row,) = report_data(rich).position.to_dicts()
+    assert (row["voter"], row["first"], row["inconsistent"]) == ("twice", 1.0, 1.0)
+
+
+def test_agreement_is_the_share_of_equal_votes() -> None:
+    said = {"x": "aabb", "y": "abab", "z": "ab"}
+    votes = rows_frame(
+        [frames.vote(f"{i:032x}", voter, label) for voter, labels in said.items() for i, label in enumerate(labels)],
+        Votes,
+    )
+    table = {(r["voter"], r["other"]): (r["n"], r["agreement"]) for r in voters.agreement(votes).iter_rows(named=True)}
+    assert table["x", "y"] == table["y", "x"] == (4, 0.5)
+    assert table["x", "z"] == (2, 0.5)
+    assert table["y", "z"] == (2, 1.0)
+
+
+def test_reliability_leaves_the_humans_own_votes_out() -> None:
+    row = frames.pair("q", "x", "y")
+    cast = rows_frame([frames.vote(row["pair_id"], "ann", "b", kind="human")], Votes)
+    verdict = rows_frame([frames.verdict(row, "keep", {"judge": 1.0, "ann": -9.0})], Verdicts)
+    (found,) = voters.reliability(cast, verdict).to_dicts()
+    assert found["predicted"] == pytest.approx(0.7310585786)
+    assert (found["observed"], found["n"]) == (0.0, 1)
+
+
+def test_length_bias_is_seen() -> None:
+    row = frames.pair("q", "a long answer", "no")
+    longer = "a" if row["response_a"][0]["content"] == "a long answer" else "b"
+    sizes = {"a": (13, 2), "b": (2, 13)}[longer]
+    sample = rows_frame([frames.verdict(row, "keep", {"j": -1.0 if longer == "a" else 1.0})], Verdicts).with_columns(
+        length_a=pl.lit(sizes[0]), length_b=pl.lit(sizes[1])
+    )
+    (found,) = voters.length_bias(rows_frame([frames.vote(row["pair_id"], "j", longer)], Votes), sample).to_dicts()
+    assert (found["longer"], found["longer_fused"]) == (1.0, 0.0)
