@@ -40,6 +40,7 @@ def prompt_row(row: Row, config: PromptsSource, layout: Layout) -> Row:
     """
     values = Values(row, config, layout)
     prompt = values.messages("prompt", "user")
+    values.check_length("prompt", prompt)
     return {
         "prompt_id": messages_id(prompt),
         "prompt": prompt,
