@@ -135,6 +135,7 @@ class PairsSource(_Source):
       labelled: prompt, response_a, response_b, label;
       rated: prompt, responses (list), scores (list): pairs of responses labelled by their scores;
       conversations: chosen, rejected as full conversations; the prompt is their longest common beginning.
+    In votes "a" is the first response of the row: `response_a`, or `chosen`.
     """
 
     kind: Literal["pairs"]

@@ -138,7 +138,8 @@ def _json(piece: Slice) -> Raw:
 
 def _parquet(piece: Slice) -> Raw:
     try:
-        frame = pl.scan_parquet(piece.path).slice(piece.offset, piece.length).collect()
+        rows = pl.scan_parquet(piece.path).slice(piece.offset, piece.length)
+        frame = rows.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).collect()
     except pl.exceptions.PolarsError as error:
         if "utf" not in str(error).lower():
             raise

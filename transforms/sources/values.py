@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,10 @@ def meta_json(row: Mapping[str, Any], layout: Layout) -> str | None:
 
 def dump(value: Any) -> str:
     """JSON text of anything a row can hold; what JSON does not know is written as its Python text."""
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(value, default=repr, ensure_ascii=False, sort_keys=True)
 
 
 def messages_of(value: Any, name: str, role: Role, what: str) -> list[Message]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import ANY, patch
 
 import polars as pl
 import pytest
@@ -22,6 +24,7 @@ from tests.transforms.sources.support import (
     WORDS,
     assert_conserved,
     preferences,
+    read_path,
     read_rows,
 )
 from transforms.sources.plain import text_ids
@@ -293,3 +296,24 @@ def test_models_follow_their_responses() -> None:
     pair = read_rows([row]).pairs.row(0, named=True)
     models = {pair["response_a"][0]["content"]: pair["model_a"], pair["response_b"][0]["content"]: pair["model_b"]}
     assert models == {"x": "good", "y": "bad"}
+
+
+def test_parquet_types_that_json_lacks_are_read(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "prompt": pl.Series(["p", "q"], dtype=pl.Categorical),
+            "response_a": ["x", "x"],
+            "response_b": ["y", "y"],
+            "label": pl.Series(["a", "tie"], dtype=pl.Enum(["a", "b", "tie"])),
+            "when": [date(2024, 1, 2), None],
+            "big": pl.Series([2**100, None], dtype=pl.Int128),
+            "raw": [b"\xff", None],
+            "nan": [float("nan"), 1.0],
+        }
+    )
+    frame.write_parquet(tmp_path / "f.parquet")
+    result = read_path(tmp_path / "f.parquet")
+    assert preferences(result) == {expected("p", "x", "y", "a"), expected("q", "x", "y", "tie")}
+    metas = [json.loads(meta) for meta in result.pairs["meta"]]
+    assert metas == [{"when": ANY, "big": ANY, "raw": "b'\\xff'", "nan": ANY}, {"nan": 1.0}]
+    assert "2024" in metas[0]["when"]
