@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.beam import run
 from pipelines.stage import Stage
 from schemas.ids import hash_json
-from transforms.ptransforms import run
 from transforms.storage.files import parquet_bytes
 
 CURRENT = "current"  # artefact that names the latest fit

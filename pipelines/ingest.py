@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from pipelines.beam import run
 from pipelines.stage import Stage
 from schemas.ids import bucket_of, canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
-from transforms.ptransforms import run
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
 from transforms.sources.dedupe import dedupe_pairs, dedupe_prompts, dedupe_votes
 from transforms.sources.read import check_rejects, read

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from pipelines.beam_flags import beam_flags
+from pipelines.beam import beam_flags
 from pipelines.materialise import Materialise
 from pipelines.plan import Plan, plan
 from pipelines.publish import Publication, report_path

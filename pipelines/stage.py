@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipelines.beam import run
 from pipelines.progress import LaneProgress, shown
 from schemas.ids import hash_json
 from schemas.recipe import Recipe
-from transforms.ptransforms import run
 from transforms.storage.workspace import Checkpoint, Output, Workspace
 
 Reads = tuple[tuple[str, tuple[str, ...]], ...]

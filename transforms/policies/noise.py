@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import polars as pl
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from schemas.tables import Verdicts, conform
 
@@ -108,7 +108,7 @@ def noise_rate(verdicts: pl.DataFrame, level: float = 0.95) -> dict[str, float |
     )
     spread = float(clusters.select((pl.col("_sum") ** 2).sum()).item())
     chance = float(clusters.select(pl.col("_chance").sum()).item())
-    reach = float(norm.ppf(0.5 + level / 2)) * math.sqrt(spread + chance) / n
+    reach = float(ndtri(0.5 + level / 2)) * math.sqrt(spread + chance) / n
     return {"rate": rate, "low": max(0.0, rate - reach), "high": min(1.0, rate + reach), "n": n}
 
 
@@ -118,7 +118,7 @@ def audited_noise_rate(wrong: int, n: int, level: float = 0.95) -> dict[str, flo
         raise ValueError(f"{wrong} wrong labels of {n}")
     if not n:
         return {"rate": math.nan, "low": 0.0, "high": 1.0, "n": 0}
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     p = wrong / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -1,8 +1,9 @@
-"""Beam options: the local settings measured fastest, and whatever the user gave after `--`."""
+"""Beam: the local settings measured fastest, whatever the user gave after `--`, and a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from schemas.recipe import BeamSection
 
@@ -20,3 +21,13 @@ def beam_flags(section: BeamSection, given: Sequence[str] = ()) -> list[str]:
     }
     names = {flag.split("=", 1)[0] for flag in given}
     return [f"{name}={value}" for name, value in ours.items() if name not in names] + list(given)
+
+
+def run(work: Callable[[Any], str], elements: Iterable[Any], flags: Sequence[str]) -> None:
+    """Run `work` for all elements with Beam; see `transforms.ptransforms.run`.
+
+    Beam takes a second to import, and commands that only read should not wait for it.
+    """
+    from transforms.ptransforms import run as run_with_beam
+
+    run_with_beam(work, elements, flags)
