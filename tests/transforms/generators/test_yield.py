@@ -1,0 +1,56 @@
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.tables import Pairs, rows_frame
+from tests.transforms.generators.harness import build, prompt_row, run
+from transforms.generators._yield import distinct_n, embedding_spread, yield_table
+
+
+@given(st.integers(2, 12), st.integers(0, 50))
+def test_spread_is_the_mean_over_all_pairs(n: int, seed: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(n, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    oracle = np.mean([1 - vectors[i] @ vectors[j] for i, j in combinations(range(n), 2)])
+    assert embedding_spread(vectors) == pytest.approx(oracle)
+
+
+def test_distinct_n_at_its_ends() -> None:
+    assert distinct_n(["a b c d"], 2) == 1.0
+    assert distinct_n(["a a a a a"], 1) == pytest.approx(1 / 5)
+    assert distinct_n(["a"], 2) is None
+    assert embedding_spread(np.ones((1, 3))) is None
+
+
+@given(st.lists(st.text("abc ", max_size=12), max_size=6), st.integers(1, 3))
+def test_distinct_n_is_a_share_and_falls_under_repetition(texts: list[str], n: int) -> None:
+    once = distinct_n(texts, n)
+    if once is not None:
+        assert 0 < once <= 1
+        assert distinct_n(texts * 3, n) == pytest.approx(once / 3)
+
+
+def test_table_counts_what_each_strategy_gave() -> None:
+    generators = [build("sample_n", engines="small", n=4), build("context_reversal", engines="small")]
+    made = {g.name: run(g, prompt_row()) for g in generators}
+    pairs = rows_frame([p for m in made.values() for p in m.pairs], Pairs)
+    kept = pairs.filter(pl.col("origin") != "sample_n")
+    verdicts = pairs.select("pair_id", margin=pl.lit(-2.0))
+    vectors = {"context_reversal": np.eye(4)}
+    table = yield_table({n: m.counts for n, m in made.items()}, kept, verdicts, vectors)
+    assert table["strategy"].to_list() == sorted(made)
+    reversal, sample = table.to_dicts()
+    assert (sample["asked"], sample["kept"], sample["kept_share"], sample["tokens_per_kept"]) == (4, 0, 0.0, None)
+    own = made["context_reversal"]
+    assert reversal["valid"] == reversal["kept"] == len(own.pairs)
+    assert reversal["tokens_per_kept"] * reversal["kept"] == pytest.approx(
+        own.counts["tokens_in"] + own.counts["tokens_out"]
+    )
+    assert reversal["spread"] == pytest.approx(1.0)
+    assert reversal["margin_p50"] == 2.0
+    assert sample["judged"] == 0
+    assert yield_table({n: m.counts for n, m in made.items()}, kept)["judged"].to_list() == [None, None]

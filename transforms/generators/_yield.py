@@ -1,0 +1,95 @@
+"""What each strategy yields: the figures a user chooses a strategy by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transforms.hygiene.similarity import words
+
+COUNTS = ("asked", "answered", "parsed", "valid", "tokens_in", "tokens_out")
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float | None:
+    """Distinct word n-grams over all word n-grams of the texts, in (0, 1] (Li et al. 2016); None without any."""
+    grams = [tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def embedding_spread(vectors: npt.NDArray[np.floating]) -> float | None:
+    """Mean cosine distance between two of the texts, in [0, 2]; None for fewer than two.
+
+    Args:
+        vectors: (n, d) embeddings of unit length; the sum over all pairs follows from that of all vectors.
+    """
+    n = len(vectors)
+    if n < 2:
+        return None
+    total = np.asarray(vectors, dtype=np.float64).sum(axis=0)
+    return float(1.0 - (total @ total - n) / (n * (n - 1)))
+
+
+def yield_table(
+    counts: Mapping[str, Mapping[str, int]],
+    kept: pl.DataFrame,
+    verdicts: pl.DataFrame | None = None,
+    vectors: Mapping[str, npt.NDArray[np.floating]] | None = None,
+) -> pl.DataFrame:
+    """One row a strategy, sorted by name.
+
+    Args:
+        counts: per strategy (a generator use's name, which is the pairs' `origin`) the sums of `Yield.counts`.
+        kept: `pairs` rows that survived hygiene; pairs of other origins are left aside.
+        verdicts: `verdicts` rows; gives quantiles of the judged |margin|.
+        vectors: per strategy the embeddings of its kept responses, rows of unit length.
+
+    Returns:
+        strategy; the sums of `COUNTS`; kept (pairs); kept_share (of valid) in [0, 1]; tokens_per_kept (prompt and
+        reply tokens over kept pairs); distinct_1, distinct_2 over the kept responses; spread; judged (pairs with a
+        verdict) and margin_p10 ... margin_p90 of |log-odds|. What cannot be computed is null.
+    """
+    rows = []
+    for name in sorted(counts):
+        own = kept.filter(pl.col("origin") == name)
+        figures = {key: int(counts[name].get(key, 0)) for key in COUNTS}
+        texts = [text for side in ("response_a", "response_b") for text in _texts(own[side])]
+        tokens = figures["tokens_in"] + figures["tokens_out"]
+        row: dict[str, object] = {
+            "strategy": name,
+            **figures,
+            "kept": len(own),
+            "kept_share": len(own) / figures["valid"] if figures["valid"] else None,
+            "tokens_per_kept": tokens / len(own) if len(own) else None,
+            "distinct_1": distinct_n(texts, 1),
+            "distinct_2": distinct_n(texts, 2),
+            "spread": embedding_spread(vectors[name]) if vectors and name in vectors else None,
+        }
+        rows.append(row | _margins(own, verdicts))
+    schema = pl.Schema(
+        {
+            "strategy": pl.String,
+            **dict.fromkeys(COUNTS, pl.Int64),
+            "kept": pl.Int64,
+            **dict.fromkeys(("kept_share", "tokens_per_kept", "distinct_1", "distinct_2", "spread"), pl.Float64),
+            "judged": pl.Int64,
+            **{f"margin_p{round(100 * q)}": pl.Float64 for q in QUANTILES},
+        }
+    )
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _margins(own: pl.DataFrame, verdicts: pl.DataFrame | None) -> dict[str, object]:
+    names = [f"margin_p{round(100 * q)}" for q in QUANTILES]
+    if verdicts is None:
+        return {"judged": None, **dict.fromkeys(names)}
+    margins = own.select("pair_id").join(verdicts.select("pair_id", "margin"), on="pair_id")["margin"].abs()
+    values = [margins.quantile(q, "linear") if len(margins) else None for q in QUANTILES]
+    return {"judged": len(margins), **dict(zip(names, values, strict=True))}
+
+
+def _texts(messages: pl.Series) -> list[str]:
+    return ["\n\n".join(m["content"] for m in row) for row in messages.to_list()]

@@ -1,0 +1,279 @@
+"""Cleaning a bucket: every row that goes is a reject with its reason, every row that stays is a valid row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import polars as pl
+
+from schemas.errors import UsageError
+from schemas.ids import hash_fields
+from schemas.messages import Message, messages_id, text_of
+from schemas.pairs import make_pair
+from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
+from transforms.hygiene import personal, sanity
+from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
+from transforms.hygiene.decontamination import index_of, nearest, read_prompts
+from transforms.hygiene.language import language_of
+from transforms.plugins import Row
+
+STAGE = "hygiene"
+_BUILT = ("pair_id", "prompt_id", "prompt", "context", "response_a", "response_b", "model_a", "model_b", "source_label")
+SECRETS = ("private_key", "token", "secret")
+Vectors = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Vectors]
+Fault = tuple[str, str]  # reason code, one sentence
+
+
+def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The pairs of a bucket that stay, and `rejects` rows for those that go.
+
+    All that can be said of a row alone; duplicates need every bucket (duplicates.resolve, then `drop`).
+    Masking changes texts and with them prompt_id and pair_id: meta `masked_from` keeps the old pair_id and
+    `mirrored` says whether a and b changed places, which `votes_on_masked` needs.
+
+    Args:
+        pairs: rows of the `pairs` table.
+        config: what to do.
+        embed: texts to embeddings of unit length; needed for decontamination by `cosine`.
+
+    Raises:
+        UsageError: `cosine` is set and `embed` is not given.
+    """
+    close = _contaminated_by_meaning(pairs, config, embed)
+    kept, rejects = [], []
+    for row in pairs.to_dicts():
+        original = row
+        fault = close.get(row["pair_id"])
+        if fault is None and config.sanity is not None:
+            fault = pair_sanity(row, config.sanity)
+        if fault is None and config.decontamination is not None:
+            fault = _contaminated(row, config)
+        if fault is None and config.language is not None:
+            fault, row = _language(row, config.language)
+        if fault is None and config.personal is not None:
+            fault, row = _personal(row, config.personal)
+        if fault is None:
+            kept.append(row)
+        else:
+            rejects.append(reject(*fault, original["pair_id"], original))
+    return rows_frame(kept, Pairs), rows_frame(rejects, Rejects)
+
+
+def votes_on_masked(votes: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """The votes on pairs that `clean` masked, moved to their new ids; the votes of other pairs are left out."""
+    masked = kept.select(
+        pl.col("meta").str.json_path_match("$.masked_from").alias("old"),
+        pl.col("meta").str.json_path_match("$.mirrored").eq("true").alias("mirrored"),
+        pl.col("pair_id").alias("new"),
+    ).drop_nulls("old")
+    moved = votes.join(masked, left_on="pair_id", right_on="old", maintain_order="left")
+    turned = {"a": "b", "b": "a"}
+    orders = {"ab": "ba", "ba": "ab"}
+    mirrored = moved.with_columns(
+        label=pl.when("mirrored").then(pl.col("label").replace(turned)).otherwise("label"),
+        order=pl.when("mirrored").then(pl.col("order").replace(orders)).otherwise("order"),
+        p_a=pl.when("mirrored").then(1 - pl.col("p_a")).otherwise("p_a"),
+        score_a=pl.when("mirrored").then("score_b").otherwise("score_a"),
+        score_b=pl.when("mirrored").then("score_a").otherwise("score_b"),
+        pair_id=pl.col("new"),
+    )
+    ids = [hash_fields("masked", old, new) for old, new in mirrored.select("vote_id", "pair_id").iter_rows()]
+    return mirrored.with_columns(pl.Series("vote_id", ids, dtype=pl.String)).select(votes.columns)
+
+
+def clean_prompts(
+    prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As `clean`, for rows of the `prompts` table; sanity and `responses` do not apply to prompts."""
+    close = _contaminated_by_meaning(prompts, config, embed)
+    kept, rejects = [], []
+    for row in prompts.to_dicts():
+        text, original = text_of(row["prompt"]), row
+        fault = close.get(row["prompt_id"])
+        if fault is None and config.decontamination is not None:
+            found = index_of(config.decontamination.benchmarks, config.decontamination.ngram).find(text)
+            fault = ("contaminated", f"the prompt shares {found[1]!r} with {found[0]}") if found else None
+        if fault is None and config.language is not None:
+            language = row["language"] or language_of(text, config.language.min_chars, config.language.min_confidence)
+            fault = _not_allowed(language, config.language)
+            row = {**row, "language": language}
+        if fault is None and config.personal is not None:
+            found_kinds = _kinds([text], config.personal)
+            fault = _forbidden(found_kinds, config.personal)
+            if fault is None and found_kinds:
+                prompt = _masked(row["prompt"], config.personal)
+                row = {**row, "prompt": prompt, "prompt_id": messages_id(prompt), "tags": _tagged(row, found_kinds)}
+        if fault is None:
+            kept.append(row)
+        else:
+            rejects.append(reject(*fault, original["prompt_id"], original))
+    return rows_frame(kept, Prompts), rows_frame(rejects, Rejects)
+
+
+def drop(frame: pl.DataFrame, drops: pl.DataFrame, id_column: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A bucket without the rows that `duplicates.resolve` or `semantic_duplicates` named, and their rejects."""
+    going = frame.join(drops.select("id"), left_on=id_column, right_on="id", how="semi")
+    named = {d["id"]: d for d in drops.to_dicts()}
+    rejects = []
+    for row in going.to_dicts():
+        found = named[row[id_column]]
+        detail = f"like {found['kept_id']}, which stays (similarity {found['similarity']:.2f})"
+        rejects.append(reject(found["reason"], detail, row[id_column], row))
+    return frame.join(drops.select("id"), left_on=id_column, right_on="id", how="anti"), rows_frame(rejects, Rejects)
+
+
+def reject(reason: str, detail: str, record_id: str, row: Row) -> Row:
+    """A `rejects` row of this stage."""
+    payload = orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()[:PAYLOAD_LIMIT]
+    return {
+        "reject_id": hash_fields(STAGE, reason, record_id, payload),
+        "stage": STAGE,
+        "reason": reason,
+        "record_id": record_id,
+        "detail": detail,
+        "payload": payload,
+    }
+
+
+def pair_sanity(row: Row, config: SanityConfig) -> Fault | None:
+    """What is wrong with a pair's responses: (reason, detail) of the first fault, or None."""
+    prompt = text_of(row["prompt"])
+    texts = {side: _answer(row[f"response_{side}"]) for side in ("a", "b")}
+    for side, text in texts.items():
+        # A trajectory may end in a tool call: its emptiness of words is no fault.
+        if config.empty and sanity.is_empty(text) and not any(m.get("tool_calls") for m in row[f"response_{side}"]):
+            return "empty_response", f"response {side} says nothing"
+        if config.echo and sanity.echoes(prompt, text):
+            return "echo", f"response {side} repeats the prompt"
+        left = sanity.residue(text) if config.residue else None
+        if left:
+            return "template_residue", f"response {side} holds {left!r}"
+        loop = sanity.degenerate(text, config.max_repetition) if config.degenerate else None
+        if loop:
+            return "degenerate", f"response {side}: {loop}"
+    declined = [side for side, text in texts.items() if sanity.is_refusal(text)]
+    if len(declined) == 2 and config.refusals != "keep":
+        return "refusal", "both responses decline"
+    if declined and config.refusals == "drop_any":
+        return "refusal", f"response {declined[0]} declines"
+    return None
+
+
+def _answer(messages: Sequence[Message]) -> str:
+    """What the assistant says, over all its turns."""
+    return "\n\n".join(m["content"] for m in messages if m["role"] == "assistant")
+
+
+def _contaminated(row: Row, config: HygieneConfig) -> Fault | None:
+    assert config.decontamination is not None
+    index = index_of(config.decontamination.benchmarks, config.decontamination.ngram)
+    parts = ("prompt", "response_a", "response_b") if config.decontamination.responses else ("prompt",)
+    for part in parts:
+        found = index.find(text_of(row[part]))
+        if found:
+            return "contaminated", f"{part} shares {found[1]!r} with {found[0]}"
+    return None
+
+
+def _contaminated_by_meaning(frame: pl.DataFrame, config: HygieneConfig, embed: Embed | None) -> dict[str, Fault]:
+    """Faults by id for prompts whose embedding is close to a benchmark prompt's."""
+    settings = config.decontamination
+    if settings is None or settings.cosine is None or not len(frame):
+        return {}
+    if embed is None:
+        raise UsageError("hygiene.decontamination.cosine needs an embedding model; none is configured")
+    benchmark, vectors = _benchmark_vectors(settings.benchmarks, embed)
+    texts = [text_of(p) for p in frame["prompt"].to_list()]
+    ids = frame["pair_id" if "pair_id" in frame.columns else "prompt_id"].to_list()
+    found = nearest(np.asarray(embed(texts), dtype=np.float32), vectors, settings.cosine)
+    return {
+        name: ("contaminated_in_meaning", f"the prompt has cosine {hit[1]:.3f} with {benchmark[hit[0]]!r}")
+        for name, hit in zip(ids, found, strict=True)
+        if hit is not None
+    }
+
+
+@cache
+def _benchmark_vectors(benchmarks: tuple[str, ...], embed: Embed) -> tuple[list[str], Vectors]:
+    prompts = [prompt for path in benchmarks for prompt in read_prompts(path)]
+    return prompts, np.asarray(embed(prompts), dtype=np.float32)
+
+
+def _language(row: Row, config: LanguageConfig) -> tuple[Fault | None, Row]:
+    texts = [text_of(row["prompt"]), _answer(row["response_a"]), _answer(row["response_b"])]
+    prompt, a, b = (language_of(text, config.min_chars, config.min_confidence) for text in texts)
+    if config.same and a and b and a != b:
+        return ("mixed_languages", f"response a is in {a!r}, response b in {b!r}"), row
+    language = row["language"] or (a if a == b else None) or prompt
+    return _not_allowed(language, config), {**row, "language": language}
+
+
+def _not_allowed(language: str | None, config: LanguageConfig) -> Fault | None:
+    if config.allowed is not None and language is not None and language not in config.allowed:
+        return "language_not_allowed", f"in {language!r}; allowed: {', '.join(config.allowed)}"
+    return None
+
+
+def _personal(row: Row, config: PersonalConfig) -> tuple[Fault | None, Row]:
+    texts = [m["content"] for part in ("prompt", "response_a", "response_b") for m in row[part]]
+    found = _kinds([*texts, row["context"] or ""], config)
+    fault = _forbidden(found, config)
+    if fault or not found:
+        return fault, row
+    tagged = {**row, "tags": _tagged(row, found)}
+    parts: dict[str, Any] = {name: _masked(row[name], config) for name in ("prompt", "response_a", "response_b")}
+    context = _masked_text(row["context"], config) if row["context"] else row["context"]
+    if context == row["context"] and all(parts[name] == row[name] for name in parts):
+        return None, tagged
+    meta = orjson.loads(row["meta"]) if row["meta"] else {}
+    fields = {name: value for name, value in tagged.items() if name not in (*_BUILT, "meta")}
+    try:
+        masked, mirrored = make_pair(
+            parts["prompt"],
+            parts["response_a"],
+            parts["response_b"],
+            first_label=row["source_label"],
+            model_first=row["model_a"],
+            model_second=row["model_b"],
+            context=context,
+            **fields,
+        )
+    except ValueError:
+        return ("identical_responses", "the responses differ only in what is masked"), row
+    masked["meta"] = orjson.dumps({**meta, "masked_from": row["pair_id"], "mirrored": mirrored}).decode()
+    return None, masked
+
+
+def _policy(kind: str, config: PersonalConfig) -> str:
+    return config.secrets if kind in SECRETS else config.policy
+
+
+def _kinds(texts: Sequence[str], config: PersonalConfig) -> list[str]:
+    return sorted({f.kind for text in texts for f in personal.find(text, config.kinds)})
+
+
+def _forbidden(kinds: Sequence[str], config: PersonalConfig) -> Fault | None:
+    forbidden = [kind for kind in kinds if _policy(kind, config) == "drop"]
+    if not forbidden:
+        return None
+    reason = "secret" if forbidden[0] in SECRETS else "personal_data"
+    return reason, f"holds {', '.join(forbidden)}"
+
+
+def _masked_text(text: str, config: PersonalConfig) -> str:
+    findings = personal.find(text, config.kinds)
+    return personal.mask(text, [f for f in findings if _policy(f.kind, config) == "mask"])
+
+
+def _masked(messages: Sequence[Message], config: PersonalConfig) -> list[Message]:
+    return [{**m, "content": _masked_text(m["content"], config)} for m in messages]
+
+
+def _tagged(row: Row, kinds: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*(row["tags"] or []), *(f"pii:{kind}" for kind in kinds)]))
