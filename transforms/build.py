@@ -6,12 +6,20 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RecipeError, UsageError
 from schemas.recipe import PluginUse, Recipe
 from schemas.recipe_file import Location, RecipeFile
+from transforms.hygiene.config import HygieneConfig
+from transforms.publish.rows import RowsConfig
+from transforms.publish.splits import SplitsConfig
 from transforms.registry import find
+from transforms.routers._queue import QueueConfig
+from transforms.sources.config import PairsSource, PromptsSource
+
+SOURCES: dict[str, type[BaseModel]] = {"prompts": PromptsSource, "pairs": PairsSource}
+from transforms.sources.check import check_sources
 
 
 def build(kind: str, use: PluginUse, seed: int) -> Any:
@@ -67,11 +75,13 @@ def plugin_uses(recipe: Recipe) -> Iterator[tuple[str, Location, PluginUse]]:
 
 
 def check_recipe(file: RecipeFile) -> None:
-    """Check every plug-in use of a recipe: it exists, its settings are right, its engines are declared.
+    """Check a recipe's sources, and of every plug-in use that it exists, its settings fit, its engines are declared.
 
     Raises:
         RecipeError: with file, line, field and the nearest valid name.
     """
+    check_sources(file)
+    _check_sections(file)
     seen: dict[tuple[str, str], Location] = {}
     for kind, location, use in plugin_uses(file.recipe):
         field = "format" if kind == "exporters" else "plugin"
@@ -94,6 +104,24 @@ def check_recipe(file: RecipeFile) -> None:
                     (*location, "name"), f"the name {use.name!r} is used twice; give this one another name"
                 )
             seen[group, use.name] = location
+
+
+def _check_sections(file: RecipeFile) -> None:
+    """Sections whose models live beside the code that obeys them."""
+    recipe = file.recipe
+    names: set[str] = set()
+    for index, settings in enumerate(recipe.sources):
+        kind = settings.get("kind")
+        if kind not in SOURCES:
+            raise file.error(("sources", index, "kind"), f"is {kind!r}; known: {', '.join(SOURCES)}")
+        source = file.validated(SOURCES[kind], settings, ("sources", index))
+        if source.name in names:
+            raise file.error(("sources", index, "name"), f"the name {source.name!r} is used twice")
+        names.add(source.name)
+    file.validated(HygieneConfig, recipe.hygiene, ("hygiene",))
+    file.validated(QueueConfig, recipe.route.queue, ("route", "queue"))
+    file.validated(SplitsConfig, recipe.materialise.splits, ("materialise", "splits"))
+    file.validated(RowsConfig, recipe.materialise.rows, ("materialise", "rows"))
 
 
 def missing_variables(file: RecipeFile) -> RecipeError | None:

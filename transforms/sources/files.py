@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,10 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
         found = sorted(p for p in anchor.glob(str(Path(where).relative_to(anchor))) if p.is_file())
         root = os.path.commonpath([p.parent for p in found]) if found else where
     if not found:
-        raise DataError(f"source {config.name!r}: no file at {given!r} (looked at {where})")
+        beside = [p.name for p in Path(where).parent.glob("*")]
+        near = get_close_matches(Path(where).name, beside, n=1)
+        hint = f"; nearest name there: {near[0]!r}" if near else ""
+        raise DataError(f"source {config.name!r}: no file at {given!r} (looked at {where}){hint}")
     for path in found:
         if path.suffix not in SUFFIXES:
             raise DataError(f"source {config.name!r}: {path} is not one of {', '.join(SUFFIXES)}")
