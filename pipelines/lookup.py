@@ -24,7 +24,7 @@ from transforms.publish.store import Datasets
 from transforms.storage.workspace import Workspace
 
 TABLE_STAGES: dict[str, tuple[str, ...]] = {
-    "prompts": PAIR_STAGES,
+    "prompts": ("ingest", "generate"),
     "pairs": PAIR_STAGES,
     "votes": VOTE_STAGES,
     "verdicts": ("fuse",),

@@ -19,7 +19,7 @@ from transforms.publish.version import split_memory
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
-REJECT_STAGES = ("ingest", "generate", "pull", "materialise")
+REJECT_STAGES = ("ingest", "generate", "clean", "pull", "materialise")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.asking import AskingStage, Unit
+from pipelines.clean import Clean
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
 from pipelines.judge import Judge
@@ -66,8 +67,9 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
         seen = sum(count_rows(source, file.base_dir, sampled) for source in recipe.sources)
         scale = rows / seen if seen else 1.0
         costs: dict[tuple[str, str], Cost] = {}
-        for kind in (Generate, Judge):
-            _walk(kind(workspace, recipe, file.base_dir, limit), root, costs)
+        _walk(Generate(workspace, recipe, file.base_dir), root, costs)
+        run_stage(Clean(workspace, recipe, file.base_dir, flags=flags), quiet=True)
+        _walk(Judge(workspace, recipe, file.base_dir), root, costs)
         now = ingested.counts.get("pairs", 0)
         expected = sum(workspace.read("pairs", b, PAIR_STAGES, []).height for b in workspace.buckets)
     planned = Plan(rows, round(now * scale), round(expected * scale), [_scaled(c, scale) for c in costs.values()])

@@ -18,7 +18,7 @@ from transforms.report.render import render
 from transforms.storage.workspace import Workspace
 
 REPORT = "report.html"
-_STAGES = ("ingest", "generate", "judge", "score", "fuse", "route")
+_STAGES = ("ingest", "generate", "clean", "judge", "score", "fuse", "route")
 
 
 def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:

@@ -19,8 +19,8 @@ Reads = tuple[tuple[str, tuple[str, ...]], ...]
 
 RETRY = "retry:"  # before the key of a bucket with answers that asking again may mend: it stays pending
 
-PAIR_STAGES = ("ingest", "generate")
-ANSWER_STAGES = ("ingest", "judge", "pull")
+PAIR_STAGES = ("clean",)
+ANSWER_STAGES = ("ingest", "clean", "judge", "pull")
 VOTE_STAGES = (*ANSWER_STAGES, "score")
 
 

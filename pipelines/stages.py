@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.clean import Clean
 from pipelines.fuse import Fuse
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
@@ -12,6 +13,6 @@ from pipelines.score import Score
 from pipelines.stage import Stage
 
 STAGES: dict[str, type[Stage]] = {
-    stage.name: stage for stage in (Ingest, Generate, Judge, Score, Fuse, Route, Materialise)
+    stage.name: stage for stage in (Ingest, Generate, Clean, Judge, Score, Fuse, Route, Materialise)
 }
-RUN_ORDER = ("ingest", "generate", "judge", "score", "fuse", "route", "materialise")
+RUN_ORDER = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "materialise")

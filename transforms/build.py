@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from schemas.errors import RecipeError, UsageError
 from schemas.recipe import PluginUse, Recipe
@@ -16,9 +16,6 @@ from transforms.publish.rows import RowsConfig
 from transforms.publish.splits import SplitsConfig
 from transforms.registry import find
 from transforms.routers._queue import QueueConfig
-from transforms.sources.config import PairsSource, PromptsSource
-
-SOURCES: dict[str, type[BaseModel]] = {"prompts": PromptsSource, "pairs": PairsSource}
 from transforms.sources.check import check_sources
 
 
@@ -109,15 +106,6 @@ def check_recipe(file: RecipeFile) -> None:
 def _check_sections(file: RecipeFile) -> None:
     """Sections whose models live beside the code that obeys them."""
     recipe = file.recipe
-    names: set[str] = set()
-    for index, settings in enumerate(recipe.sources):
-        kind = settings.get("kind")
-        if kind not in SOURCES:
-            raise file.error(("sources", index, "kind"), f"is {kind!r}; known: {', '.join(SOURCES)}")
-        source = file.validated(SOURCES[kind], settings, ("sources", index))
-        if source.name in names:
-            raise file.error(("sources", index, "name"), f"the name {source.name!r} is used twice")
-        names.add(source.name)
     file.validated(HygieneConfig, recipe.hygiene, ("hygiene",))
     file.validated(QueueConfig, recipe.route.queue, ("route", "queue"))
     file.validated(SplitsConfig, recipe.materialise.splits, ("materialise", "splits"))

@@ -42,7 +42,8 @@ class Checkpoint:
 class Output:
     """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows.
 
-    `complete` is false where some answer failed in a way that asking again may mend.
+    `complete` is false where some answer failed in a way that asking again may mend. `parts` names parts that
+    are there already and belong to this output as they are.
     """
 
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Output:
     usage: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ class Workspace:
             for table, frame in sorted(output.tables.items())
             if frame.height
         }
+        for table, there in output.parts.items():
+            parts[table] = sorted({*parts.get(table, ()), *there})
         checkpoint = Checkpoint(
             key, parts, output.rows_in, output.rows_out, reasons, output.usage, output.counts, seconds
         )
