@@ -72,14 +72,19 @@ def read_answers(
             rejects.append(reject(error.reason, f"task {record.get('task')}:{record.get('id')}", str(error), record))
         else:
             rows.append(row | {"control": row["pair_id"] in control_ids})
+    return collected(rows, rejects)
+
+
+def collected(rows: Iterable[Row], rejects: Iterable[Row]) -> Answers:
+    """Valid rows and rejects as frames; what an annotator said before the last time becomes a reject."""
     kept, superseded = latest(rows)
-    rejects += [
+    again = [
         reject("superseded", row["annotation_id"], f"{row['annotator']} answered this pair again later.", row)
         for row in superseded
     ]
     return Answers(
         rows_frame(sorted(kept, key=lambda r: r["annotation_id"]), Annotations),
-        rows_frame(sorted(rejects, key=lambda r: r["reject_id"]), Rejects),
+        rows_frame(sorted([*rejects, *again], key=lambda r: r["reject_id"]), Rejects),
     )
 
 

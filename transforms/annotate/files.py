@@ -1,0 +1,160 @@
+"""annotations.jsonl: the same answers for teams whose annotators use another tool.
+
+One JSON object a line, the columns of `schemas.tables.Annotations`; `annotation_id`, `task_id`, `control`
+and `cancelled` may be left out. `label` is in terms of the stored a and b; where the tool showed the
+responses the other way round, say `"shown": "ba"` and give the label, aspects and spans as shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+import polars as pl
+
+from schemas.ids import ID_PATTERN, hash_fields
+from schemas.pairs import mirrored
+from schemas.tables import Annotations
+from transforms.annotate.answers import AnswerError, Answers, collected, reject, utc
+from transforms.annotate.display import page_text
+from transforms.annotate.page import LABELS
+from transforms.plugins import Row
+
+_KNOWN = frozenset((*Annotations.columns(), "shown"))
+_SPAN = frozenset(("response", "start", "end", "text", "kind"))
+
+
+def to_jsonl(annotations: pl.DataFrame) -> bytes:
+    """The rows as JSON lines; `aspects` and `spans` as JSON, not as text of JSON."""
+    lines = []
+    for row in annotations.iter_rows(named=True):
+        for name in ("aspects", "spans"):
+            row[name] = None if row[name] is None else orjson.loads(row[name])
+        lines.append(orjson.dumps({k: v for k, v in row.items() if v is not None}) + b"\n")
+    return b"".join(lines)
+
+
+def from_jsonl(
+    lines: Iterable[bytes], pairs: Mapping[str, Row], controls: Iterable[str] = (), *, name: str = "annotations.jsonl"
+) -> Answers:
+    """Check the lines of a file; together, rows and rejects are as many as the lines that are not blank.
+
+    Args:
+        pairs: pair_id -> `pairs` row.
+        controls: pair ids of controls.
+        name: of the file, for messages.
+    """
+    control_ids = set(controls)
+    rows: list[Row] = []
+    rejects: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            row = _row(line, pairs)
+        except AnswerError as error:
+            rejects.append(reject(error.reason, where, str(error), line.decode("utf-8", "replace")))
+        else:
+            rows.append(row | {"control": row["pair_id"] in control_ids})
+    return collected(rows, rejects)
+
+
+def _row(line: bytes, pairs: Mapping[str, Row]) -> Row:
+    try:
+        given = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise AnswerError("off_schema", f"not JSON: {error}.") from None
+    if not isinstance(given, dict):
+        raise AnswerError("off_schema", f"a line is {type(given).__name__}, not an object.")
+    unknown = sorted(set(given) - _KNOWN)
+    if unknown:
+        raise AnswerError("off_schema", f"no such field: {unknown[0]!r}; known: {', '.join(sorted(_KNOWN))}.")
+    pair = pairs.get(given.get("pair_id", ""))
+    if pair is None:
+        raise AnswerError("unknown_pair", f"no pair {given.get('pair_id')!r} in the workspace.")
+    annotator = given.get("annotator")
+    if not isinstance(annotator, str) or not annotator.strip():
+        raise AnswerError("unknown_annotator", "annotator is missing: who answered?")
+    shown = given.get("shown", "ab")
+    if shown not in ("ab", "ba"):
+        raise AnswerError("off_schema", f"shown is {shown!r}; expected 'ab' or 'ba'.")
+    task_id = str(given.get("task_id") or f"file-{pair['pair_id']}")
+    updated_at = utc(given.get("updated_at"))
+    annotation_id = given.get("annotation_id") or hash_fields("annotation", task_id, annotator, updated_at)
+    if not re.fullmatch(ID_PATTERN, str(annotation_id)):
+        raise AnswerError("off_schema", f"annotation_id is {annotation_id!r}; leave it out or give 32 hex digits.")
+    return {
+        "annotation_id": annotation_id,
+        "task_id": task_id,
+        "pair_id": pair["pair_id"],
+        "annotator": annotator,
+        "cancelled": bool(given.get("cancelled", False)),
+        "updated_at": updated_at,
+        "seconds": _number(given.get("seconds")),
+        "rationale": _text(given.get("rationale")),
+    } | ({} if given.get("cancelled") else _judgement(given, pair, shown))
+
+
+def _judgement(given: Row, pair: Row, shown: str) -> Row:
+    label, strength = given.get("label"), given.get("strength")
+    if label not in LABELS:
+        raise AnswerError("off_schema", f"label is {label!r}; expected one of {', '.join(LABELS)}.")
+    if strength is not None and (isinstance(strength, bool) or strength not in (1, 2, 3, 4)):
+        raise AnswerError("off_schema", f"strength is {strength!r}; expected 1 to 4.")
+    spans = [_span(item, pair, shown) for item in _list(given.get("spans"))]
+    aspects = _aspects(given.get("aspects"), shown)
+    return {
+        "label": label if shown == "ab" else mirrored(label),
+        "strength": strength,
+        "aspects": orjson.dumps(aspects, option=orjson.OPT_SORT_KEYS).decode() if aspects else None,
+        "spans": orjson.dumps(spans).decode() if spans else None,
+    }
+
+
+def _aspects(value: Any, shown: str) -> Row:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise AnswerError("off_schema", f"aspects is {type(value).__name__}, not an object.")
+    for side in set(value) & {"a", "b"}:
+        ratings = value[side]
+        if not isinstance(ratings, dict) or not all(type(r) is int and 1 <= r <= 5 for r in ratings.values()):
+            raise AnswerError("off_schema", f"aspects of {side} are {ratings!r}; expected name: 1 to 5.")
+    return {(key if shown == "ab" else mirrored(key)): ratings for key, ratings in value.items()}
+
+
+def _span(item: Any, pair: Row, shown: str) -> Row:
+    if not isinstance(item, dict) or set(item) != _SPAN or item["response"] not in ("a", "b"):
+        raise AnswerError("off_schema", f"a span is {item!r}; expected response, start, end, text, kind.")
+    side = item["response"] if shown == "ab" else mirrored(item["response"])
+    text, start, end = page_text(pair[f"response_{side}"]), item["start"], item["end"]
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+        raise AnswerError("bad_span", f"a span reaches from {start!r} to {end!r} of {len(text)} characters.")
+    if text[start:end] != item["text"]:
+        raise AnswerError("bad_span", f"the text at {start}:{end} is {text[start:end]!r}, not {item['text']!r}.")
+    return {**item, "response": side}
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise AnswerError("off_schema", f"spans is {type(value).__name__}, not a list.")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise AnswerError("off_schema", f"seconds is {value!r}; expected a number of at least 0.")
+    return float(value)
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise AnswerError("off_schema", f"rationale is {type(value).__name__}, not text.")
+    return value
