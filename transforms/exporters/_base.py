@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from schemas.errors import DataError
 from schemas.ids import unit_interval
-from transforms.exporters._messages import ContextRule, check_rows, parts_of, refuse_media, with_context
+from transforms.exporters._messages import ContextRule, inspected, refuse_media, with_context
 from transforms.exporters._readme import readme
 from transforms.plugins import PluginConfig
 
@@ -71,8 +71,7 @@ class PreferenceExporter:
         Raises:
             DataError: the rows cannot be expressed in this format without losing or inventing something.
         """
-        check_rows(rows, self.plugin_name)
-        parts = parts_of(rows)
+        parts = inspected(rows, self.plugin_name)
         if not self.holds_media:
             refuse_media(parts, self.plugin_name)
         prompt = with_context(self.config.context, self.config.context_template, parts)

@@ -37,57 +37,50 @@ class Parts:
         return [name for name, occurs in vars(self).items() if occurs]
 
 
-def _any_message(column: str, test: pl.Expr) -> pl.Expr:
-    return pl.col(column).list.eval(test).list.any().any()
+def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
+    """Look through all rows once: refuse what would teach a trainer something false, find the optional fields.
 
+    Raises:
+        DataError: `chosen` equals `rejected`; a response begins with another turn than the assistant's; or both
+            responses begin with the whole text of the prompt (trainers do not strip it, so it would be trained on
+            twice).
+    """
+    content, role = pl.element().struct.field("content"), pl.element().struct.field("role")
+    asked = pl.col("prompt").list.eval(content).list.join("\n")
 
-def parts_of(rows: pl.LazyFrame) -> Parts:
-    """Look through all messages once."""
+    def first(column: str, field: pl.Expr) -> pl.Expr:
+        return pl.col(column).list.eval(field).list.first()
+
+    responses = ("chosen", "rejected")
+    rules = {
+        "chosen equals rejected": pl.col("chosen") == pl.col("rejected"),
+        "chosen or rejected begins with another turn than the assistant's (a prompt repeated?)": pl.any_horizontal(
+            first(c, role) != "assistant" for c in responses
+        ),
+        "chosen and rejected both begin with the text of the prompt": pl.all_horizontal(
+            first(c, content).str.starts_with(asked) & (asked.str.len_bytes() > 0) for c in responses
+        ),
+    }
     field = pl.element().struct.field
-    tests = {
+    optional = {
         "name": field("name").is_not_null(),
         "tool_calls": field("tool_calls").is_not_null(),
         "media": field("media").list.len().fill_null(0) > 0,
     }
     found = rows.select(
-        pl.any_horizontal(_any_message(c, test) for c in MESSAGE_COLUMNS).alias(name) for name, test in tests.items()
-    ).collect()
-    return Parts(**{name: bool(found[name][0]) for name in tests})
-
-
-def check_rows(rows: pl.LazyFrame, format_name: str) -> None:
-    """Refuse rows that would teach a trainer something false.
-
-    Raises:
-        DataError: `chosen` equals `rejected`; a response begins with its prompt's own messages; both responses
-            begin with the whole text of the prompt (trainers do not strip it, so it would be trained on twice);
-            or a response does not begin with the assistant's turn.
-    """
-    content = pl.element().struct.field("content")
-    asked = pl.col("prompt").list.eval(content).list.join("\n")
-
-    def starts_with_prompt(column: str) -> pl.Expr:
-        return pl.col(column).list.first().struct.field("content").str.starts_with(asked) & (asked.str.len_chars() > 0)
-
-    def role(column: str) -> pl.Expr:
-        return pl.col(column).list.first().struct.field("role")
-
-    rules = {
-        "chosen equals rejected": pl.col("chosen") == pl.col("rejected"),
-        "chosen or rejected begins with another turn than the assistant's (a prompt repeated?)": pl.any_horizontal(
-            role(c) != "assistant" for c in ("chosen", "rejected")
+        *(pl.col("pair_id").filter(broken).first().alias(rule) for rule, broken in rules.items()),
+        *(
+            pl.any_horizontal(pl.col(c).list.eval(test).list.any().any() for c in MESSAGE_COLUMNS).alias(name)
+            for name, test in optional.items()
         ),
-        "chosen and rejected both begin with the text of the prompt": pl.all_horizontal(
-            starts_with_prompt(c) for c in ("chosen", "rejected")
-        ),
-    }
-    for rule, broken in rules.items():
-        found = rows.filter(broken).select("pair_id").head(1).collect()
-        if found.height:
+    ).collect(engine="streaming")
+    for rule in rules:
+        if found[rule][0] is not None:
             raise DataError(
-                f"cannot export {format_name}: {rule} (first: pair {found.item()}); correct the source's format in the "
-                "recipe and publish again"
+                f"cannot export {format_name}: {rule} (first: pair {found[rule][0]}); correct the source's format in "
+                "the recipe and publish again"
             )
+    return Parts(**{name: bool(found[name][0]) for name in optional})
 
 
 def refuse_media(parts: Parts, format_name: str) -> None:

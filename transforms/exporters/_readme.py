@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-_VALUES: dict[type[pl.DataType] | pl.DataType, str] = {
+_VALUES: dict[Any, str] = {
     pl.String: "string",
     pl.Boolean: "bool",
     pl.Float64: "float64",
@@ -21,22 +21,29 @@ _VALUES: dict[type[pl.DataType] | pl.DataType, str] = {
 
 def readme(schema: pl.Schema, splits: Sequence[str], suffix: str) -> str:
     """The file's text. Types are declared, because a column that is empty in one file has no type of its own."""
-    from datasets import Features
-
-    features = Features({name: _feature(dtype) for name, dtype in schema.items()})
     files = [{"split": s, "path": f"{s}-*.{suffix}"} for s in splits]
     metadata = {
         "configs": [{"config_name": "default", "data_files": files}],
-        "dataset_info": {"config_name": "default", "features": features._to_yaml_list()},
+        "dataset_info": {"config_name": "default", "features": features(schema)},
     }
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n"
 
 
-def _feature(dtype: pl.DataType) -> Any:
-    from datasets import List, Value
+def features(schema: pl.Schema) -> list[dict[str, Any]]:
+    """Column types in the Hub's YAML form."""
+    return [{"name": name, **_feature(dtype)} for name, dtype in schema.items()]
 
+
+def _feature(dtype: Any) -> dict[str, Any]:
     if isinstance(dtype, pl.List):
-        return List(_feature(dtype.inner))  # type: ignore[arg-type]
+        inner: Any = dtype.inner
+        if isinstance(inner, pl.Struct):
+            return {"list": _fields(inner)}
+        return {"list": _feature(inner) if isinstance(inner, pl.List) else _VALUES[type(inner)]}
     if isinstance(dtype, pl.Struct):
-        return {field.name: _feature(field.dtype) for field in dtype.fields}  # type: ignore[arg-type]
-    return Value(_VALUES[type(dtype)])
+        return {"struct": _fields(dtype)}
+    return {"dtype": _VALUES[type(dtype)]}
+
+
+def _fields(dtype: pl.Struct) -> list[dict[str, Any]]:
+    return [{"name": field.name, **_feature(field.dtype)} for field in dtype.fields]

@@ -22,7 +22,7 @@ U64 = npt.NDArray[np.uint64]
 _PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, so invertible modulo 2^64
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
-_BLOCK = 1 << 15  # shingles at a time, so that the working set stays in the cache
+_BLOCK = 1 << 17  # shingles at a time, so that the working set stays in the cache
 
 
 def canonical_text(prompt: str = "prompt") -> pl.Expr:
@@ -77,6 +77,11 @@ def similarity_keys(texts: pl.Series, bands: int, rows: int, shingle: int) -> U6
     return keys
 
 
+def key_lists(keys: U64) -> pl.Series:
+    """Keys as a column of lists."""
+    return pl.Series(keys.ravel(), dtype=pl.UInt64).reshape((-1, keys.shape[1])).arr.to_list()
+
+
 def _flatten(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """All texts in one byte buffer, each followed by a space, and where each begins."""
     spaced = texts.str.replace_all(r"\s+", " ") + " "
@@ -126,8 +131,11 @@ def _minhash(shingles: U32, first: npt.NDArray[np.int64], n: int) -> npt.NDArray
     for lo, hi in pairwise(bounds):
         begin, end = first[lo], first[hi] if hi < len(first) else len(shingles)
         block, cuts = shingles[begin:end], first[lo:hi] - begin
+        values = np.empty_like(block)
         for k in range(n):
-            out[k, lo:hi] = np.minimum.reduceat(block * multipliers[k] + addends[k], cuts)
+            np.multiply(block, multipliers[k], out=values)
+            np.add(values, addends[k], out=values)
+            np.minimum.reduceat(values, cuts, out=out[k, lo:hi])
     return out.astype(np.uint64)
 
 

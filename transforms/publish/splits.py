@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from schemas.ids import hash_fields, unit_interval
 from schemas.tables import SPLITS
 from transforms.publish.rows import PUBLISHED
-from transforms.publish.similarity import canonical_text, similarity_keys
+from transforms.publish.similarity import canonical_text, key_lists, similarity_keys
 
 Split = Literal["train", "validation", "test"]
 BRIDGES = "bridges_splits"
@@ -77,13 +77,13 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
         )
     )
     similar = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
-    names = {g for groups in prompts["groups"] for g in groups}
-    group_key = {g: int(hash_fields("group", g)[:16], 16) for g in sorted(names)}
-    keys = [
-        [*row, *(group_key[g] for g in groups)]
-        for row, groups in zip(similar.tolist(), prompts["groups"].to_list(), strict=True)
-    ]
-    return prompts.with_columns(pl.Series("keys", keys, dtype=pl.List(pl.UInt64))).select(KEYS_SCHEMA.names())
+    names = sorted(set(prompts["groups"].explode().drop_nulls().to_list()))
+    group_key = pl.Series([int(hash_fields("group", g)[:16], 16) for g in names], dtype=pl.UInt64)
+    groups = pl.col("groups").list.eval(
+        pl.element().replace_strict(pl.Series(names, dtype=pl.String), group_key, return_dtype=pl.UInt64)
+    )
+    keyed = prompts.with_columns(keys=key_lists(similar))
+    return keyed.with_columns(pl.col("keys").list.concat(groups)).select(KEYS_SCHEMA.names())
 
 
 def assign_splits(

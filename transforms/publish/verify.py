@@ -16,7 +16,7 @@ from schemas.tables import DatasetRows, Rejects, Verdicts, polars_schema
 from transforms.publish.files import reject_sum, row_sum
 from transforms.publish.read import Version
 from transforms.publish.rows import STAGE
-from transforms.publish.similarity import canonical_text, similarity_keys
+from transforms.publish.similarity import canonical_text, key_lists, similarity_keys
 from transforms.publish.splits import SplitsConfig
 from transforms.publish.store import Datasets
 
@@ -213,7 +213,7 @@ def _separation(version: Version) -> list[Check]:
     keys = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
     shared = (
         prompts.lazy()
-        .select("prompt_id", "split", key=pl.Series(values=keys.tolist(), dtype=pl.List(pl.UInt64)))
+        .select("prompt_id", "split", key=key_lists(keys))
         .explode("key")
         .group_by("key")
         .agg(pl.col("split").n_unique(), pl.col("prompt_id").min())

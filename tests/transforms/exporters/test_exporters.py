@@ -16,7 +16,7 @@ from schemas.errors import DataError
 from schemas.messages import message
 from tests.transforms.exporters.rows import row, table
 from transforms.exporters._base import PreferenceConfig, soft_rows
-from transforms.exporters._messages import check_rows
+from transforms.exporters._messages import inspected
 from transforms.registry import find, names
 
 CALLS = '[{"id":"c1","type":"function","function":{"name":"add","arguments":{"a":1,"b":[2]}}}]'
@@ -157,7 +157,7 @@ def test_rows_that_would_teach_nonsense_are_refused(tmp_path: Path, form: str, b
 
 
 def test_a_response_that_quotes_the_prompt_is_fine() -> None:
-    check_rows(table(row("Say hello", "Say hello? Hello!", "No.")).lazy(), "trl-dpo")
+    inspected(table(row("Say hello", "Say hello? Hello!", "No.")).lazy(), "trl-dpo")
 
 
 @settings(max_examples=40, deadline=None)
