@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
+from pipelines.certify import certificate
 from pipelines.materialise import REJECT_STAGES, Materialise
 from pipelines.report import report_documents
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES
@@ -56,6 +55,7 @@ class Publication:
                 if kind in ("judges", "scorers")
             },
             splits=self.stage.splits_config.model_dump(mode="json"),
+            certificate=certificate(self.workspace),
         )
 
     def unchanged(self) -> PublishResult | None:
@@ -66,11 +66,7 @@ class Publication:
         if latest is None:
             return None
         manifest, now = store.manifest(name, latest), self.provenance()
-        same = (manifest.recipe_hash, manifest.parts, manifest.code_version) == (
-            now.recipe_hash,
-            now.parts,
-            now.code_version,
-        )
+        same = all(getattr(manifest, f) == getattr(now, f) for f in ("recipe_hash", "parts", "code_version"))
         return PublishResult(name, latest, False, store.url(name, f"v{latest:04d}"), manifest) if same else None
 
     def publish(self) -> PublishResult:
@@ -92,13 +88,3 @@ class Publication:
 def report_path(result: PublishResult) -> str:
     """Path or URL of the version's report."""
     return f"{result.path.rstrip('/')}/report.html"
-
-
-def local(path: str) -> Path:
-    """A version's path as a local Path."""
-    return Path(path)
-
-
-def as_row(result: PublishResult) -> dict[str, Any]:
-    """The outcome for programs."""
-    return {"dataset": result.name, "version": result.version, "published": result.published, "path": result.path}

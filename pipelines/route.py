@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
+from pipelines.annotation import asked
 from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, Reads, Stage
 from schemas.ids import canonical_json
@@ -21,7 +22,6 @@ from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
 CONTROL = "control"  # tag of pairs whose source label is known to be right
-ASKED = "asked.parquet"  # what earlier pushes asked: it stays in the queue and counts against the budget
 _COLUMNS = ("origin", "kind", "language", "context", "context_kind", "tags", "source_label")
 _TEXTS = ("prompt", "response_a", "response_b")
 
@@ -43,18 +43,12 @@ class Route(FittedStage):
         """How the budget is spent."""
         return QueueConfig.model_validate(self.recipe.route.queue)
 
-    @cached_property
-    def asked(self) -> pl.DataFrame | None:
-        """The queue as it was when tasks were last pushed."""
-        data = self.workspace.read_artefact("push", ASKED)
-        return None if data is None else pl.read_parquet(data)
-
     @property
     def fit_identity(self) -> Any:
         """Router, budget and what was asked before."""
-        asked = [] if self.asked is None else self.asked.select("pair_id", "overlap", "held_out").sort("pair_id").rows()
+        before = asked(self.workspace).select("pair_id", "overlap", "held_out").sort("pair_id").rows()
         config = self.queue_config.model_dump(mode="json")
-        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed, asked]
+        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed, before]
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -64,7 +58,7 @@ class Route(FittedStage):
             self.store("router", canonical_json(self.router.fit(pl.concat(labelled))))
             config = self.queue_config
             candidates = narrow(self.gathered(), config)
-            queue = select(candidates, config, self.asked, seed=self.recipe.seed)
+            queue = select(candidates, config, asked(self.workspace), seed=self.recipe.seed)
             gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
             self.store("outlook", canonical_json({"labels": self.recipe.route.outlook_labels, "gain": gain}))
             self.store("queue.parquet", parquet_bytes(queue))

@@ -56,6 +56,9 @@ class Stage:
         inputs = {table: self.workspace.parts(table, bucket, stages) for table, stages in self.reads}
         return hash_json([self.name, self.version, self.identity, inputs])
 
+    def refresh(self) -> None:
+        """Bring in what lies outside the workspace, before it is known which buckets are stale."""
+
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """Whatever must stand before workers start (a server, a fitted model), for the duration of the block."""
@@ -127,6 +130,7 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
     Raises:
         PrefineError: what a worker raised; finished buckets stay finished.
     """
+    stage.refresh()
     pending = stage.pending()
     if pending:
         with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):

@@ -8,11 +8,13 @@ from pipelines.generate import Generate
 from pipelines.ingest import Ingest
 from pipelines.judge import Judge
 from pipelines.materialise import Materialise
+from pipelines.pull import Pull
+from pipelines.push import Push
 from pipelines.route import Route
 from pipelines.score import Score
 from pipelines.stage import Stage
 
 STAGES: dict[str, type[Stage]] = {
-    stage.name: stage for stage in (Ingest, Generate, Clean, Judge, Score, Fuse, Route, Materialise)
+    stage.name: stage for stage in (Ingest, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
 }
-RUN_ORDER = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "materialise")
+RUN_ORDER = ("ingest", "generate", "clean", "judge", "pull", "score", "fuse", "route", "push", "materialise")

@@ -100,6 +100,7 @@ class AnnotateSection(Strict):
     project: str | None = None
     aspects: list[str] = ["helpful", "honest", "harmless"]
     span_kinds: list[str] = ["good", "factual_error", "unsafe", "style"]
+    rationale_required: bool = False
     files: list[str] = Field(default=[], description="annotations.jsonl files to import on pull")
 
 

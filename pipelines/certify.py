@@ -1,0 +1,37 @@
+"""The certificate of a version: how many of its labels are right, from the audit that was drawn at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from pipelines.annotation import asked
+from transforms.agreement.certificate import certify, certify_slices
+from transforms.annotate.votes import held_out_answers
+from transforms.storage.workspace import Workspace
+
+SLICES = ("kind", "language", "origin")
+
+
+def certificate(workspace: Workspace) -> dict[str, Any] | None:
+    """Accuracy of the published labels with a 95% interval, overall and by slice; None without an audit's answers."""
+    queue = asked(workspace)
+    answers, sizes, population = [], {column: dict[str, int]() for column in SLICES}, 0
+    for bucket in workspace.buckets:
+        rows = workspace.read("rows", bucket, ("materialise",), ("chosen_is", *SLICES))
+        population += rows.height
+        for column, counts in sizes.items():
+            for value, n in rows[column].drop_nulls().value_counts().iter_rows():
+                counts[value] = counts.get(value, 0) + n
+        annotations = workspace.read("annotations", bucket, ("pull",))
+        if annotations.height and queue.height:
+            held = held_out_answers(annotations, queue)
+            published = rows.select("pair_id", pl.col("chosen_is").alias("published"), *SLICES)
+            answers.append(held.join(published, on="pair_id"))
+    audit = pl.concat(answers) if answers else None
+    if audit is None or audit.is_empty():
+        return None
+    slices = certify_slices(audit, sizes)
+    by_slice = {c: {v: found.as_dict() for v, found in values.items()} for c, values in slices.items()}
+    return {**certify(audit, population).as_dict(), "slices": by_slice}
