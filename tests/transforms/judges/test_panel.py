@@ -145,7 +145,7 @@ def test_llmbar_reaches_the_full_panels_accuracy_with_two_fifths_of_the_calls(sh
     verdicts = load(shared_data)
     fold, models = folds(verdicts)
     full = measure(verdicts, fold, models, 2.0, -1.0)
-    sequential = measure(verdicts, fold, models, 2.0, 0.005)
+    sequential = measure(verdicts, fold, models, 2.0, 0.002)
     assert full["share_of_calls"] == 1.0
     assert sequential["accuracy"] >= full["accuracy"]
     assert sequential["share_of_calls"] <= 0.4
