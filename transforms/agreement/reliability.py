@@ -1,0 +1,227 @@
+"""Each annotator in figures: agreement, controls, speed, drift, and what speaks for careless answers.
+
+All functions are pure and linear in the number of answers. `answers` are `annotations` rows joined with
+`shown` (ab or ba: which stored response stood first); skips are counted but never compared.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+from scipy.stats import binomtest
+
+ALPHA = 0.01  # a careless annotator is suspected only on evidence this unlikely by chance
+
+READ_PER_SECOND = 75.0  # characters; three times the mean silent reading speed (Brysbaert 2019)
+
+_ABOVE_CHANCE = 0.05  # agreement that somebody who reads has at least, above what unrelated answers give
+_SIDES = ("a", "b")
+
+
+def annotators(answers: pl.DataFrame, verdicts: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """One row per annotator.
+
+    Args:
+        answers: `pair_id, annotator, label, cancelled, seconds, updated_at, shown`.
+        verdicts: `pair_id, prior, contributions`: the fused model, whose opinion without this annotator's own
+            contribution is what the annotator is compared with.
+        known: `pair_id, known_label` of controls.
+
+    Returns:
+        `annotator, answers, skips, seconds` (median), `reliability` (mean probability, under the fused model
+        without the annotator, of the side they chose; 0.5 is chance), `bias_first` (share of preferences for
+        the response shown first minus 1/2), `ties` (share), `controls, controls_right`, sorted by name.
+    """
+    said = _said(answers)
+    fused = _without_self(said, verdicts)
+    chose = pl.when(pl.col("label") == "a").then("p_a").otherwise(1 - pl.col("p_a"))
+    per = said.join(fused, on=["pair_id", "annotator"], how="left").join(known, on="pair_id", how="left")
+    prefers = pl.col("label").is_in(_SIDES)
+    rows = per.group_by("annotator").agg(
+        pl.len().alias("answers"),
+        pl.col("seconds").median(),
+        chose.filter(prefers).mean().alias("reliability"),
+        (_first().filter(prefers).mean() - 0.5).alias("bias_first"),
+        (~prefers).mean().alias("ties"),
+        pl.col("known_label").count().alias("controls"),
+        _matches("known_label").sum().alias("controls_right"),
+    )
+    skips = answers.filter(pl.col("cancelled")).group_by("annotator").agg(pl.len().alias("skips"))
+    return (
+        rows.join(skips, on="annotator", how="full", coalesce=True)
+        .with_columns(pl.col("answers", "skips", "controls", "controls_right").fill_null(0))
+        .sort("annotator")
+    )
+
+
+def pair_agreement(answers: pl.DataFrame) -> pl.DataFrame:
+    """How often each two annotators agree: `first, second, shared, agreeing`, `first` < `second`."""
+    said = _said(answers).select("pair_id", "annotator", "label")
+    both = said.join(said, on="pair_id", suffix="_2").filter(pl.col("annotator") < pl.col("annotator_2"))
+    return (
+        both.group_by(pl.col("annotator").alias("first"), pl.col("annotator_2").alias("second"))
+        .agg(pl.len().alias("shared"), (pl.col("label") == pl.col("label_2")).sum().alias("agreeing"))
+        .sort("first", "second")
+    )
+
+
+def drift(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Whether an annotator changes over time: first against second half of their answers.
+
+    Returns:
+        `annotator, answers, reliability_early, reliability_late, seconds_early, seconds_late`.
+    """
+    said = _said(answers).join(_without_self(_said(answers), verdicts), on=["pair_id", "annotator"], how="left")
+    said = said.sort("annotator", "updated_at", "pair_id").with_columns(
+        (pl.int_range(pl.len()).over("annotator") * 2 >= pl.len().over("annotator")).alias("late"),
+        pl.when(pl.col("label") == "a")
+        .then("p_a")
+        .when(pl.col("label") == "b")
+        .then(1 - pl.col("p_a"))
+        .alias("agrees"),
+    )
+    halves = [("early", ~pl.col("late")), ("late", pl.col("late"))]
+    return (
+        said.group_by("annotator")
+        .agg(
+            pl.len().alias("answers"),
+            *(pl.col("agrees").filter(half).mean().alias(f"reliability_{name}") for name, half in halves),
+            *(pl.col("seconds").filter(half).median().alias(f"seconds_{name}") for name, half in halves),
+        )
+        .sort("annotator")
+    )
+
+
+def suspicions(answers: pl.DataFrame, known: pl.DataFrame, n_chars: pl.DataFrame) -> pl.DataFrame:
+    """Evidence of careless answers: one row per annotator and kind, for a person to judge.
+
+    Kinds: `one_side` (the response shown first is chosen too often or too rarely), `controls` (known answers
+    are met no better than by a coin), `chance_agreement` (agreement with the others no better than expected
+    of unrelated answers), `too_fast` (too many answers in less time than a fast reader needs, `READ_PER_SECOND`).
+
+    Args:
+        n_chars: `pair_id, n_chars`: characters on the page.
+
+    Returns:
+        `annotator, kind, cases, of, p_value, evidence` (a sentence), sorted.
+    """
+    said = _said(answers).join(known, on="pair_id", how="left").join(n_chars, on="pair_id", how="left")
+    rows = [*_one_side(said), *_controls(said), *_chance(said), *_too_fast(said)]
+    schema = {
+        "annotator": pl.String, "kind": pl.String, "cases": pl.Int64, "of": pl.Int64,
+        "p_value": pl.Float64, "evidence": pl.String,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("annotator", "kind")
+
+
+def judge_agreement(votes: pl.DataFrame, slices: pl.DataFrame, by: str) -> pl.DataFrame:
+    """How often each judge agrees with the humans' majority, per slice.
+
+    Args:
+        votes: `pair_id, voter, kind, label`.
+        slices: `pair_id` and the column `by`.
+
+    Returns:
+        `voter, <by>, pairs, agreement` over pairs where more humans prefer one side than the other.
+    """
+    sign = pl.when(pl.col("label") == "a").then(1).when(pl.col("label") == "b").then(-1).otherwise(0)
+    valid = votes.filter(pl.col("label").is_in(["a", "b", "tie"])).with_columns(sign.alias("sign"))
+    humans = valid.filter(pl.col("kind") == "human").group_by("pair_id").agg(pl.col("sign").sum().sign().alias("human"))
+    judges = (
+        valid.filter(pl.col("kind") == "judge").drop("kind").join(humans.filter(pl.col("human") != 0), on="pair_id")
+    )
+    return (
+        judges.join(slices.select("pair_id", by), on="pair_id")
+        .group_by("voter", by)
+        .agg(pl.len().alias("pairs"), (pl.col("sign") == pl.col("human")).mean().alias("agreement"))
+        .sort("voter", by)
+    )
+
+
+def _said(answers: pl.DataFrame) -> pl.DataFrame:
+    return answers.filter(~pl.col("cancelled"))
+
+
+def _first() -> pl.Expr:
+    """Whether the response shown first was preferred."""
+    return (pl.col("label") == "a") == (pl.col("shown") == "ab")
+
+
+def _matches(column: str) -> pl.Expr:
+    answer = pl.when(pl.col("label") == "both_bad").then(pl.lit("tie")).otherwise("label")
+    return (answer == pl.col(column)).fill_null(False)
+
+
+def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """`pair_id, annotator, p_a`: P(a better) by everybody else."""
+    log_odds = (
+        verdicts.select("pair_id", "prior", "contributions")
+        .explode("contributions", keep_nulls=True, empty_as_null=True)
+        .with_columns(
+            pl.col("contributions").struct.field("voter").alias("voter"),
+            pl.col("contributions").struct.field("log_odds").fill_null(0.0).alias("log_odds"),
+        )
+    )
+    total = log_odds.group_by("pair_id").agg((pl.col("prior").first() + pl.col("log_odds").sum()).alias("total"))
+    own = log_odds.group_by("pair_id", "voter").agg(pl.col("log_odds").sum().alias("own"))
+    both = said.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
+    both = both.join(total, on="pair_id", how="inner").join(own, on=["pair_id", "voter"], how="left")
+    margin = pl.col("total") - pl.col("own").fill_null(0.0)
+    return both.select("pair_id", "annotator", (1 / (1 + (-margin).exp())).alias("p_a"))
+
+
+_Row = tuple[str, str, int, int, float, str]
+
+
+def _one_side(said: pl.DataFrame) -> list[_Row]:
+    counts = (
+        said.filter(pl.col("label").is_in(_SIDES))
+        .group_by("annotator")
+        .agg(_first().sum().alias("k"), pl.len().alias("n"))
+    )
+    return [
+        (who, "one_side", k, n, p, f"chose the response shown first in {k} of {n} preferences")
+        for who, k, n in counts.iter_rows()
+        if (p := binomtest(k, n, 0.5).pvalue) < ALPHA
+    ]
+
+
+def _controls(said: pl.DataFrame) -> list[_Row]:
+    """Suspected where the answers would be quite likely of a coin, and unlikely of somebody right 4 times in 5."""
+    counts = (
+        said.filter(pl.col("known_label").is_in(_SIDES))
+        .group_by("annotator")
+        .agg(_matches("known_label").sum().alias("k"), pl.len().alias("n"))
+    )
+    return [
+        (who, "controls", k, n, p, f"met {k} of {n} known answers")
+        for who, k, n in counts.iter_rows()
+        if (p := binomtest(k, n, 0.8, alternative="less").pvalue) < ALPHA
+    ]
+
+
+def _chance(said: pl.DataFrame) -> list[_Row]:
+    """Agreement with the other annotators of the same pairs, against what unrelated answers would give."""
+    labels = said.group_by("pair_id", "label").agg(pl.len().alias("same"))
+    totals = said.group_by("pair_id").agg(pl.len().alias("all"))
+    both = said.join(labels, on=["pair_id", "label"]).join(totals, on="pair_id").filter(pl.col("all") > 1)
+    share = dict(said.group_by("label").agg(pl.len() / said.height).iter_rows())
+    rows: list[_Row] = []
+    for (who,), mine in both.group_by("annotator", maintain_order=True):
+        others, same = int((mine["all"] - 1).sum()), int((mine["same"] - 1).sum())
+        expected = sum(share[label] * n / mine.height for label, n in mine["label"].value_counts().iter_rows())
+        p_value = binomtest(same, others, min(1.0, expected + _ABOVE_CHANCE), alternative="less").pvalue
+        if others and p_value < ALPHA:
+            text = f"agreed with others in {same} of {others} comparisons, where unrelated answers give {expected:.0%}"
+            rows.append((str(who), "chance_agreement", same, others, float(p_value), text))
+    return rows
+
+
+def _too_fast(said: pl.DataFrame) -> list[_Row]:
+    fast = pl.col("seconds") < pl.col("n_chars") / READ_PER_SECOND
+    counts = said.filter(pl.col("seconds").is_not_null(), pl.col("n_chars").is_not_null())
+    counts = counts.group_by("annotator").agg(fast.sum().alias("k"), pl.len().alias("n"))
+    return [
+        (who, "too_fast", k, n, p, f"answered {k} of {n} pairs faster than three times the usual reading speed")
+        for who, k, n in counts.iter_rows()
+        if (p := binomtest(k, n, 0.2, alternative="greater").pvalue) < ALPHA
+    ]
