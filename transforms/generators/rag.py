@@ -29,9 +29,14 @@ from transforms.registry import register
 Scenario = Literal["multi_hop", "citation", "abstain", "conflict"]
 _ANSWER = "rag_answer.v1"
 _CITATION = re.compile(r"\[(\d+)\]")
+_NOT = r"(?:do(?:es)? not|don['’]t|doesn['’]t|did not|didn['’]t|cannot|can['’]t|could not|couldn['’]t)"
 _ABSTENTION = re.compile(
-    r"\b(?:(?:do|does|did) not|don['’]t|doesn['’]t|cannot|can['’]t|not (?:enough|possible)|no) (?:\w+ ){0,3}"
-    r"(?:say|state|mention|contain|include|answer|tell|information|know|be (?:answered|found|determined))\b",
+    rf"\b(?:documents?|passages?|texts?|contexts?|sources?)\b[^.!?\n]{{0,40}}\b{_NOT}\b"
+    r"|\bnone of (?:them|these|the (?:documents|passages|sources))\b"
+    rf"|\bI {_NOT} (?:\w+ ){{0,3}}(?:know|answer|find|tell|say|determine)\b"
+    r"|\b(?:cannot|can['’]t|could not|couldn['’]t) be (?:answered|determined|found)\b"
+    r"|\bnot (?:mentioned|stated|given|found|contained|included|specified) in (?:the|these|any)\b"
+    r"|\bno (?:information|mention)\b",
     re.IGNORECASE,
 )
 _ABSTENTIONS = (

@@ -15,6 +15,7 @@ from schemas.errors import UsageError
 from schemas.ids import hash_fields
 from schemas.messages import Message, messages_id, text_of
 from schemas.pairs import make_pair
+from schemas.pairs import mirrored as mirrored_label
 from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
 from transforms.hygiene import personal, sanity
 from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
@@ -246,8 +247,30 @@ def _personal(row: Row, config: PersonalConfig) -> tuple[Fault | None, Row]:
         )
     except ValueError:
         return ("identical_responses", "the responses differ only in what is masked"), row
+    if mirrored:
+        meta = _turned(meta)
+        masked["origin_ref"] = _turned_text(row["origin_ref"])
     masked["meta"] = orjson.dumps({**meta, "masked_from": row["pair_id"], "mirrored": mirrored}).decode()
     return None, masked
+
+
+def _turned(facts: dict[str, Any]) -> dict[str, Any]:
+    """What generators wrote about a pair's sides, after a and b changed places."""
+    out = {**facts, **{new: facts[old] for old, new in (("a", "b"), ("b", "a")) if old in facts and new in facts}}
+    if isinstance(facts.get("sides"), dict):
+        out["sides"] = _turned(facts["sides"])
+    if isinstance(facts.get("expected"), str):
+        out["expected"] = mirrored_label(facts["expected"])
+    return out
+
+
+def _turned_text(text: str | None) -> str | None:
+    """As `_turned`, for an `origin_ref` that is a JSON object; any other stays."""
+    try:
+        facts = orjson.loads(text or "null")
+    except orjson.JSONDecodeError:
+        return text
+    return orjson.dumps(_turned(facts), option=orjson.OPT_SORT_KEYS).decode() if isinstance(facts, dict) else text
 
 
 def _policy(kind: str, config: PersonalConfig) -> str:

@@ -16,6 +16,7 @@ from schemas.errors import MissingExtra
 
 MIN_CHARS = 40
 MIN_CONFIDENCE = 0.5
+_MACRO = {"nb": "no", "nn": "no"}  # the two written standards of Norwegian count as one
 _SAMPLE = 2000  # more text only costs time
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 
@@ -40,6 +41,7 @@ def language_of(text: str, min_chars: int = MIN_CHARS, min_confidence: float = M
     if len(_prose(text)) < min_chars:
         return None
     language, confidence = identify(text)
+    language = _MACRO.get(language, language)
     # Three letters: a language without a 639-1 code, or "zxx", no linguistic content.
     return language if confidence >= min_confidence and len(language) == 2 else None
 

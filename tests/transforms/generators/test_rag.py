@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,6 +115,23 @@ def test_what_the_documents_do_not_allow_is_a_reject() -> None:
     reasons = {r["reason"] for r in result.rejects}
     assert "scenario_impossible" in reasons
     assert [r["reason"] for r in run(build("rag", engine="small"), prompt_row()).rejects] == ["no_documents"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The documents do not contain it.", True),
+        ("I don't know.", True),
+        ("This is not mentioned in the passages given.", True),
+        ("There is no information on the keeper.", True),
+        ("None of them says so.", True),
+        ("It is 42 metres high.", False),
+        ("The tower does not include a lift, and it is 42 metres high.", False),
+        ("I cannot recommend the ferry in winter.", False),
+    ],
+)
+def test_abstention_is_told_from_an_answer(text: str, expected: bool) -> None:
+    assert abstains(text) == expected
 
 
 @given(st.integers(0, 100), st.integers(2, 6))

@@ -115,14 +115,16 @@ def test_persona(run: Run) -> None:
 
 
 def test_contrast_prompt(run: Run) -> None:
-    made = run("contrast_prompt", rows(), engine="llm", max_tokens=20, k=3)
+    made = run("contrast_prompt", rows(), engine="llm", max_tokens=20, k=2)
     assert all(meta(p)["p_better"] > 0.5 for p in made.pairs)
     assert len(made.pairs) + sum(r["reason"] == "contrast_not_verified" for r in made.rejects) > 0
 
 
 @pytest.mark.parametrize("by", ["rule", "llm"])
 def test_corrupt(run: Run, by: str) -> None:
-    made = run("corrupt", rows(reference=REFERENCE), engine="llm", by=[by], k=3, max_tokens=96)
+    made = run(
+        "corrupt", rows(reference=REFERENCE), engine="llm", by=[by], kinds=["wrong_number", "negation"], max_tokens=64
+    )
     for pair in made.pairs:
         facts = meta(pair)["corruption"]
         start, end = facts["span"]

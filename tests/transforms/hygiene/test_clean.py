@@ -10,8 +10,8 @@ import pytest
 from schemas.errors import UsageError
 from schemas.messages import message, messages_id, text_of
 from schemas.pairs import make_pair
-from schemas.tables import Pairs, Prompts, Rejects, rows_frame
-from transforms.hygiene.clean import clean, clean_prompts, drop
+from schemas.tables import Pairs, Prompts, Rejects, Votes, rows_frame
+from transforms.hygiene.clean import clean, clean_prompts, drop, votes_on_masked
 from transforms.hygiene.config import HygieneConfig
 from transforms.hygiene.duplicates import pair_keys, resolve
 
@@ -106,6 +106,36 @@ def test_masking_rebuilds_the_pair_and_keeps_the_winner() -> None:
         assert "ada@" not in json.dumps(kept)
         assert json.loads(kept["meta"])["masked_from"] == row["pair_id"]
         assert kept["tags"] == ["pii:email"]
+
+
+def test_what_is_said_of_the_sides_follows_them_through_masking() -> None:
+    turned = set()
+    for n in range(12):
+        row = pair(f"{GOOD} Write to ada{n}@example.org.", OTHER, first_label="a")
+        good = row["source_label"]
+        other = "b" if good == "a" else "a"
+        row["meta"] = json.dumps({"expected": good, "sides": {good: "moon", other: "wind"}})
+        row["origin_ref"] = json.dumps({"generator": "g", good: {"text": "moon"}, other: {"text": "wind"}})
+        vote = {
+            **dict.fromkeys(Votes.columns()),
+            **{"vote_id": row["pair_id"], "pair_id": row["pair_id"], "voter": "source", "voter_group": "source"},
+            **{"kind": "source", "order": "none", "sample": 0, "label": good, "p_a": 0.9 if good == "a" else 0.1},
+            **{"tokens_in": 0, "tokens_out": 0, "ms": 0.0, f"score_{good}": 2.0, f"score_{other}": 1.0},
+        }
+        [kept], _ = cleaned({"personal": {}}, row)
+        now = "a" if "moon" in text_of(kept["response_a"]) else "b"
+        turned.add(now != good)
+        facts = json.loads(kept["meta"])
+        assert kept["source_label"] == facts["expected"] == now
+        assert facts["sides"][now] == "moon"
+        assert json.loads(kept["origin_ref"])[now] == {"text": "moon"}
+        votes = votes_on_masked(rows_frame([vote], Votes), rows_frame([kept], Pairs))
+        Votes.validate(votes)
+        [moved] = votes.to_dicts()
+        assert (moved["pair_id"], moved["label"]) == (kept["pair_id"], now)
+        assert (moved["p_a"] > 0.5) == (now == "a")
+        assert moved[f"score_{now}"] == 2.0
+    assert turned == {True, False}
 
 
 @pytest.mark.parametrize(("policy", "kept", "reasons"), [("keep", 1, []), ("drop", 0, ["personal_data"])])
