@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -24,6 +27,15 @@ def aggregation(name: str) -> Any:
     except ImportError as error:
         raise MissingExtra('this fuser needs crowd-kit: pip install "prefine[baselines]"') from error
     return getattr(module, name)
+
+
+@contextmanager
+def quiet_pandas() -> Iterator[None]:
+    """Keep crowd-kit's use of deprecated pandas keywords from filling the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        warnings.simplefilter("ignore", category=FutureWarning)
+        yield
 
 
 def with_workers(valid: pl.DataFrame) -> pl.DataFrame:

@@ -93,9 +93,10 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
 def prior_weights(columns: list[Column], voters: pl.DataFrame, trust: float) -> tuple[Floats, Floats]:
     """Prior mean and variance of each column's weight, from what is known without labels.
 
-    The mean shares `trust`, less where voters contradict themselves, among the slots in proportion to
-    consistency ** CONSISTENCY_POWER / group size: groups count alike however many members they have. The
-    variance of a voter's own weight is proportional to its squared consistency.
+    The mean shares `trust` times the voters' mean consistency among the slots in proportion to
+    consistency ** CONSISTENCY_POWER / group size: groups count alike however many members they have, and a voter
+    that contradicts itself neither counts nor takes from others. The variance of a voter's own weight is
+    proportional to its squared consistency.
     """
     slots = voters.filter(pl.col("voter") == pl.col("slot"))
     size = dict(slots.group_by("group").len().iter_rows())
@@ -104,7 +105,7 @@ def prior_weights(columns: list[Column], voters: pl.DataFrame, trust: float) -> 
     steady = {voter: max(value, 0.0) for voter, value in slots.select("voter", "consistency").iter_rows()}
     raw = {s: r**CONSISTENCY_POWER / size[group[s]] for s, r in steady.items()}
     total = sum(raw.values())
-    believed = trust * sum(r / size[group[s]] for s, r in steady.items()) / max(len(size), 1)
+    believed = trust * sum(raw[s] * r for s, r in steady.items()) / total if total > 0 else 0.0
     mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
     for i, (part, _form, who, _level) in enumerate(columns):
         if part == "own":

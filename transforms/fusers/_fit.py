@@ -15,7 +15,7 @@ from transforms.fusers._humans import human_accuracy, human_cells, human_targets
 from transforms.fusers._logistic import fit_logistic
 from transforms.fusers._slices import known_labels
 from transforms.fusers._ties import fit_ties, tie_features
-from transforms.fusers._votes import assign_slots, cells_of, describe_voters, voter_rows
+from transforms.fusers._votes import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 
 Floats = NDArray[np.float64]
 WIDTHS = (0.3, 1.0, 3.0)  # what the prior variances of weights are multiplied with
@@ -48,7 +48,8 @@ def fit_model(
     pairs = pairs.unique("pair_id").sort("pair_id")
     votes = votes.join(pairs.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
     machine = votes.filter(pl.col("kind") != "human")
-    voters = assign_slots(machine, describe_voters(machine))
+    everyone = assign_slots(machine, describe_voters(machine))
+    voters = opinionated(everyone)
     known = known_labels(pairs)
     human_votes = votes.filter(pl.col("kind") == "human")
     humans = human_accuracy(human_votes, known, human_prior)
@@ -66,14 +67,14 @@ def fit_model(
         design_matrix(cells, labelled, columns), target, strict.astype(np.float64), fold, mean, variance, is_slice
     )
     table = dict(zip(columns, found.weights.tolist(), strict=True))
-    voters = voters.with_columns(
-        pl.Series(f"{short}_{form}", [table.get((part, form, who, ""), 0.0) for who in voters[key]], dtype=pl.Float64)
+    everyone = everyone.with_columns(
+        pl.Series(f"{short}_{form}", [table.get((part, form, who, ""), 0.0) for who in everyone[key]], dtype=pl.Float64)
         for short, part, key in (("w", "own", "slot"), ("u", "group", "group"))
         for form in ("sign", "strength")
     )
     z = found.out_of_fold / found.temperature
     return {
-        "voters": _reliability(voters, cells, labelled, found.temperature),
+        "voters": _reliability(everyone, cells, labelled, found.temperature),
         "humans": voter_rows(humans),
         "slices": {
             family: [

@@ -55,7 +55,7 @@ def describe_voters(votes: pl.DataFrame) -> pl.DataFrame:
         `voter, group, kind, n_votes, ties` (share), `numeric` (gives p_a or scores), `scale` (median |raw|),
         `bias` (mean of vote times position: +1 always prefers what it saw first; shrunk) and `consistency`
         (correlation of two of its votes on the same pair after `bias` is taken off; shrunk to its kind's
-        default where it was seldom asked twice).
+        default, less what its bias costs, where it was seldom asked twice; 0 where it only ever says tie).
 
     Pairs are stored in hash order, so a voter without position bias prefers the first response it sees
     half of the time: the bias is known without labels.
@@ -96,16 +96,25 @@ def describe_voters(votes: pl.DataFrame) -> pl.DataFrame:
     )
     measured = pl.when(pl.col("_own") > 0).then(pl.col("_cross") / pl.col("_own")).otherwise(0.0).fill_null(0.0)
     cells_seen = pl.col("_cells").fill_null(0)
-    default = pl.col("kind").replace_strict(DEFAULT_CONSISTENCY, default=0.7)
+    # A voter that goes by position a share |bias| of the time and by content otherwise agrees with itself
+    # across orders this much: (1 - |bias|)^2 over the variance 1 - bias^2.
+    by_position = (1 - pl.col("bias").abs()) / (1 + pl.col("bias").abs())
+    default = pl.col("kind").replace_strict(DEFAULT_CONSISTENCY, default=0.7) * by_position
+    expected = pl.when(pl.col("ties") < 1).then(default).otherwise(0.0)
     return (
         voters.join(cells, on="voter", how="left", maintain_order="left")
         .with_columns(
             (
-                (measured * cells_seen + default * CONSISTENCY_PRIOR_CELLS) / (cells_seen + CONSISTENCY_PRIOR_CELLS)
+                (measured * cells_seen + expected * CONSISTENCY_PRIOR_CELLS) / (cells_seen + CONSISTENCY_PRIOR_CELLS)
             ).alias("consistency")
         )
         .drop("_cells", "_cross", "_own")
     )
+
+
+def opinionated(voters: pl.DataFrame) -> pl.DataFrame:
+    """The voters that ever preferred anything: one that only says tie tells neither a from b nor ties from others."""
+    return voters.filter(pl.col("ties") < 1)
 
 
 def assign_slots(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
@@ -130,7 +139,9 @@ def assign_slots(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
                 if slot_of[s] == s and _ballot(votes, s, ballots).equals(_ballot(votes, name, ballots))
             )
             slot_of[name] = next(same, name)
-    slots = pl.DataFrame({"voter": list(slot_of), "slot": list(slot_of.values())})
+    slots = pl.DataFrame(
+        {"voter": list(slot_of), "slot": list(slot_of.values())}, schema={"voter": pl.String, "slot": pl.String}
+    )
     return voters.join(slots, on="voter", how="left", maintain_order="left")
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from schemas.tables import PREFERENCES
-from transforms.fusers._crowdkit import aggregation, labels_of_humans, task_worker_label, worker_cells
+from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
 from transforms.plugins import PluginConfig, Row
@@ -55,7 +55,8 @@ class DawidSkene:
         known = known.filter(pl.col("label").is_in(sorted(present)))
         truth = known.select("pair_id", "label").to_pandas().set_index("pair_id")["label"] if len(known) else None
         em = aggregation("DawidSkene")(n_iter=self.config.iterations)
-        em.fit(task_worker_label(valid), truth)
+        with quiet_pandas():
+            em.fit(task_worker_label(valid), truth)
         errors: dict[str, dict[str, dict[str, float]]] = {}
         for (worker, vote), row in em.errors_.iterrows():
             errors.setdefault(str(worker), {})[str(vote)] = {str(k): float(v) for k, v in row.items()}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import Field
 
-from transforms.fusers._crowdkit import aggregation, task_worker_label, worker_cells
+from transforms.fusers._crowdkit import aggregation, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
 from transforms.fusers.majority import tie_share
@@ -49,7 +49,8 @@ class Glad:
         if sided["label"].n_unique() < 2:
             return {"alpha": {}, "beta": 1.0}
         em = aggregation("GLAD")(n_iter=self.config.iterations)
-        em.fit(task_worker_label(sided))
+        with quiet_pandas():
+            em.fit(task_worker_label(sided))
         beta = float(sum(math.exp(b) for b in em.betas_) / len(em.betas_))
         return {"alpha": {str(k): float(v) for k, v in em.alphas_.items()}, "beta": beta}
 

@@ -14,7 +14,7 @@ from transforms.fusers._humans import human_cells
 from transforms.fusers._slices import slice_weight
 from transforms.fusers._ties import tie_probability
 from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import cells_of, valid_votes
+from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
@@ -128,6 +128,7 @@ def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.Da
             "u_strength": pl.Float64,
         },
     )
+    voters = opinionated(voters)
     cells = cells_of(valid.filter(pl.col("kind") != "human"), voters).join(
         voters.select("voter", "w_sign", "w_strength", "u_sign", "u_strength", pl.col("ties").alias("usual_ties")),
         on="voter",
