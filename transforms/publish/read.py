@@ -15,6 +15,7 @@ from transforms.publish.splits import SPLITS_SCHEMA
 from transforms.publish.store import Datasets
 
 Table = Literal["rows", "rejects", "pairs", "votes", "verdicts", "splits"]
+_POLARS_PROTOCOLS = frozenset({"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "http", "https"})
 _PREFIX: dict[Table, str] = {
     "rows": "data/",
     "rejects": "rejects-",
@@ -48,7 +49,26 @@ class Version:
     def scan(self, table: Table) -> pl.LazyFrame:
         """A table, lazily; an empty one where the version has no file of it."""
         files = self.files(table)
-        return pl.scan_parquet(files, glob=False) if files else pl.LazyFrame(schema=_SCHEMA[table])
+        if not files:
+            return pl.LazyFrame(schema=_SCHEMA[table])
+        if self._scannable:
+            return pl.scan_parquet(files, glob=False)
+        return pl.concat([self.read(file) for file in files]).lazy()
+
+    def read(self, file: str) -> pl.DataFrame:
+        """One of `files` as a frame."""
+        if self._scannable:
+            return pl.read_parquet(file, glob=False)
+        import fsspec
+
+        with fsspec.open(file, "rb") as opened:
+            return pl.read_parquet(opened)
+
+    @property
+    def _scannable(self) -> bool:
+        """Whether Polars reads this address by itself; any other goes through fsspec."""
+        protocol, separator, _ = self.base.partition("://")
+        return not separator or protocol in _POLARS_PROTOCOLS
 
 
 def open_version(datasets: str | Path, reference: str) -> Version:

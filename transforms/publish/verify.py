@@ -101,7 +101,7 @@ def _schemas(version: Version) -> Check:
     def problems() -> Iterable[str]:
         for name, table in tables.items():
             for file in version.files(name):  # type: ignore[arg-type]
-                frame = pl.read_parquet(file, glob=False)
+                frame = version.read(file)
                 if frame.schema != polars_schema(table):
                     yield f"{file}: columns or types differ from table {name}"
                     continue
@@ -114,8 +114,8 @@ def _schemas(version: Version) -> Check:
 
 def _hashes(version: Version) -> Check:
     m = version.manifest
-    rows = sum(row_sum(pl.read_parquet(f, glob=False)) for f in version.files("rows")) % 2**256
-    lost = sum(reject_sum(pl.read_parquet(f, glob=False)) for f in version.files("rejects")) % 2**256
+    rows = sum(row_sum(version.read(f)) for f in version.files("rows")) % 2**256
+    lost = sum(reject_sum(version.read(f)) for f in version.files("rejects")) % 2**256
     problems = []
     if hash_json([m.n_rows, f"{rows:064x}"]) != m.row_hash:
         problems.append("the rows do not have the manifest's row hash")
