@@ -13,7 +13,7 @@ warnings.filterwarnings("ignore", module=r"apache_beam\..*")
 
 import typer  # noqa: E402
 
-from cli import build, inspect, setup  # noqa: E402
+from cli import annotate, build, inspect, setup, versions  # noqa: E402
 from schemas.errors import PrefineError  # noqa: E402
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (setup, build, inspect):
+for group in (setup, build, annotate, inspect, versions):
     group.add_to(app)
 
 
