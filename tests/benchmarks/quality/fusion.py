@@ -17,6 +17,9 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import t as student
+from threadpoolctl import threadpool_limits
 
 from schemas.ids import unit_interval
 from tests.benchmarks.quality.real_data import fuser_pairs, load
@@ -31,6 +35,7 @@ from transforms.fusers._calibration import expected_calibration_error, expit
 from transforms.registry import find
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.bool_]
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("PREFINE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 BUDGETS = (0, 20, 50, 200)
@@ -41,7 +46,7 @@ class Case:
     """A data set with one choice of voters: judges' votes, humans' labels, and matrices for the simple methods."""
 
     def __init__(self, name: str, data_dir: Path, n_voters: int | None, seed: int) -> None:
-        pairs, votes, majority = load(name, data_dir)
+        pairs, votes, majority = _loaded(name, data_dir)
         self.pairs = fuser_pairs(pairs)
         self.truth = majority.filter(pl.col("label").is_in(["a", "b"]))
         self.human = votes.filter(pl.col("kind") == "human")
@@ -72,7 +77,12 @@ class Case:
         return np.random.default_rng([seed, fold]).permutation(train)[:budget]
 
 
-def accuracy(z: Floats, y: NDArray[np.bool_]) -> float:
+@cache
+def _loaded(name: str, data_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    return load(name, data_dir)
+
+
+def accuracy(z: Floats, y: Rows) -> float:
     """Share of right signs; a zero is half right."""
     return float(np.where(z == 0, 0.5, (z > 0) == y).mean())
 
@@ -113,11 +123,12 @@ def evaluate(case: Case, seed: int, budgets: tuple[int, ...], methods: tuple[str
         for budget in budgets:
             labelled = case.labelled(seed, f, train, budget if budget >= 0 else len(train))
             for method in methods:
-                if method == "majority" and budget != budgets[0]:
-                    continue
                 if method == "best judge" and not len(labelled):
                     continue
-                held[method, budget][test] = METHODS[method](case, labelled)[test]
+                if method != "majority" and len(labelled):
+                    held[method, budget][test] = METHODS[method](case, labelled)[test]
+                elif f == 0 and (method != "majority" or budget == budgets[0]):
+                    held[method, budget] = METHODS[method](case, labelled)  # without labels no fold differs
     scores: dict[tuple[str, int], Any] = {}
     for (method, budget), z in held.items():
         scores[method, budget] = (accuracy(z, case.y), expected_calibration_error(expit(z), case.y.astype(float)))
@@ -141,19 +152,28 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), reach
 
 
-def table_2(data_dir: Path, seeds: int, quick: bool = False) -> dict[str, Any]:
+def _scores(name: str, data_dir: Path, n_voters: int | None, seed: int) -> tuple[int, dict[tuple[str, int], Any]]:
+    """Number of voters and `evaluate` of one case and seed, with the stack on all labels of the other folds."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        case = Case(name, data_dir, n_voters, seed)
+        found = evaluate(case, seed, BUDGETS, tuple(METHODS))
+        return case.matrix.shape[1], found | evaluate(case, seed, (-1,), ("ours", "stack"))
+
+
+def table_2(data_dir: Path, seeds: int, quick: bool = False, workers: int = 1) -> dict[str, Any]:
     """Accuracy and ECE by budget of human labels, and the bars."""
     cases: list[tuple[str, int | None]] = [("llmbar", None), ("llmbar", 20), ("llmbar", 5), ("pandalm_test", None)]
     rows, bars = [], []
-    for name, n_voters in cases[3:] if quick else cases:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        used = cases[3:] if quick else cases
+        tasks = [[pool.submit(_scores, name, data_dir, n, seed) for seed in range(seeds)] for name, n in used]
+    for (name, _), futures in zip(used, tasks, strict=True):
         found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-        for seed in range(seeds):
-            case = Case(name, data_dir, n_voters, seed)
-            for key, value in evaluate(case, seed, BUDGETS, tuple(METHODS)).items():
+        for future in futures:
+            n_workers, scores = future.result()
+            for key, value in scores.items():
                 found[key].append(value)
-            for key, value in evaluate(case, seed, (-1,), ("stack", "ours")).items():
-                found[key].append(value)
-        title = f"{name}, {n_voters or len(case.matrix[0])} voters"
+        title = f"{name}, {n_workers} voters"
         for (method, budget), values in sorted(found.items(), key=lambda item: (item[0][1] % 10**6, item[0][0])):
             rows.append(
                 {
@@ -238,7 +258,10 @@ def table_5(data_dir: Path, seeds: int, quick: bool = False) -> dict[str, Any]:
 
 def _held_out(case: Case, seed: int) -> dict[str, Floats]:
     fold = case.folds(seed)
-    out = {"ours, 200 labels": np.zeros(len(case.ids)), "best judge, 200 labels": np.zeros(len(case.ids))}
+    out: dict[str, Floats] = {
+        "ours, 200 labels": np.zeros(len(case.ids)),
+        "best judge, 200 labels": np.zeros(len(case.ids)),
+    }
     for f in range(FOLDS):
         test, labelled = np.flatnonzero(fold == f), case.labelled(seed, f, np.flatnonzero(fold != f), 200)
         out["ours, 200 labels"][test] = fused("posterior", case, labelled)[test]
@@ -250,19 +273,19 @@ def _families(case: Case) -> dict[str, Floats]:
     """Net vote of each model's judges on each pair."""
     sign = (pl.col("label") == "a").cast(pl.Float64) - (pl.col("label") == "b").cast(pl.Float64)
     sums = case.judges.group_by("pair_id", "voter_group").agg(sign.sum().alias("z"))
-    out = {}
+    out: dict[str, Floats] = {}
     for (group,), rows in sums.sort("voter_group").partition_by("voter_group", as_dict=True).items():
         z = dict(zip(rows["pair_id"], rows["z"], strict=True))
         out[str(group)] = np.array([z.get(p, 0.0) for p in case.ids])
     return out
 
 
-def _slices(case: Case) -> dict[tuple[str, str], NDArray[np.bool_]]:
+def _slices(case: Case) -> dict[tuple[str, str], Rows]:
     """Rows of each slice: everything, task kinds of 40 pairs or more, and thirds by difference of length."""
     pairs = case.truth.join(case.pairs, on="pair_id", how="left", maintain_order="left")
     gap = (pairs["length_a"] / pairs["length_b"]).log().abs().to_numpy()
     low, high = np.quantile(gap, [1 / 3, 2 / 3])
-    out = {("all", "all"): np.ones(len(pairs), dtype=bool)}
+    out: dict[tuple[str, str], Rows] = {("all", "all"): np.ones(len(pairs), dtype=bool)}
     for level, n in pairs["kind"].drop_nulls().value_counts().sort("kind").iter_rows():
         if n >= 40:
             out["kind", level] = (pairs["kind"] == level).fill_null(value=False).to_numpy()
@@ -275,7 +298,7 @@ def _slices(case: Case) -> dict[tuple[str, str], NDArray[np.bool_]]:
     return out
 
 
-def _resampled(case: Case, inside: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+def _resampled(case: Case, inside: Rows, seed: int) -> NDArray[np.int64]:
     rows: dict[str, list[int]] = defaultdict(list)
     for i in np.flatnonzero(inside):
         rows[case.prompts[i]].append(int(i))
@@ -305,10 +328,12 @@ def render(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run(data_dir: Path, seeds: int, quick: bool, tables: tuple[int, ...] = (2, 4, 5)) -> list[dict[str, Any]]:
+def run(
+    data_dir: Path, seeds: int, quick: bool, tables: tuple[int, ...] = (2, 4, 5), workers: int = 1
+) -> list[dict[str, Any]]:
     """The tables asked for, printed as each is done."""
     makers: dict[int, Callable[[], dict[str, Any]]] = {
-        2: lambda: table_2(data_dir, seeds, quick),
+        2: lambda: table_2(data_dir, seeds, quick, workers),
         4: lambda: table_4(quick),
         5: lambda: table_5(data_dir, seeds, quick),
     }
@@ -329,8 +354,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tables", default="2,4,5")
     parser.add_argument("--out", type=Path, help="write the tables as JSON")
+    parser.add_argument("--workers", type=int, default=1, help="processes of table 2")
     args = parser.parse_args(argv)
-    tables = run(args.data, 2 if args.quick else args.seeds, args.quick, tuple(int(n) for n in args.tables.split(",")))
+    numbers = tuple(int(n) for n in args.tables.split(","))
+    tables = run(args.data, 2 if args.quick else args.seeds, args.quick, numbers, args.workers)
     if args.out:
         args.out.write_text(json.dumps(tables, indent=1))
     return 0 if args.quick or all(bar["met"] for table in tables for bar in table["bars"]) else 1

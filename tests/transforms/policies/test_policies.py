@@ -1,0 +1,268 @@
+"""Policies: every action follows from the posterior, mirrors with it, and says why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.stats import binomtest
+
+from schemas.errors import DataError
+from schemas.ids import hash_fields
+from schemas.tables import ACTIONS, Verdicts
+from transforms.policies.noise import (
+    action_shares,
+    audited_noise_rate,
+    decision_frame,
+    ensemble_moments,
+    noise_rate,
+)
+from transforms.registry import find, names
+
+
+def policy(name: str, **config: Any) -> Any:
+    plugin = find("policies", name)
+    return plugin(name, plugin.Config(**config), 0)
+
+
+def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """A decision frame of pairs given by `p_a`, `p_tie`, `source`, `mu`, `sigma`, `n_votes`, `n_human`."""
+    built = []
+    for i, row in enumerate(rows):
+        p, tie = row["p_a"], row.get("p_tie", 0.0)
+        options = {"a": p * (1 - tie), "b": (1 - p) * (1 - tie), "tie": tie}
+        label = "tie" if p == 0.5 else max(options, key=lambda k: options[k])
+        source = row.get("source")
+        built.append(
+            {
+                "pair_id": hash_fields("pair", str(i)),
+                "prompt_id": hash_fields("prompt", str(i // 3)),
+                "p_a": p,
+                "p_tie": tie,
+                "label": label,
+                "margin": float(np.log(p / (1 - p))),
+                "certainty": options[label],
+                "disagreement": row.get("disagreement", 0.0),
+                "noise": None if source is None else 1 - options[source],
+                "n_votes": row.get("n_votes", 3),
+                "n_human": row.get("n_human", 0),
+                "prior": 0.0,
+                "contributions": [],
+                "source_label": source,
+                "mu": row.get("mu"),
+                "sigma": row.get("sigma", 0.0 if row.get("mu") is not None else None),
+            }
+        )
+    schema = {"source_label": pl.String, "mu": pl.Float64, "sigma": pl.Float64, "noise": pl.Float64}
+    contributions = Verdicts.columns()["contributions"].dtype
+    return pl.DataFrame(
+        built,
+        schema_overrides={**schema, "contributions": contributions, "n_votes": pl.Int32, "n_human": pl.Int32},
+        infer_schema_length=None,
+    )
+
+
+ROW = st.fixed_dictionaries(
+    {
+        "p_a": st.floats(0.01, 0.99),
+        "p_tie": st.floats(0.0, 0.95),
+        "source": st.sampled_from(["a", "b", "tie", None]),
+        "mu": st.floats(-5, 5),
+        "sigma": st.floats(0, 3),
+        "n_votes": st.integers(0, 5),
+        "n_human": st.integers(0, 3),
+        "disagreement": st.floats(0, 1),
+    }
+)
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.parametrize("name", ["posterior", "human_only", "moss"])
+@MANY
+@given(st.lists(ROW, min_size=1, max_size=12))
+def test_every_row_gets_an_action_with_reasons_and_the_mirror_the_same(name: str, rows: list[dict[str, Any]]) -> None:
+    chosen, verdicts = policy(name), frame(rows)
+    model = json.loads(json.dumps(chosen.fit(verdicts)))
+    decided = chosen.decide(model, verdicts)
+    assert Verdicts.filter(decided)[1].counts() == {}
+    assert decided["pair_id"].to_list() == verdicts["pair_id"].to_list()
+    assert set(decided["action"]) <= set(ACTIONS)
+    assert decided["reasons"].list.len().min() > 0
+    predicted = model["predicted"]
+    assert sum(predicted.values()) == pytest.approx(1.0)
+    assert predicted == pytest.approx(action_shares(decided))
+    mirror = verdicts.with_columns(
+        (1 - pl.col("p_a")).alias("p_a"),
+        -pl.col("margin"),
+        -pl.col("mu"),
+        *(
+            pl.col(c).replace_strict({"a": "b", "b": "a", "tie": "tie"}, default=None)
+            for c in ("label", "source_label")
+        ),
+    )
+    assert chosen.decide(model, mirror)["action"].to_list() == decided["action"].to_list()
+    assert chosen.decide(model, mirror)["reasons"].to_list() == decided["reasons"].to_list()
+
+
+@MANY
+@given(st.lists(ROW, min_size=1, max_size=12))
+def test_posterior_flips_only_what_it_contradicts(rows: list[dict[str, Any]]) -> None:
+    chosen, verdicts = policy("posterior"), frame(rows)
+    joined = verdicts.with_columns(chosen.decide({}, verdicts).select("action", "reasons"))
+    flipped = joined.filter(pl.col("action") == "flip")
+    assert (flipped["label"] != flipped["source_label"]).all()
+    assert flipped["noise"].is_null().sum() == 0
+    kept = joined.filter((pl.col("action") == "keep") & pl.col("source_label").is_not_null())
+    assert kept.filter(pl.col("noise") > 0.35).is_empty()
+    unheard = joined.filter(pl.col("n_votes") == 0)
+    assert set(unheard["action"]) <= {"route"}
+
+
+def test_posterior_by_example() -> None:
+    rows = [
+        {"p_a": 0.95, "source": "a"},
+        {"p_a": 0.05, "source": "a"},
+        {"p_a": 0.55, "source": "a"},
+        {"p_a": 0.9, "p_tie": 0.9, "source": "a"},
+        {"p_a": 0.9},
+        {"p_a": 0.55},
+        {"p_a": 0.5, "n_votes": 0},
+        {"p_a": 0.52, "p_tie": 0.3},
+    ]
+    chosen = policy("posterior", below="drop")
+    decided = chosen.decide({}, frame(rows))
+    assert decided["action"].to_list() == ["keep", "flip", "soften", "tie", "keep", "soften", "drop", "drop"]
+    reasons = decided["reasons"].to_list()
+    assert reasons[0] == ["source_agrees"]
+    assert reasons[1] == ["source_contradicted"]
+    assert reasons[3] == ["tie_most_probable"]
+    assert "no_votes" in reasons[6]
+
+
+def test_thresholds_must_be_in_order() -> None:
+    with pytest.raises(ValidationError, match="keep_noise"):
+        policy("posterior", keep_noise=0.8, flip_noise=0.7)
+    with pytest.raises(ValidationError, match="soften_certainty"):
+        policy("posterior", soften_certainty=0.9)
+    with pytest.raises(ValidationError, match="flip_share"):
+        policy("moss", flip_share=0.5, soften_share=0.2)
+
+
+def test_moss_takes_shares_from_the_bottom() -> None:
+    rng = np.random.default_rng(1)
+    margins = rng.normal(0.5, 1.0, 1000)
+    rows = [{"p_a": 0.6, "source": "b", "mu": -float(m), "sigma": float(rng.random())} for m in margins]
+    chosen = policy("moss", spread_share=0.0)
+    verdicts = frame(rows)
+    decided = chosen.decide(chosen.fit(verdicts), verdicts)
+    order = np.argsort(margins)
+    actions = decided["action"].to_numpy()
+    assert set(actions[order[:100]]) == {"flip"}
+    assert set(actions[order[100:300]]) == {"soften"}
+    assert set(actions[margins < 0]) <= {"flip", "soften"}
+    assert set(actions[order[400:]]) == {"keep"}
+
+
+def test_moss_never_flips_what_the_ensemble_confirms() -> None:
+    rows = [{"p_a": 0.6, "source": "a", "mu": 1.0 + i} for i in range(10)]
+    chosen, verdicts = policy("moss"), frame([{"p_a": 0.6, "source": "a", "mu": 1.0 + i} for i in range(10)])
+    assert len(rows) == 10
+    assert "flip" not in set(chosen.decide(chosen.fit(verdicts), verdicts)["action"])
+
+
+def test_moss_without_reward_votes_says_so() -> None:
+    with pytest.raises(DataError, match="reward"):
+        policy("moss").fit(frame([{"p_a": 0.6, "source": "a"}]))
+
+
+def test_human_only_publishes_nothing_unseen() -> None:
+    rows = [
+        {"p_a": 0.99, "source": "a"},
+        {"p_a": 0.99, "source": "a", "n_human": 1},
+        {"p_a": 0.01, "source": "a", "n_human": 1},
+        {"p_a": 0.55, "source": "a", "n_human": 2},
+        {"p_a": 0.9, "p_tie": 0.95, "n_human": 1},
+    ]
+    decided = policy("human_only").decide({}, frame(rows))
+    assert decided["action"].to_list() == ["route", "keep", "flip", "soften", "tie"]
+
+
+def test_decision_frame_adds_noise_and_moments() -> None:
+    fused = frame([{"p_a": 0.8, "p_tie": 0.1}, {"p_a": 0.8, "p_tie": 0.1}, {"p_a": 0.8}]).drop(
+        "noise", "source_label", "mu", "sigma"
+    )
+    pairs = fused.select("pair_id").with_columns(pl.Series("source_label", ["a", "tie", None]))
+    base = {
+        "vote_id": "x",
+        "kind": "reward",
+        "label": "a",
+        "p_a": None,
+        "score_a": None,
+        "score_b": None,
+        "aspects": None,
+    }
+    ids = fused["pair_id"].to_list()
+    votes = pl.DataFrame(
+        [
+            {**base, "pair_id": ids[0], "aspects": json.dumps({"mu": 2.0, "sigma": 0.5})},
+            {**base, "pair_id": ids[1], "score_a": 1.0, "score_b": 3.0},
+            {**base, "pair_id": ids[1], "vote_id": "y", "p_a": 0.5},
+            {**base, "pair_id": ids[2], "label": "error", "p_a": 0.9},
+        ],
+        infer_schema_length=None,
+    )
+    out = decision_frame(fused, pairs, votes)
+    assert out["noise"].to_list()[:2] == pytest.approx([1 - 0.8 * 0.9, 0.9])
+    assert out["noise"][2] is None
+    assert out["mu"].to_list() == [2.0, -1.0, None]
+    assert out["sigma"].to_list() == [0.5, 1.0, None]
+    assert ensemble_moments(votes.clear()).is_empty()
+
+
+def test_noise_rate_covers_the_truth() -> None:
+    """Labels are wrong as often as a calibrated posterior says: the 95% interval holds the truth in 95% of draws."""
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        noise = rng.beta(1, 4, 300)
+        wrong = (rng.random(300) < noise).mean()
+        table = pl.DataFrame({"prompt_id": [str(i) for i in range(300)], "noise": noise})
+        found = noise_rate(table)
+        assert found["rate"] == pytest.approx(noise.mean())
+        covered += found["low"] <= wrong <= found["high"]
+    assert covered >= 185
+    assert (
+        noise_rate(pl.DataFrame({"prompt_id": ["x"], "noise": [None]}, schema_overrides={"noise": pl.Float64}))["n"]
+        == 0
+    )
+
+
+def test_pairs_of_one_prompt_widen_the_interval() -> None:
+    noise = np.tile([0.1, 0.9], 50)
+    apart = pl.DataFrame({"prompt_id": [str(i) for i in range(100)], "noise": noise})
+    together = apart.with_columns(pl.Series("prompt_id", ["x", "y"] * 50))
+    width = [noise_rate(t)["high"] - noise_rate(t)["low"] for t in (apart, together)]
+    assert width[1] > width[0]
+
+
+@pytest.mark.parametrize(("wrong", "n"), [(0, 10), (3, 10), (50, 400), (10, 10)])
+def test_audited_rate_is_wilsons(wrong: int, n: int) -> None:
+    expected = binomtest(wrong, n).proportion_ci(0.95, method="wilson")
+    found = audited_noise_rate(wrong, n)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_impossible_audit_is_an_error() -> None:
+    with pytest.raises(ValueError, match="3 wrong labels of 2"):
+        audited_noise_rate(3, 2)
+    assert audited_noise_rate(0, 0)["high"] == 1.0
+
+
+def test_all_policies_are_registered() -> None:
+    assert set(names("policies")) == {"posterior", "moss", "human_only"}
