@@ -1,6 +1,6 @@
 """An asynchronous client of one model behind one or several OpenAI-compatible servers.
 
-One aiohttp session a process; a semaphore holds the number of requests in flight. What a failure means:
+A semaphore holds the number of requests in flight. What a failure means:
 
 - connection refused: the server is away. Every request waits while one prober polls, which uses up no attempts
   and moves deadlines by `outage_s` at most; after `outage_s` without an answer from any server, `EngineError`.
@@ -17,11 +17,11 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from schemas.errors import EngineError
@@ -34,6 +34,7 @@ from transforms.engines._replies import (
     parse_reply,
     retry_after,
 )
+from transforms.engines._wire import Answer, CannotConnectError, CutError, Wire
 from transforms.plugins import Reply, Request
 
 # Requests of one unit of work (one prompt) go to the same server, whose prefix cache then hits.
@@ -56,6 +57,8 @@ class Patience:
 @dataclass
 class _Server:
     url: str
+    base: str  # path before /chat/completions
+    wire: Wire
     down: bool = False
     resume_at: float = 0.0  # a 429 with Retry-After silences the whole server till then
 
@@ -66,6 +69,7 @@ class _Failure:
     wait_s: float | None = None  # what the server asked for
     lost: bool = False  # nobody listens: does not count as an attempt
     overload: bool = False  # the server lives and says so: not a sign of an outage
+    permanent: bool = False  # the request itself is at fault: the server lives, asking again is in vain
 
 
 @dataclass
@@ -91,7 +95,7 @@ class Client:
     def __post_init__(self) -> None:
         if not self.urls:
             raise EngineError(f"engine {self.name!r} has no server address")
-        self._servers = [_Server(url.rstrip("/")) for url in self.urls]
+        self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._turn = 0
         self._failures_in_row = 0
         self._answered_at = time.monotonic()
@@ -101,11 +105,6 @@ class Client:
     async def __aenter__(self) -> Self:
         self._slots = asyncio.Semaphore(self.concurrency)
         self._up = asyncio.Event()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=min(30.0, self.patience.attempt_s)),
-            headers={"content-type": "application/json", **self.headers},
-        )
         self._answered_at = time.monotonic()
         return self
 
@@ -115,7 +114,8 @@ class Client:
         if self._prober is not None:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
-        await self._session.close()
+        for server in self._servers:
+            server.wire.close()
 
     async def send(self, request: Request) -> Reply:
         """Ask until there is a reply, a permanent error, or patience ends.
@@ -136,10 +136,16 @@ class Client:
             deadline = min(deadline + dark_s, started + self.patience.deadline_s + self.patience.outage_s)
             outcome = await self._attempt(server, request, data, deadline)
             now = time.monotonic()
-            if isinstance(outcome, Reply):
+            ms = (now - started) * 1000.0
+            if isinstance(outcome, Answer):
                 self._answered_at = now
                 self._failures_in_row = 0
-                return replace(outcome, ms=(now - started) * 1000.0, retries=attempts)
+                try:
+                    return parse_reply(request, outcome.body, ms, attempts)
+                except MalformedReplyError as error:
+                    outcome = _Failure(str(error))
+            if outcome.permanent:
+                return Reply(request.request_id, "error", error=outcome.reason, ms=ms, retries=attempts)
             if outcome.lost:
                 self._mark_down(server)
             attempts += not outcome.lost
@@ -147,41 +153,35 @@ class Client:
             wait = self._wait(request.request_id, attempts, outcome)
             if attempts > self.patience.retries or now + wait >= deadline:
                 reason = f"gave up after {attempts} attempts in {now - started:.0f} s: {outcome.reason}"
-                ms = (now - started) * 1000.0
                 return Reply(
                     request.request_id, "error", error=reason, ms=ms, retries=max(0, attempts - 1), transient=True
                 )
             if wait:
                 await asyncio.sleep(wait)
 
-    async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Reply | _Failure:
-        base = server.url.removesuffix("/v1") if request.path == "tokenize" else server.url
+    async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Answer | _Failure:
+        base = server.base.removesuffix("/v1") if request.path == "tokenize" else server.base
         seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
-        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with self._session.post(f"{base}/{request.path}", data=data, timeout=timeout) as response:
-                body = await response.read()
-                status, headers = response.status, response.headers
-        except aiohttp.ClientConnectorError as error:
-            return _Failure(f"cannot connect to {server.url}: {error.os_error}", lost=True)
+            answer = await server.wire.ask("POST", f"{base}/{request.path}", data, seconds)
+        except CannotConnectError as error:
+            return _Failure(f"cannot connect to {server.url}: {error}", lost=True)
         except TimeoutError:
             return _Failure(f"no reply from {server.url} within {seconds:.0f} s")
-        except (aiohttp.ClientError, OSError) as error:
-            return _Failure(f"connection to {server.url} lost: {type(error).__name__} {error}".strip())
-        if status < 300:
-            try:
-                return parse_reply(request, body)
-            except MalformedReplyError as error:
-                return _Failure(str(error))
-        reason = error_text(status, body)
+        except CutError as error:
+            return _Failure(f"connection to {server.url} lost: {error}")
+        status = answer.status
+        if 200 <= status < 300:
+            return answer
+        reason = error_text(status, answer.body)
         if status in RETRIED:
-            wait = retry_after(headers.get("Retry-After"))
+            wait = retry_after(answer.headers.get("retry-after"))
             if wait is not None:
                 server.resume_at = max(server.resume_at, time.monotonic() + min(wait, self.patience.deadline_s))
             return _Failure(reason, wait_s=wait, overload=status == 429)
         if status in MISCONFIGURED and request.path != "tokenize":  # which servers need not have
             raise self._die(f"engine {self.name!r}: {server.url}/{request.path} turns requests away with {reason}")
-        return Reply(request.request_id, "error", error=reason)
+        return _Failure(reason, permanent=True)
 
     def _wait(self, request_id: str, attempts: int, failure: _Failure) -> float:
         if failure.lost:
@@ -254,10 +254,14 @@ class Client:
 
     async def _answers(self, server: _Server) -> bool:
         try:
-            async with self._session.get(f"{server.url}/models", timeout=aiohttp.ClientTimeout(total=5)) as response:
-                return response.status < 500
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            answer = await server.wire.ask("GET", f"{server.base}/models", b"", 5.0)
+        except (ConnectionError, TimeoutError):
             return False
+        return answer.status < 500
 
     def _addresses(self) -> str:
         return ", ".join(server.url for server in self._servers)
+
+
+def _server(url: str, headers: Mapping[str, str]) -> _Server:
+    return _Server(url, urlsplit(url).path, Wire(url, headers))

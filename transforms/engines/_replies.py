@@ -26,8 +26,8 @@ class MalformedReplyError(ValueError):
     """A successful status with a body that is not a reply; asking again may cure it."""
 
 
-def parse_reply(request: Request, body: bytes) -> Reply:
-    """Read the body of a successful response.
+def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0) -> Reply:
+    """Read the body of a successful response, which took `ms` milliseconds and `retries` repeated attempts.
 
     Raises:
         MalformedReplyError: truncated or otherwise not the reply of `request.path`.
@@ -39,7 +39,7 @@ def parse_reply(request: Request, body: bytes) -> Reply:
     if not isinstance(data, dict):
         raise MalformedReplyError(f"reply is {type(data).__name__}, not an object")
     if request.path == "tokenize":
-        return Reply(request.request_id, "ok", text=str(_token_count(data)))
+        return Reply(request.request_id, "ok", text=str(_token_count(data)), ms=ms, retries=retries)
     choice = _first_choice(data)
     finish = choice.get("finish_reason")
     finish = finish if isinstance(finish, str) else None
@@ -60,6 +60,8 @@ def parse_reply(request: Request, body: bytes) -> Reply:
         tokens_in=tokens_in,
         tokens_cached=min(cached, tokens_in),
         tokens_out=_count(usage.get("completion_tokens")),
+        ms=ms,
+        retries=retries,
     )
 
 

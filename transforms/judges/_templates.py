@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,13 @@ _MARKS = re.compile(
     r"|</?text\b|\[\[|\]\]",
     re.IGNORECASE,
 )
+_SUSPECT = re.compile(r"[<>|｜\[\]]")
 
 
 def harmless(text: str) -> str:
     """The text with every control mark broken after its first character."""
+    if not _SUSPECT.search(text):
+        return text
     return _MARKS.sub(lambda match: match.group()[0] + _ZERO_WIDTH + match.group()[1:], text)
 
 
@@ -102,11 +104,17 @@ def shown_exemplar(exemplar: Mapping[str, Any]) -> dict[str, Any]:
     return {**texts, "verdict": letters[exemplar["label"]], "note": harmless(str(exemplar.get("note") or ""))}
 
 
-@cache
 def _environment(folder: str) -> Environment:
     loader = FileSystemLoader([folder, str(FOLDER)])
-    # Prompts are plain text: escaping for HTML would change what is judged.
-    return Environment(loader=loader, undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
+    # Prompts are plain text: escaping for HTML would change what is judged. Files are read once: a template that
+    # changed during a run would not be the one whose hash stands in the requests.
+    return Environment(
+        loader=loader,
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        auto_reload=False,
+    )
 
 
 def _sources(environment: Environment, file: str) -> dict[str, str]:
