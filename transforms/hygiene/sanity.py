@@ -53,10 +53,12 @@ def residue(text: str) -> str | None:
 
 
 def echoes(prompt: str, response: str, min_words: int = 8, share: float = 0.8) -> bool:
-    """Whether the response is the prompt, begins with all of it, or is nearly made of its word 5-grams.
+    """Whether the response is the prompt, begins with all of it, or says little but the prompt over again.
 
-    The last holds where at least `share` of the response's 5-grams are the prompt's. Responses below
-    `min_words` are compared whole: to answer "yes or no?" with "no" is no echo.
+    The last holds where the prompt's first word 5-gram is in the response and at least `share` of the response's
+    5-grams are the prompt's. Without its beginning it is no echo: who is asked to correct or to shorten a text
+    repeats the text, but not the request. Responses below `min_words` are compared whole: to answer "yes or
+    no?" with "no" is no echo.
     """
     asked, answered = words(prompt), words(response)
     if not answered:
@@ -67,9 +69,9 @@ def echoes(prompt: str, response: str, min_words: int = 8, share: float = 0.8) -
         return False
     if answered[: len(asked)] == asked:
         return True
-    known = {tuple(asked[i : i + 5]) for i in range(len(asked) - 4)}
+    known = [tuple(asked[i : i + 5]) for i in range(len(asked) - 4)]
     grams = [tuple(answered[i : i + 5]) for i in range(len(answered) - 4)]
-    return sum(gram in known for gram in grams) >= share * len(grams)
+    return known[0] in grams and sum(map(set(known).__contains__, grams)) >= share * len(grams)
 
 
 def repetition(text: str, size: int = 4) -> float:

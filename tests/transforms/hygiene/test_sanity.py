@@ -86,7 +86,10 @@ def test_echo() -> None:
     assert echoes(PROMPT, PROMPT.upper() + "  ")
     assert echoes(PROMPT, PROMPT + " Grey is the sea.")
     assert not echoes(PROMPT, "Grey is the sea in winter, and the gulls are few; the boats lie still.")
+    assert echoes(PROMPT + " Thank you.", PROMPT)
     assert not echoes("Answer yes or no?", "no")
+    text = "grey is the sea in winter and the gulls is few and the boats lies still"
+    assert not echoes(f"Correct the grammar of this line: {text}.", text.replace("gulls is", "gulls are"))
     assert not echoes(PROMPT, "")
 
 
