@@ -79,6 +79,8 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
     similar = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
     names = sorted(set(prompts["groups"].explode().drop_nulls().to_list()))
     group_key = pl.Series([int(hash_fields("group", g)[:16], 16) for g in names], dtype=pl.UInt64)
+    if not names:
+        return prompts.with_columns(keys=key_lists(similar)).select(KEYS_SCHEMA.names())
     groups = pl.col("groups").list.eval(
         pl.element().replace_strict(pl.Series(names, dtype=pl.String), group_key, return_dtype=pl.UInt64)
     )

@@ -1,0 +1,212 @@
+"""Wrong words get an exit code and a sentence that names file, line or row, field and fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.main import app, main
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "buckets": 2,
+    "sources": [{"name": "rows", "kind": "pairs", "path": "rows.jsonl", "max_reject_share": 0.9}],
+    "engines": {"stub": {"plugin": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "stub"}},
+    "score": {"scorers": [{"plugin": "length"}]},
+}
+GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD) + "\n")
+    return tmp_path
+
+
+def prefine(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["prefine", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any] | str, *words: str) -> int:
+    text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False)
+    Path("recipe.yaml").write_text(text)
+    return prefine(monkeypatch, "run", "recipe.yaml", "-w", "w", "-q", *words)
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {**BASE, **sections}
+
+
+WRONG_RECIPES = {
+    "unknown section": (changed(jugde={}), ["recipe.yaml:", "jugde", "did you mean 'judge'"]),
+    "unknown field": (changed(judge={"budgett": {}}), ["judge.budgett", "did you mean 'budget'"]),
+    "unknown plug-in": (
+        changed(score={"scorers": [{"plugin": "lenght"}]}),
+        ["score.scorers.0.plugin", "did you mean 'length'", "bt_heads"],
+    ),
+    "unknown plug-in field": (
+        changed(judge={"judges": [{"plugin": "logprob", "engine": "stub", "tempratur": 1}]}),
+        ["judge.judges.0.tempratur", "unknown field"],
+    ),
+    "unknown engine": (
+        changed(judge={"judges": [{"plugin": "logprob", "engine": "stbu"}]}),
+        ["judge.judges.0.engine", "did you mean 'stub'"],
+    ),
+    "unknown source file": (
+        changed(sources=[{"name": "rows", "kind": "pairs", "path": "nowhere.jsonl"}]),
+        ["sources.0.path", "nowhere.jsonl"],
+    ),
+    "wrong type": (changed(buckets="many"), ["recipe.yaml:2", "buckets", "many"]),
+    "name used twice": (
+        changed(score={"scorers": [{"plugin": "length"}, {"plugin": "length"}]}),
+        ["score.scorers.1.name", "used twice"],
+    ),
+    "unknown queue field": (changed(route={"queue": {"bugdet": 3}}), ["route.queue.bugdet", "did you mean 'budget'"]),
+    "splits that do not sum": (
+        changed(materialise={"splits": {"fractions": {"train": 0.5}}}),
+        ["materialise.splits", "sum to 1"],
+    ),
+    "not YAML": ("name: [", ["recipe.yaml:1", "not valid YAML"]),
+    "not a mapping": ("- 1\n- 2\n", ["recipe.yaml:1", "mapping"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG_RECIPES))
+def test_a_wrong_recipe_exits_2_and_says_where(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, expected = WRONG_RECIPES[name]
+    assert run(monkeypatch, recipe) == 2
+    text = capsys.readouterr().err
+    for words in expected:
+        assert words in text
+    assert not Path("w").exists()
+
+
+def test_a_missing_recipe_names_the_nearest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text("name: x")
+    assert prefine(monkeypatch, "run", "recpie.yaml", "-w", "w") == 2
+    assert "did you mean recipe.yaml" in capsys.readouterr().err
+
+
+def test_a_missing_environment_variable_exits_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PREFINE_NO_SUCH_KEY", raising=False)
+    engines = {"stub": {**BASE["engines"]["stub"], "api_key_env": "PREFINE_NO_SUCH_KEY"}}
+    assert run(monkeypatch, changed(engines=engines)) == 2
+    text = capsys.readouterr().err
+    assert "engines.stub.api_key_env" in text
+    assert "PREFINE_NO_SUCH_KEY is not set" in text
+
+
+def test_a_missing_column_names_what_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps({"prompt": "x", "chosen": "a", "rejectd": "b"}) + "\n")
+    assert run(monkeypatch, BASE) == 1
+    text = capsys.readouterr().err
+    for words in ("rows.jsonl", "rejected", "rejectd"):
+        assert words in text
+
+
+BAD_ROWS = {
+    "empty response": (json.dumps({**GOOD, "chosen": "  "}).encode(), "empty"),
+    "prompt is a number": (json.dumps({**GOOD, "prompt": 7}).encode(), "prompt"),
+    "invalid UTF-8": (b'{"prompt": "x", "chosen": "\xff\xfe", "rejected": "b"}', "utf"),
+    "not JSON": (b'{"prompt": "x", ', "json"),
+    "10 MB response": (json.dumps({**GOOD, "chosen": "x" * 10_000_000}).encode(), "long"),
+    "identical responses": (json.dumps({**GOOD, "chosen": "Same.", "rejected": "Same."}).encode(), "identical"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_ROWS))
+def test_a_bad_row_is_a_reject_and_the_run_goes_on(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, word = BAD_ROWS[name]
+    good = [json.dumps({**GOOD, "prompt": f"Name colour {i}."}).encode() for i in range(3)]
+    (folder / "rows.jsonl").write_bytes(b"\n".join([good[0], line, *good[1:]]) + b"\n")
+    assert run(monkeypatch, BASE, "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ingest = result["stages"][0]
+    assert (ingest["rows_in"], ingest["rows_out"], sum(ingest["rejects"].values())) == (4, 3, 1)
+    assert prefine(monkeypatch, "rejects", "-w", "w", "--json") == 0
+    (reject,) = json.loads(capsys.readouterr().out)
+    assert reject["record_id"] == "rows.jsonl:2"
+    assert word in f"{reject['reason']} {reject['detail']}".lower()
+    assert len(reject["payload"]) <= 20_000
+
+
+def test_too_many_bad_rows_stop_the_run_with_an_example(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps(GOOD) + "\n" + (json.dumps({**GOOD, "chosen": ""}) + "\n") * 9)
+    assert run(monkeypatch, changed(sources=[{**BASE["sources"][0], "max_reject_share": 0.5}])) == 1
+    text = capsys.readouterr().err
+    assert "9 of 10 rows" in text
+    assert "rows.jsonl:" in text
+    assert "chosen" in text
+
+
+def test_commands_on_no_workspace_say_how_to_make_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["status"], ["datasets"], ["show", "x"], ["sql", "select 1"], ["rejects"], ["queue"]):
+        assert prefine(monkeypatch, *words, "-w", "nothing") == 1
+        assert "prefine init" in capsys.readouterr().err
+
+
+def test_sql_reads_and_never_writes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, BASE) == 0
+    capsys.readouterr()
+    assert prefine(monkeypatch, "sql", "select count(*) as n from pairs", "-w", "w", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"n": 1}]
+    assert prefine(monkeypatch, "sql", 'select split from "small@v0001"', "-w", "w", "--json") == 0
+    for query in (
+        "drop view pairs",
+        "copy pairs to 'out.csv'",
+        "select * from read_text('/etc/hostname')",
+        "select 1; select 2",
+        "attach 'x.db'",
+        "install httpfs",
+        "selec 1",
+    ):
+        assert prefine(monkeypatch, "sql", query, "-w", "w") == 2, query
+    assert not Path("out.csv").exists()
+
+
+def test_init_makes_a_recipe_that_is_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prefine(monkeypatch, "init", "new") == 0
+    assert prefine(monkeypatch, "status", "-w", "new") == 0
+    assert prefine(monkeypatch, "init", "new") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_doctor_lists_every_plug_in_kind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prefine(monkeypatch, "doctor", "--json") == 0
+    found = {row["what"] for row in json.loads(capsys.readouterr().out)}
+    assert found >= {"engines", "judges", "scorers", "polars", "python"}
+
+
+def test_every_reading_command_has_json() -> None:
+    import typer
+
+    group = typer.main.get_command(app)
+    commands: dict[str, Any] = group.commands  # type: ignore[attr-defined]
+    for name in ("status", "datasets", "show", "explain", "rejects", "queue", "sql", "doctor", "diff", "verify"):
+        assert any("--json" in option.opts for option in commands[name].params), name
