@@ -24,11 +24,14 @@ Array = NDArray[np.float64]
 
 
 class Conversation:
-    """A prompt (with its context as a system message, if any) and one response to it."""
+    """A prompt and one response to it; a context goes into the system message, before what that may hold."""
 
     def __init__(self, prompt: Sequence[Message], response: Sequence[Message], context: str | None = None) -> None:
-        framed: list[dict[str, Any]] = [{"role": "system", "content": context}] if context else []
-        self.prompt = [*framed, *chat_messages(prompt)]
+        self.prompt = chat_messages(prompt)
+        if context:
+            has_system = bool(self.prompt) and self.prompt[0]["role"] == "system"
+            own = self.prompt.pop(0)["content"] if has_system else ""
+            self.prompt.insert(0, {"role": "system", "content": "\n\n".join(part for part in (context, own) if part)})
         self.response = chat_messages(response)
         self.prompt_text = "\n\n".join(part for part in (context or "", text_of(prompt)) if part)
         self.response_text = text_of(response)
@@ -166,7 +169,9 @@ class EndpointRewardModel:
         }
         headers = {"Content-Type": "application/json"}
         if self.api_key_env:
-            headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
+            if self.api_key_env not in os.environ:
+                raise UsageError(f"{self.url} wants a key: set the environment variable {self.api_key_env}")
+            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
         request = urllib.request.Request(f"{self.url}/pooling", orjson.dumps(body), headers)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:  # noqa: S310

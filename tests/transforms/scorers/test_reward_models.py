@@ -15,9 +15,11 @@ from pydantic import ValidationError
 from scipy.special import expit
 
 from schemas.errors import DataError, EngineError, UsageError
+from schemas.messages import message
 from schemas.tables import Votes
 from tests.transforms.scorers.pair_rows import frame, no_votes, pair_row, swapped
 from transforms.registry import find
+from transforms.scorers._reward_models import Conversation
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "cat", "dog", "why"]
 
@@ -138,6 +140,22 @@ def test_endpoint_failures_stop_the_run(pooling_url: str, model: str, says: str)
 def test_unreachable_endpoint_is_named() -> None:
     with pytest.raises(EngineError, match="no reward model answers at"):
         scorer("hf_reward", endpoints=[{"url": "http://127.0.0.1:9", "model": "m"}]).votes(PAIRS, b"")
+
+
+def test_missing_key_is_named(pooling_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REWARD_KEY", raising=False)
+    endpoint = {"url": pooling_url, "model": "one", "api_key_env": "REWARD_KEY"}
+    with pytest.raises(UsageError, match="REWARD_KEY"):
+        scorer("hf_reward", endpoints=[endpoint]).votes(PAIRS, b"")
+
+
+def test_context_joins_the_system_message() -> None:
+    prompt = [message("system", "Be brief."), message("user", "Why?")]
+    got = Conversation(prompt, [message("assistant", "Because.")], "Prefer rhymes.")
+    assert [m["role"] for m in got.prompt] == ["system", "user"]
+    assert got.prompt[0]["content"] == "Prefer rhymes.\n\nBe brief."
+    assert Conversation(prompt[1:], prompt[1:], "x").prompt[0] == {"role": "system", "content": "x"}
+    assert got.key != Conversation(prompt, [message("assistant", "Because.")]).key
 
 
 def scored(a: str, b: str, now: list[float], before: list[float] | None) -> dict[str, Any]:
