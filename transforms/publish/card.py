@@ -5,6 +5,8 @@ from __future__ import annotations
 import yaml
 
 from schemas.manifest import Manifest
+from schemas.tables import DatasetRows, polars_schema
+from transforms.publish.features import features
 
 SIZES = (
     (1_000, "n<1K"),
@@ -35,6 +37,7 @@ def dataset_card(manifest: Manifest) -> str:
                 "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in manifest.rows_by_split],
             }
         ],
+        "dataset_info": {"config_name": "default", "features": features(polars_schema(DatasetRows))},
     }
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     splits = "\n".join(f"| {s} | {n:,} |" for s, n in manifest.rows_by_split.items())
