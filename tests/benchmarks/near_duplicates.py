@@ -7,6 +7,13 @@ threshold over word trigrams and use the same number of permutations. Time is pr
 and its threads, which another job on the machine does not stretch; wall time and peak memory stand beside it.
 Each side runs in a process of its own. Recall is against the copies whose true Jaccard similarity reaches the
 threshold; a wrong drop is a prompt whose true similarity to the one it is dropped for is below threshold - 0.15.
+
+Measured on 2 cores under other jobs' load (prefine 1M: 272 s by the clock), Polars 2.1, NumPy, datasketch 2.0:
+
+    side        prompts   processor s   us/prompt   peak GB   recall   wrong drops
+    prefine     100,000           5.0        50.3      0.50    0.950             0
+    prefine     1,000,000        57.0        57.0      2.04    0.950             0
+    datasketch  100,000          39.7       396.7      0.62    0.863             0
 """
 
 from __future__ import annotations

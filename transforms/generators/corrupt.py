@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Response, Tally, written
+from transforms.generators._base import BaseGenerator, Decoding, Response, Tally, written
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
 from transforms.generators._sampling import drawer
@@ -42,11 +42,11 @@ class Corrupt(BaseGenerator):
 
     templates = (_REWRITE,)
 
-    class Config(OneEngine):
+    class Config(Decoding):
         """Settings of `corrupt`; `engine` is needed where an answer is sampled or `by` is `llm`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine",)
-        engine: str | None = None  # type: ignore[assignment]  # rules on references need none
+        engine: str | None = None
         kinds: tuple[str, ...] = tuple(RULES)
         by: tuple[Literal["rule", "llm"], ...] = ("rule",)
         k: int = Field(default=1, ge=1)

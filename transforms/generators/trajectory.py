@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from schemas.ids import hash_json
-from schemas.messages import Message, MessageError, message, messages_id, text_of, to_messages
+from schemas.messages import Message, MessageError, message, messages_id, to_messages
 from transforms.generators._base import BaseGenerator, Decoding, Response, Tally, read_meta
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._structured import ask_object, object_schema
@@ -246,6 +246,4 @@ def _key(rollout: Rollout) -> str:
 
 
 def _transcript(messages: Sequence[Message]) -> str:
-    return "\n\n".join(f"{m['role']}: {m['content'] or m.get('tool_calls') or ''}" for m in messages) or text_of(
-        messages
-    )
+    return "\n\n".join(f"{m['role']}: {m['content'] or m.get('tool_calls') or ''}" for m in messages)

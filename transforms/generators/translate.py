@@ -34,7 +34,7 @@ LANGUAGES = {
 
 @register("generators", "translate")
 class Translate(BaseGenerator):
-    """A pair to the same pair in each of `languages`; label, checks' absence and split go along.
+    """A pair to the same pair in each of `languages`; label, context and split go along.
 
     Prose is translated piece by piece; fenced code blocks, tool calls and media stay byte for byte. A piece of
     `MIN_CHARS` characters or more that is not identified as the target language, is a copy, a refusal or a

@@ -38,7 +38,7 @@ Run = Callable[..., Yield]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Run a strategy on rows with a real engine named `llm`; the result is checked like every yield."""
     cls = find("engines", "llamacpp")
-    engine = cls("llm", cls.Config(context=2048, slots=4), 7)
+    engine = cls("llm", cls.Config(context=2048, slots=4, threads=1), 7)
     memo = Memo(tmp_path_factory.mktemp("memo"))
     with engine.serve() as urls:
 
