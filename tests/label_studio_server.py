@@ -39,6 +39,7 @@ class Server:
     data: Path
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _personal: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -108,14 +109,17 @@ class Server:
             return int(user["id"]), str(client.get("/api/current-user/token").json()["token"])
 
     def personal_token(self) -> str:
-        """A new personal access token of the administrator."""
+        """The administrator's personal access token; the server shows it once, so it is made once."""
+        if self._personal:
+            return self._personal
         with self.session() as admin:
             settings = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
             headers = {"X-CSRFToken": admin.cookies.get("csrftoken", ""), "Referer": self.url}
             admin.post("/api/jwt/settings", json=settings, headers=headers).raise_for_status()
             answer = admin.post("/api/token/", headers=headers)
             answer.raise_for_status()
-            return str(answer.json()["token"])
+            self._personal = str(answer.json()["token"])
+            return self._personal
 
 
 def _post_form(client: httpx.Client, path: str, fields: dict[str, str]) -> None:

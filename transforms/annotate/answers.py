@@ -55,13 +55,14 @@ def read_answers(
     """Check records as Label Studio gives them.
 
     Args:
-        records: annotations of the server's API, each with its `task`.
+        records: annotations of the server's API, each with its `project` and `task`.
         ledger: `transforms.annotate.tasks.LEDGER`; an answer to a task it does not hold is rejected.
         pairs: pair_id -> `pairs` row (responses are needed to check spans).
         annotators: the server's user id -> name under which answers are stored; others are rejected.
         controls: pair ids of controls.
     """
-    tasks = {row["task_id"]: row for row in ledger.filter(pl.col("task_id").is_not_null()).iter_rows(named=True)}
+    sent = ledger.filter(pl.col("task_id").is_not_null())
+    tasks = {(row["project_id"], row["task_id"]): row for row in sent.iter_rows(named=True)}
     control_ids = set(controls)
     rows: list[Row] = []
     rejects: list[Row] = []
@@ -115,12 +116,12 @@ def reject(reason: str, record_id: str, detail: str, payload: Any) -> Row:
 
 def _answer(
     record: Row,
-    tasks: Mapping[int, Row],
+    tasks: Mapping[tuple[int, int], Row],
     pairs: Mapping[str, Row],
     config: PageConfig,
     annotators: Mapping[int, str],
 ) -> Row:
-    task = tasks.get(record.get("task", -1))
+    task = tasks.get((record.get("project", -1), record.get("task", -1)))
     if task is None:
         raise AnswerError("unknown_task", "The answered task is not in the ledger: it was not pushed from here.")
     pair = pairs.get(task["pair_id"])

@@ -69,7 +69,8 @@ class Pulled:
 
     def records(self) -> list[Row]:
         """The answers as the server gave them."""
-        return [json.loads(text) for text in self.raw["record"]]
+        rows = self.raw.select("project_id", "record").iter_rows()
+        return [json.loads(record) | {"project": project_id} for project_id, record in rows]
 
 
 class LabelStudioServer:
@@ -297,10 +298,11 @@ def pull(server: LabelStudioServer, ledger: pl.DataFrame, state: Pulled) -> Pull
             ],
             schema=RAW,
         )
-        old = raw.filter(pl.col("task_id").is_in(pl.Series(list(tasks), dtype=pl.Int64).implode()))
-        deleted += old.join(mine, on=["task_id", "id"], how="anti").height
-        fetched += mine.join(old, on=["task_id", "id", "updated_at"], how="anti").height
-        raw = pl.concat([raw.join(old, on=["task_id", "id"], how="anti"), mine]).sort("project_id", "task_id", "id")
+        there = pl.col("task_id").is_in(pl.Series(list(tasks), dtype=pl.Int64).implode())
+        old = raw.filter((pl.col("project_id") == project_id) & there)
+        deleted += old.join(mine, on="id", how="anti").height
+        fetched += mine.join(old, on=["id", "updated_at"], how="anti").height
+        raw = pl.concat([raw.join(old, on=["project_id", "id"], how="anti"), mine]).sort("project_id", "task_id", "id")
         if until is not None:
             cursors[str(project_id)] = (until - _MARGIN).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return Pulled(raw, cursors, fetched, deleted)

@@ -62,6 +62,7 @@ def ledger(shown: str = "ab") -> pl.DataFrame:
 def record(task: int = 0, user: int = 1, result: Any = None, **fields: Any) -> dict[str, Any]:
     return {
         "id": fields.pop("id", task * 10 + user),
+        "project": 1,
         "task": task,
         "completed_by": user,
         "updated_by": user,

@@ -26,6 +26,7 @@ from transforms.annotate.votes import held_out_answers, votes_of
 pytestmark = pytest.mark.slow
 
 CONFIG = PageConfig()
+N_PAIRS = 200
 
 
 class Ledger:
@@ -63,7 +64,7 @@ def read(raw: Pulled, ledger: pl.DataFrame, pairs: Pairs, people: list[Person], 
 def test_replayed_humans_come_home_exactly(
     label_studio: Server, admin: LabelStudioServer, people: list[Person], shared_data: Path
 ) -> None:
-    pairs, humans = pandalm_pairs(shared_data, 200)
+    pairs, humans = pandalm_pairs(shared_data, N_PAIRS)
     queue = queue_of(pairs, audit_share=0.2, audit_overlap=1, overlap_min=2, overlap_max=2)
     ledger = Ledger()
     steps: list[tuple[int, int]] = []
@@ -71,8 +72,8 @@ def test_replayed_humans_come_home_exactly(
         admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="replay",
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert (pushed.created, pushed.recovered, pushed.gone) == (200, 0, 0)
-    assert steps[-1] == (200, 200)
+    assert (pushed.created, pushed.recovered, pushed.gone) == (N_PAIRS, 0, 0)
+    assert steps[-1] == (N_PAIRS, N_PAIRS)
     tasks = {r["pair_id"]: r for r in ledger.saved.iter_rows(named=True)}
     assert set(tasks) == set(pairs)
     overlap = dict(queue.select("pair_id", "overlap").iter_rows())
@@ -105,10 +106,11 @@ def test_replayed_humans_come_home_exactly(
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(replay, range(3)))
     first = pull(admin, ledger.saved, Pulled())
-    assert first.fetched == 600
     before = read(first, ledger.saved, pairs, people)
     assert found(before.annotations) == expected
-    assert before.rejects.height == 0
+    # Where its database is locked, the server tries again and may store one answer twice.
+    stored_twice = first.fetched - 3 * N_PAIRS
+    assert before.rejects["reason"].to_list() == ["superseded"] * stored_twice
 
     withdrawn, twice, forged, empty, off, spanned = (tasks[p] for p in order[30:36])
     theirs = [
@@ -133,7 +135,13 @@ def test_replayed_humans_come_home_exactly(
     after = read(second, ledger.saved, pairs, people)
     assert found(after.annotations) == expected
     reasons = dict(after.rejects["reason"].value_counts().iter_rows())
-    assert reasons == {"superseded": 2, "forged_annotator": 1, "empty_result": 1, "off_schema": 1, "bad_span": 1}
+    assert reasons == {
+        "superseded": 1 + 1 + stored_twice,
+        "forged_annotator": 1,
+        "empty_result": 1,
+        "off_schema": 1,
+        "bad_span": 1,
+    }
     Annotations.validate(after.annotations)
     Rejects.validate(after.rejects)
     spans = after.annotations.filter(pl.col("spans").is_not_null())

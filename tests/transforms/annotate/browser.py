@@ -1,0 +1,145 @@
+"""A headless Chromium as an annotator uses it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests import label_studio_server
+from tests.label_studio_server import ADMIN, Server
+
+PATIENCE = 120.0
+
+
+def installed() -> bool:
+    """Whether Chromium, its driver and selenium are there."""
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        return False
+    return bool(shutil.which("chromium") and shutil.which("chromedriver"))
+
+
+class Page:
+    """One task's page, found and clicked by what it says."""
+
+    def __init__(self, driver: Any, server: Server) -> None:
+        self.driver = driver
+        self._server = server
+
+    def log_in(self) -> None:
+        """Log in through the form."""
+        self.driver.get(f"{self._server.url}/user/login/")
+        self.driver.find_element("name", "email").send_keys(ADMIN)
+        self.driver.find_element("name", "password").send_keys(label_studio_server.PASSWORD)
+        self.driver.find_element("css selector", "form button").click()
+        self.wait(lambda: "/user/login" not in self.driver.current_url)
+
+    def open(self, project_id: int, task_id: int) -> None:
+        """Open a task and wait until its last part is drawn."""
+        self.driver.get(f"{self._server.url}/projects/{project_id}/data?task={task_id}")
+        self.wait(lambda: "Why?" in self.text())
+        time.sleep(1)
+
+    def text(self) -> str:
+        """All text a person could read."""
+        return str(self.driver.execute_script("return document.body.innerText"))
+
+    def choose(self, name: str, nth: int = 0) -> None:
+        """Click the radio button or check box with this caption, the nth of several."""
+        self._click(self.driver.find_elements("css selector", f'input[name="{name}"]')[nth])
+
+    def rate(self, header: str, stars: int) -> None:
+        """Click the star under a header."""
+        path = f'//h4[normalize-space()="{header}"]/following::ul[contains(@class,"rate")][1]/li[{stars}]/div'
+        self._click(self.driver.find_element("xpath", path))
+
+    def write(self, text: str) -> None:
+        """Type into the rationale."""
+        self.driver.find_element("css selector", "textarea").send_keys(text)
+
+    def mark(self, label: str, nth: int, word: str) -> None:
+        """Pick the nth label of this name and double-click a word of the text under it."""
+        from selenium.webdriver import ActionChains
+
+        path = f'//span[contains(@class,"lsf-label__text") and normalize-space()="{label}"]'
+        self._click(self.driver.find_elements("xpath", path)[nth])
+        x, y = self.driver.execute_script(_WORD, word)
+        chain = ActionChains(self.driver)
+        chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+        chain.w3c_actions.pointer_action.double_click()
+        chain.perform()
+        time.sleep(1)
+
+    def submit(self, arrived: Callable[[], object]) -> None:
+        """Press Submit and wait until the answer has arrived at the server."""
+        self._click(self.driver.find_element("css selector", 'button[name="submit"]'))
+        self.wait(arrived)
+
+    def screenshot(self, path: Path, width: int, height: int = 1400, scroll: str | None = None) -> None:
+        """Save what is to be seen at this window size, scrolled to a header."""
+        self.driver.set_window_size(width, height)
+        if scroll:
+            element = self.driver.find_element("xpath", f'//h4[contains(normalize-space(),"{scroll}")]')
+            self.driver.execute_script("arguments[0].scrollIntoView()", element)
+        time.sleep(1)
+        self.driver.save_screenshot(str(path))
+
+    def switch_theme(self) -> None:
+        """From light to dark or back."""
+        self._click(
+            self.driver.find_element("xpath", '//button[normalize-space()="Light" or normalize-space()="Dark"]')
+        )
+        time.sleep(1)
+
+    def wait(self, ready: Callable[[], object]) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s; the page says:\n{self.text()[:2000]}"
+            time.sleep(0.2)
+
+    def _click(self, element: Any) -> None:
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
+        time.sleep(0.3)
+
+
+_WORD = """
+const walker = document.createTreeWalker(document.querySelector('.pp-root'), NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const at = walker.currentNode.data.indexOf(arguments[0]);
+  if (at < 0) continue;
+  const range = document.createRange();
+  range.setStart(walker.currentNode, at);
+  range.setEnd(walker.currentNode, at + arguments[0].length);
+  range.startContainer.parentElement.scrollIntoView({block: 'center'});
+  const box = range.getBoundingClientRect();
+  return [box.x + box.width / 2, box.y + box.height / 2];
+}
+throw new Error('no such word');
+"""
+
+
+@contextmanager
+def browsing(server: Server) -> Iterator[Page]:
+    """A logged-in browser."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument("--window-size=1500,1400")
+    options.binary_location = str(shutil.which("chromium"))
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver.set_page_load_timeout(PATIENCE)
+    try:
+        page = Page(driver, server)
+        page.log_in()
+        yield page
+    finally:
+        driver.quit()
