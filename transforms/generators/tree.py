@@ -110,7 +110,7 @@ class Tree(BaseGenerator):
                 self.reject(out, "near_identical_candidate", request.request_id, detail, payload)
                 continue
             seen.add(normalised(reply.text))
-            text = node.text + _joint(node.text, reply.text, self.config.continuation) + reply.text
+            text = continued(node.text, reply.text, self.config.continuation)
             node.children.append(Node(path, text, reply.finish_reason == "stop", request_id=request.request_id))
         await asyncio.gather(*(self._grow(child, row, ask, out) for child in node.children))
 
@@ -142,10 +142,16 @@ class Tree(BaseGenerator):
         )
 
 
-def _joint(prefix: str, text: str, continuation: str) -> str:
-    """A blank between a prefix and a continuation in words that would otherwise run together."""
+def continued(prefix: str, text: str, continuation: str) -> str:
+    """The response up to the end of a reply that goes on from `prefix`.
+
+    Given a prefilled turn, vLLM replies with what comes after the prefix, llama.cpp with the whole turn. A
+    continuation asked for in words gets a blank where it would otherwise run into the prefix.
+    """
+    if continuation == "prefill":
+        return text if prefix and text.startswith(prefix) else prefix + text
     glued = prefix and not prefix[-1].isspace() and text[:1].isalnum()
-    return " " if continuation == "instructed" and glued else ""
+    return prefix + (" " if glued else "") + text
 
 
 def _sketch(node: Node) -> dict[str, object]:

@@ -1,8 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, failed, meta, prompt_row, run, text
+from transforms.generators.tree import continued
 from transforms.plugins import Reply, Request
 
 
@@ -48,6 +52,24 @@ def test_prefix_is_prefilled_for_the_engine_to_go_on_from() -> None:
         last = request.body["messages"][-1]
         assert last["role"] == "assistant"
         assert last["content"] in texts
+
+
+def test_engines_that_repeat_the_prefix_and_engines_that_do_not_give_the_same_tree() -> None:
+    def whole_turn(request: Request) -> Reply:
+        reply = unfinished(request)
+        last = request.body["messages"][-1]
+        prefix = last["content"] if last["role"] == "assistant" else ""
+        return replace(reply, text=prefix + reply.text)
+
+    generator = build("tree", engine="small", depth=3)
+    assert run(generator, prompt_row(), FakeEngine(whole_turn)) == run(generator, prompt_row(), FakeEngine(unfinished))
+
+
+@given(st.text("ab ."), st.text("ab .", min_size=1))
+def test_continuation_keeps_the_prefix(prefix: str, text: str) -> None:
+    for way in ("prefill", "instructed"):
+        assert continued(prefix, text, way).startswith(prefix)
+        assert continued(prefix, text, way).endswith(text)
 
 
 def test_instructed_continuation_needs_no_prefill() -> None:
