@@ -2,9 +2,11 @@
 
     python -m tests.benchmarks.llm [--requests 8000] [--rounds 3] [--only raw,window] [--heavy] [--out FILE.json]
 
-The stub (a process of its own) serves 256 requests at once, 50 ms each (`--heavy`: log-normal latency of mean 0.5 s),
-and reports token counts. All contenders send the same bodies (the log-probability judge on pairs of ~1 kB, both
-orders) with 256 in flight. Rounds are interleaved, so that a busy machine is busy for all; the median counts.
+The stub (a process of its own) serves 256 requests at once, 50 ms each (`--heavy`: log-normal latency, mean 0.5 s),
+and reports token counts. All contenders send the same bodies (the log-probability judge, pairs of 1 kB, both orders)
+with 256 in flight. Rounds are interleaved, so that a busy machine is busy for all; the median counts. On a machine
+shared with other work the processor time per request is the figure to trust: it bounds the rate wherever the client
+is the bottleneck.
 
 raw: one aiohttp session, 256 workers over a shared iterator, JSON out and in, nothing else.
 window: our client, memo journal, accounting, in-flight joining, votes built, on asyncio.
@@ -25,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import polars as pl
@@ -41,6 +43,21 @@ from transforms.storage.memo import Memo
 SLOTS = 256
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
+
+
+class Timed:
+    """A block of so many requests: requests per second, and processor microseconds of this process per request."""
+
+    def __init__(self, requests: int) -> None:
+        self.requests = requests
+
+    def __enter__(self) -> Self:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.per_second = self.requests / (time.perf_counter() - self._wall)
+        self.cpu_us = (time.process_time() - self._cpu) / self.requests * 1e6
 
 
 @contextmanager
@@ -76,7 +93,7 @@ def judge_for(url: str) -> tuple[OpenAI, LogprobJudge]:
     return engine, judge
 
 
-def raw(url: str, pairs: list[Row]) -> float:
+def raw(url: str, pairs: list[Row]) -> Timed:
     """Requests per second of a plain client."""
     _, judge = judge_for(url)
     bodies = [{**judge.body(judge.messages(p, order), 0), "model": "stub"} for p in pairs for order in ("ab", "ba")]
@@ -93,12 +110,12 @@ def raw(url: str, pairs: list[Row]) -> float:
 
             await asyncio.gather(*(worker() for _ in range(SLOTS)))
 
-    started = time.perf_counter()
-    asyncio.run(run())
-    return len(bodies) / (time.perf_counter() - started)
+    with Timed(len(bodies)) as timed:
+        asyncio.run(run())
+    return timed
 
 
-def window(url: str, pairs: list[Row]) -> float:
+def window(url: str, pairs: list[Row]) -> Timed:
     """Requests per second of the window, memo and votes included."""
     engine, judge = judge_for(url)
     votes: list[Row] = []
@@ -113,15 +130,13 @@ def window(url: str, pairs: list[Row]) -> float:
                     [Work(units, lambda found: votes.extend(v for unit in found for v in unit))], max_units=128
                 )
 
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, Timed(2 * len(pairs)) as timed:
         asyncio.run(run(folder))
-        seconds = time.perf_counter() - started
-    assert len(votes) == 2 * len(pairs)
-    return len(votes) / seconds
+    assert len(votes) == timed.requests
+    return timed
 
 
-def beam(url: str, pairs: list[Row]) -> float:
+def beam(url: str, pairs: list[Row]) -> Timed:
     """Requests per second of the judge stage through Beam."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -138,7 +153,9 @@ def beam(url: str, pairs: list[Row]) -> float:
             "name": "benchmark",
             "seed": 0,
             "buckets": 8,
-            "sources": [{"name": "s", "kind": "pairs", "path": str(folder / "pairs.parquet")}],
+            "sources": [
+                {"name": "s", "kind": "pairs", "path": str(folder / "pairs.parquet"), "columns": {"label": None}}
+            ],
             "engines": {"llm": {"plugin": "openai", "base_url": url, "model": "stub", "concurrency": SLOTS}},
             "judge": {"judges": [{"name": "judge", "plugin": "logprob", "engine": "llm"}]},
             "beam": {"workers": 1},
@@ -146,16 +163,14 @@ def beam(url: str, pairs: list[Row]) -> float:
         path = folder / "recipe.yaml"
         path.write_text(json.dumps(recipe))  # JSON is YAML
         run_stages(path, str(folder / "w"), ["ingest", "clean"], None, (), True)
-        started = time.perf_counter()
-        done = run_stages(path, str(folder / "w"), ["judge"], None, (), True)
-        seconds = time.perf_counter() - started
-    votes = done.stages[-1].counts["votes"]
-    assert votes == 2 * len(pairs), done
+        with Timed(2 * len(pairs)) as timed:
+            done = run_stages(path, str(folder / "w"), ["judge"], None, (), True)
+    assert done.stages[-1].counts["votes"] == timed.requests, done
     assert not done.stages[-1].counts["not_counted"]
-    return votes / seconds
+    return timed
 
 
-def stock(url: str, pairs: list[Row]) -> float:
+def stock(url: str, pairs: list[Row]) -> Timed:
     """Requests per second of Beam's chat handler for vLLM."""
     import apache_beam as beam_
     from apache_beam.ml.inference import vllm_inference
@@ -180,29 +195,29 @@ def stock(url: str, pairs: list[Row]) -> float:
     chats = [judge.messages(pair, order) for pair in pairs for order in ("ab", "ba")]
     elements = [[vllm_inference.OpenAIChatMessage(m["role"], m["content"]) for m in chat] for chat in chats]
     options = beam_.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner"])
-    started = time.perf_counter()
-    with beam_.Pipeline(options=options) as pipeline:
+    with Timed(len(elements)) as timed, beam_.Pipeline(options=options) as pipeline:
         _ = (
             pipeline
             | beam_.Create(elements)
             | RunInference(Handler("stub"), inference_args={"max_tokens": 1, "logprobs": True, "top_logprobs": 20})
         )
-    return len(elements) / (time.perf_counter() - started)
+    return timed
 
 
-CONTENDERS: dict[str, Callable[[str, list[Row]], float]] = {"raw": raw, "window": window, "beam": beam, "stock": stock}
+CONTENDERS: dict[str, Callable[[str, list[Row]], Timed]] = {"raw": raw, "window": window, "beam": beam, "stock": stock}
 
 
-def measure(names: list[str], requests: int, rounds: int, heavy: bool) -> dict[str, list[float]]:
-    """Rates of every round by contender."""
-    rates: dict[str, list[float]] = {name: [] for name in names}
+def measure(names: list[str], requests: int, rounds: int, heavy: bool) -> dict[str, list[Timed]]:
+    """Every round by contender."""
+    rates: dict[str, list[Timed]] = {name: [] for name in names}
     with stub(heavy) as url:
         raw(url, made_pairs(512, "warm"))
         for number in range(rounds):
             for name in names:
                 count = min(requests, 1000 if name == "stock" else requests) // 2
-                rates[name].append(CONTENDERS[name](url, made_pairs(count, f"{name} {number}")))
-                print(f"{name}: {rates[name][-1]:.0f}/s", file=sys.stderr, flush=True)
+                timed = CONTENDERS[name](url, made_pairs(count, f"{name} {number}"))
+                rates[name].append(timed)
+                print(f"{name}: {timed.per_second:.0f}/s, {timed.cpu_us:.0f} us", file=sys.stderr, flush=True)
     return rates
 
 
@@ -216,14 +231,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rates = measure(arguments.only.split(","), arguments.requests, arguments.rounds, arguments.heavy)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    base = medians.get("raw")
-    print("| contender | requests/s (median) | of raw | rounds |\n|---|---|---|---|")
-    for name, median in medians.items():
-        ratio = f"{median / base:.2f}" if base else "-"
-        print(f"| {name} | {median:.0f} | {ratio} | {', '.join(f'{rate:.0f}' for rate in rates[name])} |")
+    medians = {
+        name: [statistics.median(t.per_second for t in found), statistics.median(t.cpu_us for t in found)]
+        for name, found in rates.items()
+    }
+    base = medians.get("raw", [float("nan"), float("nan")])
+    print("| contender | requests/s | of raw | processor us/request | of raw | rounds |")
+    print("|---|---|---|---|---|---|")
+    for name, (speed, cpu) in medians.items():
+        rounds = ", ".join(f"{timed.per_second:.0f}" for timed in rates[name])
+        print(f"| {name} | {speed:.0f} | {speed / base[0]:.2f} | {cpu:.0f} | {cpu / base[1]:.2f} | {rounds} |")
     if arguments.out:
-        arguments.out.write_text(json.dumps({"heavy": arguments.heavy, "rates": rates, "medians": medians}, indent=1))
+        values = {name: [vars(timed) for timed in found] for name, found in rates.items()}
+        arguments.out.write_text(json.dumps({"heavy": arguments.heavy, "rates": values}, indent=1))
 
 
 if __name__ == "__main__":
