@@ -60,16 +60,34 @@ def without_humans(candidates: pl.DataFrame) -> pl.DataFrame:
 
     A verdict's log-odds are the prior plus its contributions, so the human ones can be taken off.
 
+    Args:
+        candidates: with `contributions` and `prior`; human voters are those named in the list column `humans`,
+            where there is one, and those whose name starts with `HUMAN`.
+
     Returns:
         `margin_machine` (log-odds of a against b without human votes) and `flipped`, one row per candidate
         in the same order.
     """
-    is_human = pl.element().struct.field("voter").str.starts_with(HUMAN)
-    log_odds = pl.element().struct.field("log_odds")
-    human = pl.col("contributions").list.eval(pl.when(is_human).then(log_odds).otherwise(0.0)).list.sum()
-    every = pl.col("prior") + pl.col("contributions").list.eval(log_odds).list.sum()
-    machine = every - human
-    return candidates.select(machine.alias("margin_machine"), ((machine * every) < 0).alias("flipped"))
+    parts = _contributions(candidates)
+    human = parts.filter("is_human").group_by("pair_id").agg(pl.col("log_odds").sum().alias("human"))
+    every = parts.group_by("pair_id").agg(pl.col("log_odds").sum().alias("every"))
+    rows = candidates.select("pair_id", "prior").join(every, on="pair_id", how="left", maintain_order="left")
+    rows = rows.join(human, on="pair_id", how="left", maintain_order="left")
+    now = pl.col("prior") + pl.col("every").fill_null(0.0)
+    machine = now - pl.col("human").fill_null(0.0)
+    return rows.select(machine.alias("margin_machine"), ((machine * now) < 0).alias("flipped"))
+
+
+def _contributions(candidates: pl.DataFrame) -> pl.DataFrame:
+    """`pair_id, kind, voter, label, log_odds, is_human`: one row per contribution."""
+    named = "humans" in candidates.columns
+    columns = ["pair_id", "kind", "contributions", *(["humans"] if named else [])]
+    parts = candidates.select(c for c in columns if c in candidates.columns)
+    parts = parts.filter(pl.col("contributions").list.len() > 0).explode("contributions").unnest("contributions")
+    is_human = pl.col("voter").str.starts_with(HUMAN)
+    if named:
+        is_human = is_human | pl.col("humans").list.contains(pl.col("voter")).fill_null(False)
+    return parts.with_columns(is_human.alias("is_human"))
 
 
 def human_agreement(labelled: pl.DataFrame) -> pl.DataFrame:
@@ -78,12 +96,8 @@ def human_agreement(labelled: pl.DataFrame) -> pl.DataFrame:
     Returns:
         `kind` ("" where null), `compared` (pairs of answers to one pair) and `agreeing`.
     """
-    answers = (
-        labelled.select("pair_id", pl.col("kind").fill_null(""), "contributions")
-        .explode("contributions")
-        .unnest("contributions")
-        .filter(pl.col("voter").str.starts_with(HUMAN), pl.col("label").is_in(["a", "b", "tie"]))
-    )
+    parts = _contributions(labelled).with_columns(pl.col("kind").fill_null(""))
+    answers = parts.filter("is_human", pl.col("label").is_in(["a", "b", "tie"]))
     counts = answers.group_by("kind", "pair_id", "label").agg(pl.len().alias("n"))
     per_pair = counts.group_by("kind", "pair_id").agg(
         (pl.col("n") * (pl.col("n") - 1)).sum().alias("same"), pl.col("n").sum().alias("m")
