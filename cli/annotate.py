@@ -17,7 +17,7 @@ from transforms.annotate.terminal import annotate as ask_humans
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(annotate)
-    app.command()(annotations)
+    app.command("annotations")(annotations_file)
 
 
 def annotate(
@@ -34,7 +34,7 @@ def annotate(
     print(f"{len(answered)} answers appended to {out}")
 
 
-def annotations(
+def annotations_file(
     workspace: WorkspaceRoot, out: Annotated[Path, typer.Option(help="annotations.jsonl to write")]
 ) -> None:
     """Write every valid annotation as JSON lines, which `annotate.files` of a recipe reads."""

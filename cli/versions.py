@@ -1,4 +1,4 @@
-"""Commands about versions: diff, verify."""
+"""Commands about versions: diff, verify, catalog, prune, hub-push, hub-pull."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from cli.options import AsJson, WorkspaceRoot
 from cli.output import console, print_json, print_table
 from pipelines import versions
+from pipelines.lookup import rebuild_catalog
 from transforms.publish.diff import render
 
 _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
@@ -16,8 +17,10 @@ _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(diff)
-    app.command()(verify)
+    for command in (diff, verify, catalog, prune):
+        app.command()(command)
+    app.command("hub-push")(hub_push)
+    app.command("hub-pull")(hub_pull)
 
 
 def diff(
@@ -51,3 +54,44 @@ def verify(
         print_table(f"verify {version}", ("check", "state", "detail"), rows)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Rebuild catalog.duckdb: views over every table and version, for any DuckDB client."""
+    names = rebuild_catalog(workspace)
+    if as_json:
+        print_json(names)
+    else:
+        print_table("catalog.duckdb", ("view or table",), [(name,) for name in names])
+
+
+def prune(
+    dataset: Annotated[str, typer.Argument(help="NAME")],
+    workspace: WorkspaceRoot,
+    keep: Annotated[int, typer.Option(min=1, help="how many of the latest versions stay")],
+    pin: Annotated[list[int] | None, typer.Option(help="a version that stays in any case")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
+) -> None:
+    """Remove old versions of a dataset."""
+    gone = versions.prune_versions(workspace, dataset, keep, pin or [], dry_run)
+    verb = "would remove" if dry_run else "removed"
+    print(f"{verb}: {', '.join(f'v{version:04d}' for version in gone) or 'nothing'}")
+
+
+def hub_push(
+    version: Annotated[str, typer.Argument(help="NAME or NAME@V")],
+    workspace: WorkspaceRoot,
+    repository: Annotated[str, typer.Option(help="ORGANISATION/NAME on the Hub")],
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
+) -> None:
+    """Upload a version to the Hub and tag it; the token comes from HF_TOKEN."""
+    print(versions.to_hub(workspace, version, repository, private=not public))
+
+
+def hub_pull(
+    repository: Annotated[str, typer.Argument(help="ORGANISATION/NAME on the Hub")],
+    tag: Annotated[str, typer.Argument(help="e.g. v0001")],
+    workspace: WorkspaceRoot,
+) -> None:
+    """Download a version from the Hub, check every byte, and put it among the datasets."""
+    print(versions.from_hub(workspace, repository, tag))

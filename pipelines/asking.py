@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -91,17 +91,22 @@ class AskingStage(Stage):
         """Answer all buckets of the lane in one window."""
         asyncio.run(self._answer(buckets, commit))
 
-    async def _answer(self, buckets: Sequence[int], commit: Callable[[int, Output], None]) -> None:
+    @asynccontextmanager
+    async def calling(self) -> AsyncIterator[Caller]:
+        """Open clients of every engine, and who answers through them within this lane's share of the budget."""
         section = self.budget
         budget = Budget(section.max_calls, section.max_tokens, section.max_seconds).share(self.n_lanes)
-        progress = LaneProgress(self.workspace, self.name, buckets[0], sum(map(self.unit_ids, buckets)))
         async with AsyncExitStack() as stack:
             clients = {
                 name: await stack.enter_async_context(self.engines[name].connect(urls, self.n_lanes))
                 for name, urls in self.endpoints.items()
             }
-            caller = Caller(clients, budget)
-            slots = sum(client.concurrency for client in clients.values())
+            yield Caller(clients, budget)
+
+    async def _answer(self, buckets: Sequence[int], commit: Callable[[int, Output], None]) -> None:
+        progress = LaneProgress(self.workspace, self.name, buckets[0], sum(map(self.unit_ids, buckets)))
+        async with self.calling() as caller:
+            slots = sum(client.concurrency for client in caller.clients.values())
             await answer(
                 (self._work(bucket, caller, progress, commit) for bucket in buckets),
                 max_units=max(1, _UNITS_PER_SLOT * slots),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
 import polars as pl
 
@@ -18,10 +16,14 @@ from pipelines.stages import RUN_ORDER
 from schemas.errors import UsageError
 from schemas.ids import ID_PATTERN
 from schemas.tables import TABLES, polars_schema
+from transforms.publish.catalog import query, rebuild
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version
 from transforms.publish.store import Datasets
+from transforms.storage.files import parquet_bytes, write_atomic
 from transforms.storage.workspace import Workspace
+
+CATALOG = "catalog.duckdb"
 
 TABLE_STAGES: dict[str, tuple[str, ...]] = {
     "prompts": ("ingest", "generate"),
@@ -91,11 +93,7 @@ def fuser_model(workspace: Workspace) -> dict[str, Any] | None:
 
 def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:
     """A table of the workspace, all buckets, lazily."""
-    paths = [
-        f"{workspace.bucket_dir(table, bucket)}/{part}"
-        for bucket in workspace.buckets
-        for part in workspace.parts(table, bucket, TABLE_STAGES[table])
-    ]
+    paths = _parts(workspace, table)
     schema = polars_schema(TABLES[table])
     return pl.scan_parquet(paths, schema=schema) if paths else pl.LazyFrame(schema=schema)
 
@@ -111,59 +109,35 @@ def queue(root: str, limit: int) -> pl.DataFrame:
     return table_frame(Workspace.open(root), "queue").sort("rank").head(limit).collect()
 
 
-def sql(root: str, query: str, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run a read-only query over the workspace's tables and the dataset versions.
+def rebuild_catalog(root: str) -> list[str]:
+    """Write `catalog.duckdb` anew from manifests and checkpoints; returns the names of its views and tables."""
+    workspace = Workspace.open(root)
+    tables = {table: _parts(workspace, table) or [_empty_part(workspace, table)] for table in TABLE_STAGES}
+    return rebuild(workspace.local_path(CATALOG), Datasets(f"{workspace.path('datasets')}"), tables)
 
-    Views: every table of the workspace by its name, and `"NAME@v0001"` (and `"NAME"` for the latest) for
-    every dataset version.
+
+def sql(root: str, text: str, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one SELECT over the workspace's tables and the dataset versions; see `transforms.publish.catalog`.
 
     Raises:
         UsageError: the query is wrong or tries to write.
     """
+    rebuild_catalog(root)
     workspace = Workspace.open(root)
-    connection = duckdb.connect(":memory:")
-    for table in TABLE_STAGES:
-        paths = [
-            f"{workspace.bucket_dir(table, bucket)}/{part}"
-            for bucket in workspace.buckets
-            for part in workspace.parts(table, bucket, TABLE_STAGES[table])
-        ]
-        if paths:
-            _view(connection, table, paths)
-        else:
-            empty = pl.DataFrame(schema=polars_schema(TABLES[table])).to_arrow()
-            connection.register(table, empty)
-    store = Datasets(f"{root.rstrip('/')}/datasets")
-    for name in store.names():
-        for version in store.versions(name):
-            paths = [str(p) for p in sorted(Path(store.path(name, f"v{version:04d}", "data")).glob("*.parquet"))]
-            if paths:
-                _view(connection, f"{name}@v{version:04d}", paths)
-                _view(connection, name if name not in TABLE_STAGES else f"{name}@latest", paths)
-    folder = workspace.path("")
-    connection.execute("SET allowed_directories = [$folder]".replace("$folder", _quoted(folder)))
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    try:
-        statements = connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type not in (
-            duckdb.StatementType.SELECT,
-            duckdb.StatementType.EXPLAIN,
-        ):
-            raise UsageError("prefine sql runs one SELECT; it never writes")
-        result = connection.execute(query)
-        columns = [column[0] for column in result.description]
-        rows = result.fetchall() if limit is None else result.fetchmany(limit)
-    except duckdb.Error as error:
-        raise UsageError(f"SQL: {error}") from None
-    return columns, rows
+    return query(workspace.local_path(CATALOG), text, [str(workspace.local_path(""))], limit)
 
 
-def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> None:
-    files = ", ".join(_quoted(path) for path in paths)
-    identifier = '"' + name.replace('"', '""') + '"'
-    connection.execute(f"CREATE OR REPLACE VIEW {identifier} AS SELECT * FROM read_parquet([{files}])")  # noqa: S608
+def _parts(workspace: Workspace, table: str) -> list[str]:
+    return [
+        f"{workspace.bucket_dir(table, bucket)}/{part}"
+        for bucket in workspace.buckets
+        for part in workspace.parts(table, bucket, TABLE_STAGES[table])
+    ]
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _empty_part(workspace: Workspace, table: str) -> str:
+    """A file with the table's columns and no rows, so that its view exists before its first row does."""
+    path = workspace.path("stages", "catalog", f"{table}.parquet")
+    if not workspace.fs.exists(path):
+        write_atomic(workspace.fs, path, parquet_bytes(pl.DataFrame(schema=polars_schema(TABLES[table]))))
+    return path

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transforms.hygiene.decontamination import index_of
+from transforms.publish import hub
 from transforms.publish.diff import Diff, diff
 from transforms.publish.read import open_version
+from transforms.publish.retention import prunable, prune
 from transforms.publish.store import Datasets
 from transforms.publish.verify import Check, verify
 from transforms.storage.workspace import Workspace
@@ -41,3 +43,24 @@ def check(root: str, reference: str, benchmarks: Sequence[str]) -> list[Check]:
     before = None if parent is None else open_version(datasets, f"{version.manifest.name}@{parent}")
     contaminated = index_of(tuple(benchmarks), _NGRAM).find if benchmarks else None
     return verify(Datasets(datasets), version, contaminated=contaminated, parent=before)
+
+
+def prune_versions(root: str, name: str, keep: int, pinned: Sequence[int], dry_run: bool) -> list[int]:
+    """Remove old versions (or, with `dry_run`, only name them).
+
+    Raises:
+        UsageError: nothing would stay, or a pinned version does not exist.
+    """
+    store = Datasets(datasets_of(root))
+    return prunable(store, name, keep, pinned) if dry_run else prune(store, name, keep, pinned)
+
+
+def to_hub(root: str, reference: str, repository: str, private: bool) -> str:
+    """Upload a version; returns the address of its tag."""
+    datasets = datasets_of(root)
+    return hub.push(Datasets(datasets), open_version(datasets, reference), repository, private=private)
+
+
+def from_hub(root: str, repository: str, tag: str) -> str:
+    """Download a version; returns its name."""
+    return hub.pull(Datasets(datasets_of(root)), repository, tag).manifest.label

@@ -55,9 +55,20 @@ class GenerateSection(Strict):
 
 
 class PanelSection(Strict):
-    """Sequential stopping: after each judge, pairs this certain are asked no more."""
+    """Sequential stopping: judges are asked one after another, and a pair no more once its label is certain.
 
-    stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0)
+    With the defaults every judge is asked about every pair. See transforms/judges/_panel.py.
+    """
+
+    stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0, description="stop where P(the label) reaches this")
+    min_change: float = Field(default=0.0, ge=0.0, lt=0.5, description="stop where the rest changes a label less often")
+    costs: dict[str, float] = Field(default={}, description="cost of asking each judge once; default: equal")
+    fit_pairs: int = Field(default=500, ge=0, description="most human-labelled pairs the panel is fitted on")
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether any pair may be spared a judge."""
+        return self.stop_certainty < 1.0 or self.min_change > 0.0
 
 
 class JudgeSection(Strict):
