@@ -38,28 +38,32 @@ def yield_table(
     kept: pl.DataFrame,
     verdicts: pl.DataFrame | None = None,
     vectors: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    sample: int = 1000,
 ) -> pl.DataFrame:
-    """One row a strategy, sorted by name.
+    """One row a generator use, sorted by name.
 
     Args:
-        counts: per strategy (a generator use's name, which is the pairs' `origin`) the sums of `Yield.counts`.
+        counts: per generator use (its name is the pairs' `origin`) the sums of `Yield.counts`.
         kept: `pairs` rows that survived hygiene; pairs of other origins are left aside.
         verdicts: `verdicts` rows; gives quantiles of the judged |margin|.
-        vectors: per strategy the embeddings of its kept responses, rows of unit length.
+        vectors: per generator use the embeddings of responses it made, rows of unit length.
+        sample: pairs with the lowest ids that the distinct-n are computed on (ids are hashes, so this is a random
+            sample): distinct-n falls as a text grows, so only equal numbers of responses can be compared.
 
     Returns:
-        strategy; the sums of `COUNTS`; kept (pairs); kept_share (of valid) in [0, 1]; tokens_per_kept (prompt and
-        reply tokens over kept pairs); distinct_1, distinct_2 over the kept responses; spread; judged (pairs with a
+        generator; the sums of `COUNTS`; kept (pairs); kept_share (of valid) in [0, 1]; tokens_per_kept (prompt and
+        reply tokens over kept pairs); distinct_1, distinct_2 over the sampled responses; spread; judged (pairs with a
         verdict) and margin_p10 ... margin_p90 of |log-odds|. What cannot be computed is null.
     """
     rows = []
     for name in sorted(counts):
         own = kept.filter(pl.col("origin") == name)
         figures = {key: int(counts[name].get(key, 0)) for key in COUNTS}
-        texts = [text for side in ("response_a", "response_b") for text in _texts(own[side])]
+        shown = own.sort("pair_id").head(sample)
+        texts = [text for side in ("response_a", "response_b") for text in _texts(shown[side])]
         tokens = figures["tokens_in"] + figures["tokens_out"]
         row: dict[str, object] = {
-            "strategy": name,
+            "generator": name,
             **figures,
             "kept": len(own),
             "kept_share": len(own) / figures["valid"] if figures["valid"] else None,
@@ -71,7 +75,7 @@ def yield_table(
         rows.append(row | _margins(own, verdicts))
     schema = pl.Schema(
         {
-            "strategy": pl.String,
+            "generator": pl.String,
             **dict.fromkeys(COUNTS, pl.Int64),
             "kept": pl.Int64,
             **dict.fromkeys(("kept_share", "tokens_per_kept", "distinct_1", "distinct_2", "spread"), pl.Float64),

@@ -12,8 +12,6 @@ import re
 from functools import cache
 from typing import Any
 
-from schemas.errors import MissingExtra
-
 MIN_CHARS = 40
 MIN_CONFIDENCE = 0.5
 _MACRO = {"nb": "no", "nn": "no"}  # the two written standards of Norwegian count as one
@@ -23,10 +21,8 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 
 @cache
 def _identifier() -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingExtra("language identification needs py3langid: pip install 'prefine[hygiene]'") from None
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 

@@ -42,7 +42,7 @@ def test_table_counts_what_each_strategy_gave() -> None:
     verdicts = pairs.select("pair_id", margin=pl.lit(-2.0))
     vectors = {"context_reversal": np.eye(4)}
     table = yield_table({n: m.counts for n, m in made.items()}, kept, verdicts, vectors)
-    assert table["strategy"].to_list() == sorted(made)
+    assert table["generator"].to_list() == sorted(made)
     reversal, sample = table.to_dicts()
     assert (sample["asked"], sample["kept"], sample["kept_share"], sample["tokens_per_kept"]) == (4, 0, 0.0, None)
     own = made["context_reversal"]
@@ -54,3 +54,13 @@ def test_table_counts_what_each_strategy_gave() -> None:
     assert reversal["margin_p50"] == 2.0
     assert sample["judged"] == 0
     assert yield_table({n: m.counts for n, m in made.items()}, kept)["judged"].to_list() == [None, None]
+
+
+def test_diversity_is_compared_on_equal_numbers_of_pairs() -> None:
+    made = run(build("sample_n", engines="small", n=8, policy="all"), prompt_row())
+    kept = rows_frame(made.pairs, Pairs)
+    [whole] = yield_table({"sample_n": made.counts}, kept, sample=3).to_dicts()
+    lowest = sorted(made.pairs, key=lambda p: p["pair_id"])[:3]
+    texts = [p[f"response_{s}"][0]["content"] for s in "ab" for p in lowest]
+    assert whole["kept"] == len(made.pairs) > 3
+    assert whole["distinct_2"] == pytest.approx(distinct_n(texts, 2))
