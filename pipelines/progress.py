@@ -40,7 +40,9 @@ class LaneProgress:
         if now - self._written >= _PERIOD or self.done >= self.total:
             self._written = now
             path = self.workspace.path("progress", self.stage, f"{self.lane}-{os.getpid()}.json")
-            write_atomic(self.workspace.fs, path, canonical_json({"done": self.done, "total": self.total}))
+            # Called on the event loop that carries the requests: waiting for the disk would stall them all.
+            value = canonical_json({"done": self.done, "total": self.total})
+            write_atomic(self.workspace.fs, path, value, durable=False)
 
 
 def read_progress(workspace: Workspace, stage: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Prompt templates of judges: versioned Jinja2 files, and hygiene of what is put into them.
 
-A template file `templates/<name>.v<N>.jinja2` has the blocks `system` and `user`. Its identity is the hash of
-its text and of every file it includes: a changed template asks anew and is never served an old answer.
+A template file `templates/<name>.v<N>.jinja2` has the blocks `system` and `user`. Its identity is the hash of its
+text and of all it includes: a changed template asks anew and is never served an old answer.
 
 Texts under judgement are material, not instructions. They stand between fences that carry a hash of the pair,
 which a response cannot know, and what a chat template or a verdict parser would take for its own marks
@@ -11,11 +11,11 @@ which a response cannot know, and what a chat template or a verdict parser would
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError, meta
+from jinja2 import Environment, StrictUndefined, TemplateSyntaxError
 
 from schemas.errors import UsageError
 from schemas.ids import hash_json
@@ -31,6 +31,7 @@ _MARKS = re.compile(
     r"|</?text\b|\[\[|\]\]",
     re.IGNORECASE,
 )
+_INCLUDE = re.compile(r"""\{%\s*include\s+["']([^"']+)["']\s*%\}""")
 _SUSPECT = re.compile(r"[<>|｜\[\]]")
 
 
@@ -47,7 +48,7 @@ def fence(text: str, nonce: str) -> str:
 
 
 class JudgeTemplate:
-    """A template with its identity.
+    """A template with its identity, which is the hash of its text with everything it includes in place.
 
     Args:
         name: `<name>.v<N>` of a file in `templates/`, or the path of a `.jinja2` file.
@@ -59,15 +60,14 @@ class JudgeTemplate:
     def __init__(self, name: str) -> None:
         path = Path(name)
         folder, file = (path.parent, path.name) if path.suffix == ".jinja2" else (FOLDER, f"{name}.jinja2")
-        environment = _environment(str(folder))
+        text = _text(file, (folder, FOLDER))
+        self.hash = hash_json(text)
+        # Prompts are plain text: escaping for HTML would change what is judged.
+        environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
         try:
-            self._template = environment.get_template(file)
-            self.hash = hash_json(_sources(environment, file))
-        except TemplateNotFound as error:
-            known = sorted(p.stem for p in FOLDER.glob("[!_]*.jinja2"))
-            raise UsageError(f"no judge template {error.name!r}; known: {', '.join(known)}") from None
+            self._template = environment.from_string(text)
         except TemplateSyntaxError as error:
-            raise UsageError(f"{error.filename}, line {error.lineno}: {error.message}") from None
+            raise UsageError(f"{file}, line {error.lineno}: {error.message}") from None
         if "user" not in self._template.blocks:
             raise UsageError(f"template {name!r} has no block named user")
 
@@ -104,27 +104,12 @@ def shown_exemplar(exemplar: Mapping[str, Any]) -> dict[str, Any]:
     return {**texts, "verdict": letters[exemplar["label"]], "note": harmless(str(exemplar.get("note") or ""))}
 
 
-def _environment(folder: str) -> Environment:
-    loader = FileSystemLoader([folder, str(FOLDER)])
-    # Prompts are plain text: escaping for HTML would change what is judged. Files are read once: a template that
-    # changed during a run would not be the one whose hash stands in the requests.
-    return Environment(
-        loader=loader,
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
-        trim_blocks=True,
-        auto_reload=False,
-    )
-
-
-def _sources(environment: Environment, file: str) -> dict[str, str]:
-    """The text of a template and, recursively, of those it refers to."""
-    assert environment.loader is not None
-    found: dict[str, str] = {}
-    wanted = [file]
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found[name] = environment.loader.get_source(environment, name)[0]
-            wanted += [ref for ref in meta.find_referenced_templates(environment.parse(found[name])) if ref]
-    return found
+def _text(file: str, folders: Sequence[Path], within: tuple[str, ...] = ()) -> str:
+    """The text of a template with the texts it includes in place: rendering then opens no further template."""
+    path = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if path is None or file in within:
+        known = sorted(p.stem for p in FOLDER.glob("[!_]*.jinja2"))
+        problem = "includes itself" if file in within else f"does not exist; known: {', '.join(known)}"
+        raise UsageError(f"judge template {file!r} {problem}")
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    return _INCLUDE.sub(lambda match: _text(match[1], folders, (*within, file)), text)

@@ -29,8 +29,11 @@ def file_system(root: str) -> tuple[Any, str]:
     return fs, path.rstrip("/")
 
 
-def write_atomic(fs: Any, path: str, data: bytes) -> None:
+def write_atomic(fs: Any, path: str, data: bytes, durable: bool = True) -> None:
     """Write a file so that it is there whole or not at all.
+
+    Args:
+        durable: wait until the disk has it; else a power cut may lose it (not a killed process).
 
     Raises:
         WorkspaceError: the disk is full, read-only or unreachable; the text names the file.
@@ -46,7 +49,8 @@ def write_atomic(fs: Any, path: str, data: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

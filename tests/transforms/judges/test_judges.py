@@ -212,11 +212,14 @@ def test_a_changed_include_changes_the_hash(tmp_path: Path) -> None:
 
 
 def test_wrong_templates_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no judge template .*known: .*logprob\.v1"):
+    with pytest.raises(UsageError, match=r"logprob\.v9.* does not exist; known: .*logprob\.v1"):
         JudgeTemplate("logprob.v9")
     (tmp_path / "bad.jinja2").write_text("{% block user %}{{ x }")
     with pytest.raises(UsageError, match="line 1"):
         JudgeTemplate(str(tmp_path / "bad.jinja2"))
+    (tmp_path / "loop.jinja2").write_text('{% block user %}{% include "loop.jinja2" %}{% endblock %}')
+    with pytest.raises(UsageError, match="includes itself"):
+        JudgeTemplate(str(tmp_path / "loop.jinja2"))
     (tmp_path / "empty.jinja2").write_text("hello")
     with pytest.raises(UsageError, match="no block named user"):
         JudgeTemplate(str(tmp_path / "empty.jinja2"))
