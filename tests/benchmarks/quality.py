@@ -1,6 +1,7 @@
 """Every quality table from the real data: tables 1 and 3 (label noise), 2, 4 and 5 (fusion).
 
-Run from the repository's root: python tests/benchmarks/quality.py [--quick] [--seeds 5] [--data DIR] [--tables 1 2 3 4 5]
+Run from the repository's root:
+    python tests/benchmarks/quality.py [--quick] [--seeds 5] [--data DIR] [--tables 1 2 3 4 5]
 Exit 1 when a bar is missed.
 """
 

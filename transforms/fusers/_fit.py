@@ -56,7 +56,7 @@ def fit_model(
     targets = human_targets(human_cells(human_votes, humans, human_prior), known)
 
     labelled = pairs.join(targets, on="pair_id", how="inner", maintain_order="left")
-    cells = cells_of(machine.join(labelled.select("pair_id"), on="pair_id", how="semi"), voters)
+    cells = cells_of(machine.join(labelled.select("pair_id"), on="pair_id", how="semi", maintain_order="left"), voters)
     columns = columns_of(voters, labelled, slices)
     mean, variance = prior_weights(columns, voters, trust)
     strict = labelled["target"].is_not_null().to_numpy()

@@ -32,8 +32,7 @@ def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_ti
     pairs = pairs.select("pair_id", "prompt_id", bounded.alias("prior"))
     ids = pairs.select("pair_id", pl.col("prior").alias("_prior")).unique("pair_id")
     cells = (
-        cells.join(ids, on="pair_id")
-        .sort("pair_id", "voter")
+        cells.join(ids, on="pair_id", maintain_order="left")
         .with_columns((pl.col("log_odds").sum().over("pair_id") + pl.col("_prior")).abs().alias("_size"))
         .with_columns((MAX_LOG_ODDS / pl.max_horizontal("_size", pl.lit(MAX_LOG_ODDS))).alias("_scale"))
         .with_columns(pl.col("log_odds") * pl.col("_scale"))

@@ -149,22 +149,22 @@ def cells_of(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
     """One row a (pair, voter) that `voters` knows, in canonical order.
 
     Args:
-        votes: `valid_votes`.
-        voters: `voter, slot, group, bias, scale, numeric, group_size`.
+        votes: `valid_votes`, in their canonical order.
+        voters: `voter, slot, group, bias, scale, numeric`.
 
     Returns:
         `pair_id, voter, slot, group, n_votes, labels` ("a+b"), `sign` (mean of signs less position bias),
         `strength` (mean of tanh(raw / 2 scale); equals `sign` where the voter gives no number), `ties` (share),
         `share` (1 / voters of this slot on this pair) and `present` (slots of this group on this pair).
     """
-    known = votes.join(voters.select("voter", "slot", "group", "bias", "scale", "numeric"), on="voter")
+    keys = voters.select("voter", "slot", "group", "bias", "scale", "numeric")
+    known = votes.join(keys, on="voter", maintain_order="left")
     shift = pl.col("bias") * pl.col("position")
     number = pl.when(pl.col("numeric") & pl.col("raw").is_not_null()).then(
         (pl.col("raw") / (2 * pl.col("scale"))).tanh()
     )
     cells = (
         known.with_columns(number.otherwise(pl.col("sign")).alias("_number"))
-        .sort("pair_id", "voter", "order", "sample", "label", "raw")
         .group_by("pair_id", "voter", maintain_order=True)
         .agg(
             pl.col("slot").first(),

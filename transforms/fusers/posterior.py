@@ -94,7 +94,9 @@ class Posterior:
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Posteriors of `pairs`; each depends on its own votes and the model only, so any bucketing gives the same."""
-        valid = valid_votes(votes).join(pairs.select("pair_id").unique(), on="pair_id", how="semi")
+        valid = valid_votes(votes).join(
+            pairs.select("pair_id").unique(), on="pair_id", how="semi", maintain_order="left"
+        )
         machine = machine_cells(model, valid, pairs)
         human = human_cells(
             valid.filter(pl.col("kind") == "human"), humans_frame(model["humans"]), self.config.human_accuracy
