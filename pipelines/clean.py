@@ -16,9 +16,10 @@ from pipelines.fitted import FittedStage
 from pipelines.stage import Reads, Stage
 from schemas.messages import text_of
 from schemas.tables import Rejects, conform
-from transforms.hygiene.clean import clean, drop, votes_on_masked
+from transforms.hygiene.clean import clean, drop
 from transforms.hygiene.config import HygieneConfig
 from transforms.hygiene.duplicates import DROPS, pair_keys, resolve
+from transforms.hygiene.masking import votes_on_masked
 from transforms.hygiene.semantic import semantic_duplicates
 from transforms.scorers._embedding import Embedder
 from transforms.storage.files import parquet_bytes

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, ClassVar
 
-import orjson
 from pydantic import Field
 
 from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
-from schemas.messages import Message, chat_messages, message, text_of
+from schemas.messages import Message, chat_messages
 from schemas.pairs import make_pair, mirrored
-from schemas.tables import PAYLOAD_LIMIT
+from transforms.generators._records import Response, group_of, json_text, read_meta, reject_row, written
 from transforms.generators._templates import template_version
 from transforms.plugins import Ask, PluginConfig, Reply, Request, Row, Yield
 
@@ -50,25 +48,6 @@ class OneEngine(Decoding):
     """A generator that asks one engine."""
 
     engine: str
-
-
-@dataclass(frozen=True)
-class Response:
-    """A candidate response with how it was made; `details` goes into the pair's `origin_ref`."""
-
-    messages: tuple[Message, ...]
-    model: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """The response as plain text."""
-        return text_of(self.messages)
-
-
-def written(text: str, model: str | None = None, **details: Any) -> Response:
-    """A response of one assistant turn."""
-    return Response((message("assistant", text),), model, details)
 
 
 class Tally:
@@ -293,34 +272,3 @@ class BaseGenerator(ABC):
         }
         out.pairs.append(pair)
         return pair
-
-
-def reject_row(stage: str, reason: str, record_id: str, detail: str, payload: Any) -> Row:
-    """A `rejects` row; the payload is JSON cut at `PAYLOAD_LIMIT` characters."""
-    text = json_text(payload)[:PAYLOAD_LIMIT]
-    return {
-        "reject_id": hash_fields(stage, reason, record_id, text),
-        "stage": stage,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": text,
-    }
-
-
-def group_of(row: Row) -> str:
-    """What must share a split with this row: its group, else its prompt."""
-    return str(row.get("group_id") or row["prompt_id"])
-
-
-def read_meta(row: Row) -> dict[str, Any]:
-    """The row's `meta` as an object; {} when absent or not a JSON object."""
-    if not row.get("meta"):
-        return {}
-    value = orjson.loads(row["meta"])
-    return value if isinstance(value, dict) else {}
-
-
-def json_text(value: Any) -> str:
-    """Canonical JSON text."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

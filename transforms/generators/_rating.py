@@ -14,7 +14,8 @@ import re
 from collections.abc import Sequence
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, Response, Tally
+from transforms.generators._base import BaseGenerator, Tally
+from transforms.generators._records import Response
 from transforms.generators._templates import render
 from transforms.plugins import Reply, Row
 

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 
 from schemas.ids import unit_interval
 from schemas.messages import message
-from transforms.generators._base import BaseGenerator, GeneratorConfig, Response, Tally, written
+from transforms.generators._base import BaseGenerator, GeneratorConfig, Tally
+from transforms.generators._records import Response, written
 from transforms.hygiene.similarity import jaccard, normalised, shingles
 from transforms.plugins import Row, Yield
 

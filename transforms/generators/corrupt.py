@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, Decoding, Response, Tally, written
+from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
+from transforms.generators._records import Response, written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
 from transforms.hygiene.similarity import normalised

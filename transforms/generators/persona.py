@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.messages import message
-from transforms.generators._base import BaseGenerator, OneEngine, Response, Tally
+from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._contrasts import contrast_of, contrasts
 from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._records import Response
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 
 from schemas.ids import hash_json
 from schemas.messages import message, messages_id, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally, group_of, json_text, read_meta
+from transforms.generators._base import BaseGenerator, OneEngine, Tally
+from transforms.generators._records import group_of, json_text, read_meta
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.generators._base import BaseGenerator, Decoding, Response, Tally
+from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._rating import RATE, rate
+from transforms.generators._records import Response
 from transforms.generators._sampling import SamplingConfig, sample
 from transforms.plugins import Row, Yield
 from transforms.registry import register

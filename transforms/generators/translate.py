@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from schemas.messages import Message, message
-from transforms.generators._base import BaseGenerator, OneEngine, Response, Tally
+from transforms.generators._base import BaseGenerator, OneEngine, Tally
+from transforms.generators._records import Response
 from transforms.generators._templates import render
 from transforms.hygiene.language import MIN_CHARS, language_of
 from transforms.hygiene.sanity import degenerate, is_refusal

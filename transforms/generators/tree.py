@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally, written
+from transforms.generators._base import BaseGenerator, OneEngine, Tally
+from transforms.generators._records import written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
 from transforms.hygiene.similarity import normalised

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +13,17 @@ import polars as pl
 from schemas.errors import UsageError
 from schemas.ids import hash_fields
 from schemas.messages import Message, messages_id, text_of
-from schemas.pairs import make_pair
-from schemas.pairs import mirrored as mirrored_label
 from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
-from transforms.hygiene import personal, sanity
-from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
+from transforms.hygiene import sanity
+from transforms.hygiene.config import HygieneConfig, LanguageConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
 from transforms.hygiene.language import language_of
+from transforms.hygiene.masking import Fault, forbidden, kinds_in, mask_messages, mask_pair, with_tags
 from transforms.plugins import Row
 
 STAGE = "hygiene"
-_BUILT = ("pair_id", "prompt_id", "prompt", "context", "response_a", "response_b", "model_a", "model_b", "source_label")
-SECRETS = ("private_key", "token", "secret")
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
-Fault = tuple[str, str]  # reason code, one sentence
 
 
 def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -58,34 +53,12 @@ def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
         if fault is None and config.language is not None:
             fault, row = _language(row, config.language)
         if fault is None and config.personal is not None:
-            fault, row = _personal(row, config.personal)
+            fault, row = mask_pair(row, config.personal)
         if fault is None:
             kept.append(row)
         else:
             rejects.append(reject(*fault, original["pair_id"], original))
     return rows_frame(kept, Pairs), rows_frame(rejects, Rejects)
-
-
-def votes_on_masked(votes: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """The votes on pairs that `clean` masked, moved to their new ids; the votes of other pairs are left out."""
-    masked = kept.select(
-        pl.col("meta").str.json_path_match("$.masked_from").alias("old"),
-        pl.col("meta").str.json_path_match("$.mirrored").eq("true").alias("mirrored"),
-        pl.col("pair_id").alias("new"),
-    ).drop_nulls("old")
-    moved = votes.join(masked, left_on="pair_id", right_on="old", maintain_order="left")
-    turned = {"a": "b", "b": "a"}
-    orders = {"ab": "ba", "ba": "ab"}
-    mirrored = moved.with_columns(
-        label=pl.when("mirrored").then(pl.col("label").replace(turned)).otherwise("label"),
-        order=pl.when("mirrored").then(pl.col("order").replace(orders)).otherwise("order"),
-        p_a=pl.when("mirrored").then(1 - pl.col("p_a")).otherwise("p_a"),
-        score_a=pl.when("mirrored").then("score_b").otherwise("score_a"),
-        score_b=pl.when("mirrored").then("score_a").otherwise("score_b"),
-        pair_id=pl.col("new"),
-    )
-    ids = [hash_fields("masked", old, new) for old, new in mirrored.select("vote_id", "pair_id").iter_rows()]
-    return mirrored.with_columns(pl.Series("vote_id", ids, dtype=pl.String)).select(votes.columns)
 
 
 def clean_prompts(
@@ -105,11 +78,11 @@ def clean_prompts(
             fault = _not_allowed(language, config.language)
             row = {**row, "language": language}
         if fault is None and config.personal is not None:
-            found_kinds = _kinds([text], config.personal)
-            fault = _forbidden(found_kinds, config.personal)
+            found_kinds = kinds_in([text], config.personal)
+            fault = forbidden(found_kinds, config.personal)
             if fault is None and found_kinds:
-                prompt = _masked(row["prompt"], config.personal)
-                row = {**row, "prompt": prompt, "prompt_id": messages_id(prompt), "tags": _tagged(row, found_kinds)}
+                prompt = mask_messages(row["prompt"], config.personal)
+                row = {**row, "prompt": prompt, "prompt_id": messages_id(prompt), "tags": with_tags(row, found_kinds)}
         if fault is None:
             kept.append(row)
         else:
@@ -219,84 +192,3 @@ def _not_allowed(language: str | None, config: LanguageConfig) -> Fault | None:
     if config.allowed is not None and language is not None and language not in config.allowed:
         return "language_not_allowed", f"in {language!r}; allowed: {', '.join(config.allowed)}"
     return None
-
-
-def _personal(row: Row, config: PersonalConfig) -> tuple[Fault | None, Row]:
-    texts = [m["content"] for part in ("prompt", "response_a", "response_b") for m in row[part]]
-    found = _kinds([*texts, row["context"] or ""], config)
-    fault = _forbidden(found, config)
-    if fault or not found:
-        return fault, row
-    tagged = {**row, "tags": _tagged(row, found)}
-    parts: dict[str, Any] = {name: _masked(row[name], config) for name in ("prompt", "response_a", "response_b")}
-    context = _masked_text(row["context"], config) if row["context"] else row["context"]
-    if context == row["context"] and all(parts[name] == row[name] for name in parts):
-        return None, tagged
-    meta = orjson.loads(row["meta"]) if row["meta"] else {}
-    fields = {name: value for name, value in tagged.items() if name not in (*_BUILT, "meta")}
-    try:
-        masked, mirrored = make_pair(
-            parts["prompt"],
-            parts["response_a"],
-            parts["response_b"],
-            first_label=row["source_label"],
-            model_first=row["model_a"],
-            model_second=row["model_b"],
-            context=context,
-            **fields,
-        )
-    except ValueError:
-        return ("identical_responses", "the responses differ only in what is masked"), row
-    if mirrored:
-        meta = _turned(meta)
-        masked["origin_ref"] = _turned_text(row["origin_ref"])
-    masked["meta"] = orjson.dumps({**meta, "masked_from": row["pair_id"], "mirrored": mirrored}).decode()
-    return None, masked
-
-
-def _turned(facts: dict[str, Any]) -> dict[str, Any]:
-    """What generators wrote about a pair's sides, after a and b changed places."""
-    out = {**facts, **{new: facts[old] for old, new in (("a", "b"), ("b", "a")) if old in facts and new in facts}}
-    if isinstance(facts.get("sides"), dict):
-        out["sides"] = _turned(facts["sides"])
-    if isinstance(facts.get("expected"), str):
-        out["expected"] = mirrored_label(facts["expected"])
-    return out
-
-
-def _turned_text(text: str | None) -> str | None:
-    """As `_turned`, for an `origin_ref` that is a JSON object; any other stays."""
-    try:
-        facts = orjson.loads(text or "null")
-    except orjson.JSONDecodeError:
-        return text
-    return orjson.dumps(_turned(facts), option=orjson.OPT_SORT_KEYS).decode() if isinstance(facts, dict) else text
-
-
-def _policy(kind: str, config: PersonalConfig) -> str:
-    return config.secrets if kind in SECRETS else config.policy
-
-
-def _kinds(texts: Sequence[str], config: PersonalConfig) -> list[str]:
-    return sorted({f.kind for text in texts for f in personal.find(text, config.kinds)})
-
-
-def _forbidden(kinds: Sequence[str], config: PersonalConfig) -> Fault | None:
-    forbidden = [kind for kind in kinds if _policy(kind, config) == "drop"]
-    if not forbidden:
-        return None
-    reason = "secret" if forbidden[0] in SECRETS else "personal_data"
-    return reason, f"holds {', '.join(forbidden)}"
-
-
-def _masked_text(text: str, config: PersonalConfig) -> str:
-    findings = personal.find(text, config.kinds)
-    return personal.mask(text, [f for f in findings if _policy(f.kind, config) == "mask"])
-
-
-def _masked(messages: Sequence[Message], config: PersonalConfig) -> list[Message]:
-    return [{**m, "content": _masked_text(m["content"], config)} for m in messages]
-
-
-def _tagged(row: Row, kinds: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys([*(row["tags"] or []), *(f"pii:{kind}" for kind in kinds)]))

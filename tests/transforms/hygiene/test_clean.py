@@ -11,9 +11,10 @@ from schemas.errors import UsageError
 from schemas.messages import message, messages_id, text_of
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Prompts, Rejects, Votes, rows_frame
-from transforms.hygiene.clean import clean, clean_prompts, drop, votes_on_masked
+from transforms.hygiene.clean import clean, clean_prompts, drop
 from transforms.hygiene.config import HygieneConfig
 from transforms.hygiene.duplicates import pair_keys, resolve
+from transforms.hygiene.masking import votes_on_masked
 
 GOOD = "The moon pulls the sea towards itself, and so there are two high tides on nearly every day of the year."
 OTHER = "Tides come from wind over the open ocean, which pushes the water to the coast and lets it fall back."
