@@ -19,6 +19,7 @@ from schemas.tables import Votes, conform
 from transforms.registry import find
 
 VOTERS = 20
+BUCKET = 10_000  # pairs
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -26,7 +27,7 @@ def synthetic_votes(n_votes: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataF
     """`n_votes` votes of `VOTERS` voters in four groups, right 55% to 90% of the time, and a human on 1% of pairs.
 
     Returns:
-        votes: the `Votes` columns the fusers read (`vote_id` left null: making five million hashes is not fusion).
+        votes: the `Votes` columns the fusers read (others null: making five million hashes is not fusion).
         pairs: what a fuser sees of the pairs.
     """
     rng = np.random.default_rng(seed)
@@ -63,6 +64,13 @@ def _frame(ids: pl.Series, says_a: Any, voter: str, group: str, kind: str, order
     return conform(frame, Votes)
 
 
+def _buckets(votes: pl.DataFrame, pairs: pl.DataFrame) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
+    parts = [pairs[start : start + BUCKET] for start in range(0, len(pairs), BUCKET)]
+    bucket = pl.concat([p.select("pair_id", pl.lit(i).alias("_bucket")) for i, p in enumerate(parts)])
+    split = votes.join(bucket, on="pair_id").partition_by("_bucket", as_dict=True, include_key=False)
+    return [(split[i,], part) for i, part in enumerate(parts)]
+
+
 def measure(method: str, n_votes: int) -> dict[str, Any]:
     """Run one method in a fresh process: seconds of fitting and applying, and peak memory over that of the input."""
     command = [sys.executable, "-m", "tests.benchmarks.quality.fusion_cost", method, str(n_votes)]
@@ -75,9 +83,10 @@ def _run(method: str, n_votes: int) -> dict[str, float]:
     if method == "ours":
         plugin = find("fusers", "posterior")
         fuser = plugin("posterior", plugin.Config(), 0)
+        buckets = _buckets(votes, pairs)  # as a workspace holds them
         before, started, cpu = _peak_mb(), time.perf_counter(), time.process_time()
-        verdicts = fuser.apply(fuser.fit(votes, pairs), votes, pairs)
-        n = len(verdicts)
+        model = fuser.fit(votes, pairs)
+        n = sum(len(fuser.apply(model, *bucket)) for bucket in buckets)
     else:
         from crowdkit.aggregation import DawidSkene
 
