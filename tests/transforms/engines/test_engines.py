@@ -1,0 +1,190 @@
+"""The three engines: what their settings mean, what they identify, and the embedded one at work."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.errors import EngineError, MissingExtra, UsageError
+from tests.stub_llm import StubServer
+from transforms.engines._supervisor import free_port
+from transforms.plugins import Reply, Request
+from transforms.registry import find, names
+
+SKYWORK = "Skywork/Skywork-Critic-Llama-3.1-8B"
+
+
+def engine(plugin: str, **settings: Any) -> Any:
+    cls = find("engines", plugin)
+    return cls("llm", cls.Config(**settings), 0)
+
+
+def ask(made: Any, *bodies: dict[str, Any], path: str = "chat/completions") -> list[Reply]:
+    async def run(urls: list[str]) -> list[Reply]:
+        async with made.connect(urls) as client:
+            requests = [Request("llm", made.model, body, path=path) for body in bodies]
+            return list(await asyncio.gather(*(client.send(request) for request in requests)))
+
+    with made.serve() as urls:
+        return asyncio.run(run(urls))
+
+
+def chat(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+def test_engines_are_found_by_name() -> None:
+    assert names("engines") == ["llamacpp", "openai", "vllm"]
+
+
+def test_an_endpoint_that_is_there_answers() -> None:
+    with StubServer() as one, StubServer() as two:
+        made = engine("openai", base_url=[one.url, two.url + "/"], model="stub")
+        replies = ask(made, *(chat(f"question {n}") for n in range(10)))
+        assert sum(one.stub.received.values()) == 5
+    assert {reply.state for reply in replies} == {"ok"}
+
+
+def test_the_identity_is_the_model_and_not_the_address() -> None:
+    one = engine("openai", base_url="http://127.0.0.1:1/v1", model="m")
+    other = engine("openai", base_url="http://127.0.0.1:2/v1", model="m", concurrency=3)
+    pinned = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", revision="2")
+    assert one.identity == other.identity == "m"
+    assert pinned.model == "m@2"
+    body = chat("x")
+    assert Request("a", one.model, body).request_id == Request("b", other.model, body).request_id
+    assert Request("a", one.model, body).request_id != Request("a", pinned.model, body).request_id
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "http://127.0.0.1:8000", "ftp://x/v1", []])
+def test_a_wrong_base_url_is_refused_at_load_time(url: Any) -> None:
+    with pytest.raises(ValidationError, match="base URL"):
+        engine("openai", base_url=url, model="m")
+
+
+def test_an_endpoint_that_does_not_answer_is_named_at_once() -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with (
+        pytest.raises(EngineError, match=f"nothing answers at {url}/models"),
+        engine("openai", base_url=url, model="m", start_timeout_s=0.2).serve(),
+    ):
+        pass
+
+
+def test_a_key_comes_from_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", api_key_env="PREFINE_TEST_KEY")
+    monkeypatch.delenv("PREFINE_TEST_KEY", raising=False)
+    with pytest.raises(EngineError, match="environment variable PREFINE_TEST_KEY"), made.serve():
+        pass
+    monkeypatch.setenv("PREFINE_TEST_KEY", "sesame")
+    assert made.headers() == {"authorization": "Bearer sesame"}
+    assert "sesame" not in repr(made.config) + str(made.identity)
+
+
+def test_concurrency_is_divided_among_workers() -> None:
+    made = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", concurrency=10)
+    assert made.connect(["http://127.0.0.1:1/v1"], workers=4).concurrency == 2
+    assert made.connect(["http://127.0.0.1:1/v1"], workers=40).concurrency == 1
+
+
+def test_the_command_of_an_8b_judge_on_two_gpus() -> None:
+    made = engine(
+        "vllm",
+        model=SKYWORK,
+        revision="main",
+        tensor_parallel=2,
+        flags={
+            "max-model-len": 8192,
+            "gpu-memory-utilization": 0.9,
+            "enable-prefix-caching": True,
+            "enforce-eager": False,
+        },
+    )
+    assert made.command() == [
+        *("vllm", "serve", SKYWORK, "--host", "127.0.0.1", "--port", "{port}"),
+        *("--served-model-name", SKYWORK, "--revision", "main", "--tensor-parallel-size", "2"),
+        *("--enable-prefix-caching", "--gpu-memory-utilization", "0.9", "--max-model-len", "8192"),
+    ]
+
+
+def test_flags_that_change_answers_change_the_identity_and_others_do_not() -> None:
+    base = engine("vllm", model="m", revision="r")
+    faster = engine("vllm", model="m", revision="r", tensor_parallel=4, flags={"gpu-memory-utilization": 0.5})
+    other = engine("vllm", model="m", revision="r", flags={"dtype": "float16"})
+    assert base.model == faster.model == "m@r"
+    assert other.model != base.model
+
+
+def test_weights_in_a_folder_are_identified_by_content(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = engine("vllm", model=str(tmp_path)).model
+    (tmp_path / "model.safetensors").write_bytes(b"two!")
+    assert engine("vllm", model=str(tmp_path)).model != before
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="holds no weights"):
+        engine("vllm", model=str(tmp_path))
+
+
+def test_an_absent_vllm_is_explained() -> None:
+    made = engine("vllm", model="m", revision="r", executable="/no/such/vllm")
+    with pytest.raises(MissingExtra, match="environment of its own"), made.serve():
+        pass
+
+
+def test_vllm_servers_already_there_are_used() -> None:
+    with StubServer() as stub:
+        made = engine("vllm", model="stub", revision="r", urls=[stub.url])
+        (reply,) = ask(made, chat("hello"))
+    assert reply.state == "ok"
+
+
+def test_a_served_command_is_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "vllm"
+    root = Path(__file__).resolve().parents[3]
+    script.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(root)!r})\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'tests.stub_llm', '--port', port])\n"
+    )
+    script.chmod(0o755)
+    made = engine("vllm", model="stub", revision="r", executable=str(script), start_timeout_s=60)
+    replies = ask(made, chat("one"), chat("two"))
+    assert {reply.state for reply in replies} == {"ok"}
+
+
+def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model file at"):
+        engine("llamacpp", gguf=tmp_path / "none.gguf")
+
+
+@pytest.mark.slow
+def test_the_embedded_model_answers_with_text_logprobs_and_json() -> None:
+    made = engine("llamacpp", context=1024, slots=4)
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    letter, text, again, formed, long = ask(
+        made,
+        chat("Answer A or B.", max_tokens=1, temperature=0, logprobs=True, top_logprobs=20),
+        chat("Say something.", max_tokens=12, temperature=0.8, seed=1),
+        chat("Say something.", max_tokens=12, temperature=0.8, seed=1),
+        chat("Give a number.", max_tokens=20, temperature=0, response_format=form),
+        chat("word " * 4000, max_tokens=1),
+    )
+    assert letter.logprobs is not None
+    assert len(letter.logprobs[0]) >= 20
+    assert text.tokens_out == again.tokens_out == 12
+    assert formed.text.startswith("{")
+    assert (long.state, long.transient) == ("error", False)
+    assert "context" in (long.error or "")
+    (count,) = ask(made, {"content": "one two three", "prompt": "one two three"}, path="tokenize")
+    assert count.text.isdigit()
