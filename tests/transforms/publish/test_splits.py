@@ -111,6 +111,17 @@ def test_groups_and_near_duplicates_stay_together() -> None:
     assert len(set(cluster.values())) == 62
 
 
+def test_what_descends_from_an_ungrouped_prompt_stays_with_it() -> None:
+    rows = []
+    for i in range(40):
+        original = frames.pair(f"question {i} about thing {i * i}", "x", "y")
+        rows += [original, frames.pair(f"ganz anderer Satz {i}", "x", "y", group_id=original["prompt_id"])]
+    keys = prompt_keys(rows_frame(rows, Pairs), rows_frame([], Verdicts), CONFIG)
+    cluster = dict(assign_splits(keys, CONFIG, 0).select("prompt_id", "cluster_id").iter_rows())
+    assert all(cluster[r["prompt_id"]] == cluster[r.get("group_id") or r["prompt_id"]] for r in rows)
+    assert len(set(cluster.values())) == 40
+
+
 def test_a_shared_system_message_does_not_make_prompts_alike() -> None:
     system = {"role": "system", "content": "You are a helpful assistant who answers briefly and to the point. " * 20}
     prompts = [[system, {"role": "user", "content": t}] for t in ("Name a river", "Why is the sky blue?")]
