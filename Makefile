@@ -4,11 +4,13 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LABEL_STUDIO ?= .venv-labelstudio
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 WORKSPACE ?= workspace-demo
+TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test lint unit integration bench setup clean
+.PHONY: help demo test lint unit integration bench setup clean labelstudio
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -35,8 +37,20 @@ unit: $(SETUP) ## the tests that need no server and no model
 
 test: lint unit ## everything that `make test` promises
 
-integration: $(SETUP) ## the slow tests: real LLM, real servers
-	$(BIN)/python -m pytest -m slow
+integration: $(SETUP) $(LABEL_STUDIO)/.ready ## the slow tests: real LLM, real servers
+	PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m pytest -m slow
+
+$(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
+	$(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install --quiet --constraint constraints-labelstudio.txt label-studio
+	touch $@
+
+labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for a person to try
+	@echo "open http://127.0.0.1:8080 (admin@example.com / change-me-1); export LABEL_STUDIO_TOKEN=$(TOKEN); stop with ctrl-c"
+	LABEL_STUDIO_BASE_DATA_DIR=$(abspath workspace-labelstudio) LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true \
+	LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK=true LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false COLLECT_ANALYTICS=0 \
+	SENTRY_DSN= FRONTEND_SENTRY_DSN= LATEST_VERSION_CHECK=0 $(LABEL_STUDIO)/bin/label-studio start --no-browser \
+	--internal-host 127.0.0.1 --port 8080 --username admin@example.com --password change-me-1 --user-token $(TOKEN)
 
 bench: $(SETUP) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
