@@ -9,8 +9,7 @@ votes of the data's judges and a length feature, and an own effect per pair, all
 
 label accuracy: share of pairs whose gold label (the data's own aggregate of all humans) is a or b and
 whose modelled label agrees. head accuracy: a logistic preference head on bags of words, trained on the modelled labels
-of four fifths of the pairs (split by prompt; by text of a response where prompts are few), weighted by
-certainty, tested on the gold labels of the rest.
+of four fifths of the prompts, weighted by certainty, tested on the gold labels of the rest.
 """
 
 from __future__ import annotations
@@ -90,8 +89,15 @@ def load(folder: Path, name: str, limit: int | None) -> Replay:
         strengths,
         np.array(features),
         words,
-        np.array([unit_interval("split", p) < 0.2 for p in rows["prompt"]]),
+        held_out(rows["prompt"].to_list()),
     )
+
+
+def held_out(prompts: list[str]) -> NDArray[np.bool_]:
+    """A fifth of the prompts, at least one, chosen by hash: whether each pair tests the head."""
+    distinct = sorted(set(prompts), key=lambda prompt: unit_interval("split", prompt))
+    chosen = set(distinct[: max(1, round(len(distinct) / 5))])
+    return np.array([prompt in chosen for prompt in prompts])
 
 
 @dataclass
