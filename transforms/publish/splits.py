@@ -73,14 +73,13 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
             pl.col("slice").first(),
             n_rows=pl.col("published").sum(),
             text=pl.col("text").first(),
-            groups=pl.col("group_id").drop_nulls().unique().sort(),
+            # What was generated from an ungrouped prompt names that prompt as its group.
+            groups=pl.col("group_id").fill_null(pl.col("prompt_id")).unique().sort(),
         )
     )
     similar = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
-    names = sorted(set(prompts["groups"].explode().drop_nulls().to_list()))
+    names = sorted(set(prompts["groups"].explode().to_list()))
     group_key = pl.Series([int(hash_fields("group", g)[:16], 16) for g in names], dtype=pl.UInt64)
-    if not names:
-        return prompts.with_columns(keys=key_lists(similar)).select(KEYS_SCHEMA.names())
     groups = pl.col("groups").list.eval(
         pl.element().replace_strict(pl.Series(names, dtype=pl.String), group_key, return_dtype=pl.UInt64)
     )
