@@ -6,6 +6,7 @@ one person, so each record is either a valid row in terms of the stored a and b,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,7 +104,9 @@ def latest(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 
 def reject(reason: str, record_id: str, detail: str, payload: Any) -> Row:
     """A `rejects` row of the pull stage."""
-    text = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS, default=str).decode()[:PAYLOAD_LIMIT]
+    # The server passes on lone surrogates; escaped as ASCII they stay readable and can be stored.
+    text = json.dumps(payload, sort_keys=True, default=str)[:PAYLOAD_LIMIT]
+    detail = detail.encode("utf-8", "backslashreplace").decode()
     return {
         "reject_id": hash_fields(STAGE, reason, record_id, text),
         "stage": STAGE,
@@ -230,7 +233,12 @@ def _text(value: Any) -> str | None:
         return None
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
         raise AnswerError("off_schema", f"rationale is {value!r}; expected text.")
-    return "\n".join(parts).strip() or None
+    text = "\n".join(parts).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AnswerError("off_schema", f"rationale is not valid Unicode at character {error.start}.") from None
+    return text or None
 
 
 def _span(value: Row, side: str, pair: Row, config: PageConfig) -> Row:

@@ -48,6 +48,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     for i in IDS
 }
 SIX_STARS = {"from_name": "a_helpful", "type": "rating", "value": {"rating": 6}}
+SURROGATE = {"from_name": "rationale", "type": "textarea", "value": {"text": ["\ud800"]}}
 NAMES = {1: "ann", 2: "bob"}
 
 
@@ -101,6 +102,8 @@ def rejected(**fields: Any) -> str:
         ({"result": [*answer("a", "ab"), span("a", 5, 500, "x", "good")]}, "bad_span"),
         ({"result": [{"from_name": "preference", "type": "rating", "value": {"rating": 3}}]}, "off_schema"),
         ({"result": [*answer("a", "ab"), SIX_STARS]}, "off_schema"),
+        ({"result": [*answer("a", "ab"), SURROGATE]}, "off_schema"),
+        ({"result": [*answer("a", "ab"), choices("\ud800", "x")]}, "off_schema"),
         ({"lead_time": -3}, "off_schema"),
         ({"updated_at": "yesterday"}, "off_schema"),
         ({"updated_at": "2026-01-02T03:04:05"}, "off_schema"),
