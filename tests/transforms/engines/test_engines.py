@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.errors import EngineError, MissingExtra, UsageError
+from schemas.recipe_file import load_recipe
 from tests.stub_llm import StubServer
 from transforms.engines._supervisor import free_port
 from transforms.plugins import Reply, Request
@@ -188,3 +189,16 @@ def test_the_embedded_model_answers_with_text_logprobs_and_json() -> None:
     assert "context" in (long.error or "")
     (count,) = ask(made, {"content": "one two three", "prompt": "one two three"}, path="tokenize")
     assert count.text.isdigit()
+
+
+def test_the_gpu_recipe_is_valid_and_gives_the_command_it_promises() -> None:
+    recipe = load_recipe(Path(__file__).resolve().parents[3] / "recipes" / "gpu_judge.yaml").recipe
+    use = recipe.engines["qwen"]
+    made = engine(use.plugin, **use.settings)
+    assert made.command() == [
+        *("/opt/vllm/bin/vllm", "serve", "Qwen/Qwen3-8B", "--host", "127.0.0.1", "--port", "{port}"),
+        *("--served-model-name", "Qwen/Qwen3-8B", "--enable-prefix-caching", "--gpu-memory-utilization", "0.9"),
+        *("--max-model-len", "8192", "--max-num-seqs", "256"),
+    ]
+    for judge_use in recipe.judge.judges:
+        find("judges", judge_use.plugin).Config(**judge_use.settings)
