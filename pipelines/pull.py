@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
-from pipelines.annotation import asked, ledger, page_config, pairs_by_id, server
+from pipelines.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, server, store_frame
 from pipelines.stage import PAIR_STAGES, Reads, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema
 from transforms.annotate.answers import Answers, read_answers
 from transforms.annotate.files import from_jsonl
-from transforms.annotate.label_studio import Pulled, pull
+from transforms.annotate.label_studio import Pulled, pull, reconcile
 from transforms.annotate.votes import votes_of
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
@@ -71,10 +71,11 @@ class Pull(Stage):
         studio = server(self.recipe.annotate)
         raw = self._frame(_RAW)
         cursors = orjson.loads(self.workspace.read_artefact(self.name, _CURSORS) or b"{}")
-        state = pull(studio, ledger(self.workspace), Pulled() if raw is None else Pulled(raw, cursors))
+        tasks, _, _ = reconcile(studio, ledger(self.workspace))
+        store_frame(self.workspace, LEDGER, tasks)
+        state = pull(studio, tasks, Pulled() if raw is None else Pulled(raw, cursors))
         self._store(_RAW, state.raw)
         self.workspace.write_artefact(self.name, _CURSORS, canonical_json(state.cursors))
-        tasks = ledger(self.workspace)
         queued = asked(self.workspace)
         controls = queued.filter(pl.col("purpose") == "control")["pair_id"]
         pairs = pairs_by_id(self.workspace, tasks["pair_id"])

@@ -13,7 +13,7 @@ import polars as pl
 
 from pipelines.annotation import asked
 from pipelines.fitted import FittedStage
-from pipelines.stage import PAIR_STAGES, Reads, Stage
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json
 from schemas.tables import Queue, polars_schema
 from transforms.build import build
@@ -31,7 +31,7 @@ class Route(FittedStage):
     """The pairs a human should see."""
 
     name: ClassVar[str] = "route"
-    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("verdicts", ("fuse",)))
+    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES), ("verdicts", ("fuse",)))
 
     @cached_property
     def router(self) -> Any:
@@ -97,7 +97,12 @@ class Route(FittedStage):
             n_chars.cast(pl.Int64).alias("n_chars"),
             pl.when(is_control).then("source_label").alias("known_label"),
         )
-        return verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
+        votes = self.workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter"))
+        people = votes.filter(pl.col("kind") == "human").group_by("pair_id").agg(pl.col("voter").unique().sort())
+        candidates = verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
+        return candidates.join(
+            people.select("pair_id", humans="voter"), on="pair_id", how="left", maintain_order="left"
+        ).with_columns(pl.col("humans").fill_null([]))
 
 
 def _length(column: str) -> pl.Expr:

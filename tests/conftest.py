@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.label_studio_server import Server, executable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,19 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real preference data not found at {path}; set PREFINE_SHARED_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running Label Studio with an empty database, shared by the tests of a session."""
+    if executable() is None:
+        missing = "Label Studio is not installed: `make integration` installs it, or set PREFINE_LABEL_STUDIO"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    server = Server(tmp_path_factory.mktemp("label-studio"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -145,9 +146,7 @@ def test_until_stops_after_the_stage(project: Project) -> None:
     assert [row["buckets"] for row in status[:3]] == [4, 4, 0]
 
 
-def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(
-    tmp_path: Path, stub: Callable[..., str]
-) -> None:
+def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(tmp_path: Path, stub: Callable[..., str]) -> None:
     url = stub(fail_first=2)
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS[:4]))
     recipe = recipe_of(url)
@@ -164,3 +163,23 @@ def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(
     votes = table_frame(workspace, "votes").filter(pl.col("kind") == "judge").collect()
     assert votes.height == 2 * table_frame(workspace, "pairs").collect().height > 0
     assert not votes["label"].is_in(["error"]).any()
+
+
+def judge_calls(result: dict[str, Any]) -> float:
+    judge = next(stage for stage in result["stages"] if stage["stage"] == "judge")
+    return sum(usage["calls"] for usage in judge["usage"].values())
+
+
+def test_a_sequential_panel_asks_less_and_says_the_same_twice(project: Project) -> None:
+    project.recipe["generate"]["generators"] = project.recipe["generate"]["generators"][:1]
+    project.recipe["judge"]["judges"] = [
+        {"name": f"judge{i}", "plugin": "logprob", "engine": "stub", "top_logprobs": 10 + i} for i in range(3)
+    ]
+    whole = project.run("whole")
+    project.recipe["judge"]["panel"] = {"stop_certainty": 0.65}
+    less = project.run("less")
+    calls = [judge_calls(result) for result in (whole, less)]
+    assert 0 < calls[1] < calls[0]
+    again = project.run("again")
+    assert again["published"]
+    assert version_bytes(project.folder / "again") == version_bytes(project.folder / "less")
