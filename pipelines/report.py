@@ -8,9 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.stage import summarise
+from pipelines.stage import PAIR_STAGES, summarise
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, version_name
+from transforms.generators._yield import yield_table
 from transforms.publish.read import Version
 from transforms.publish.store import Datasets
 from transforms.report.data import report_data
@@ -18,6 +19,7 @@ from transforms.report.render import render
 from transforms.storage.workspace import Workspace
 
 REPORT = "report.html"
+_YIELD_PAIRS = 200_000  # generated pairs up to which the yield table reads their texts
 _STAGES = ("ingest", "generate", "clean", "judge", "score", "fuse", "route")
 
 
@@ -65,11 +67,19 @@ _COUNTS = {"calls": "calls", "cached": "memo_hits", "tokens_in": "tokens_in", "t
 
 
 def _asked(workspace: Workspace) -> pl.DataFrame:
-    """Per generator: what it asked, parsed and made."""
-    counts = summarise("generate", list(workspace.checkpoints("generate").values())).counts
-    rows: dict[str, dict[str, float | str]] = {}
-    for name, n in counts.items():
+    """Per generator: what it asked, parsed and made, what hygiene kept and how sure the voters are of it."""
+    summary = summarise("generate", list(workspace.checkpoints("generate").values()))
+    counts: dict[str, dict[str, int]] = {}
+    for name, n in summary.counts.items():
         generator, dot, key = name.rpartition(".")
         if dot:
-            rows.setdefault(generator, {"generator": generator})[key] = n
-    return pl.DataFrame(list(rows.values())) if rows else pl.DataFrame()
+            counts.setdefault(generator, {})[key] = int(n)
+    if not counts:
+        return pl.DataFrame()
+    if summary.rows_out > _YIELD_PAIRS:
+        return pl.DataFrame([{"generator": name, **numbers} for name, numbers in sorted(counts.items())])
+    columns = ("origin", "response_a", "response_b")
+    kept = pl.concat([workspace.read("pairs", bucket, PAIR_STAGES, columns) for bucket in workspace.buckets])
+    verdicts = pl.concat([workspace.read("verdicts", bucket, ("fuse",)) for bucket in workspace.buckets])
+    table = yield_table(counts, kept, verdicts)
+    return table.select(c for c in table.columns if not table[c].is_null().all())
