@@ -10,7 +10,7 @@ SETUP := $(VENV)/.ready
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test lint unit integration bench setup clean labelstudio
+.PHONY: help demo test lint unit integration bench setup clean labelstudio vllm
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -44,6 +44,10 @@ $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)
 	$(LABEL_STUDIO)/bin/python -m pip install --quiet --constraint constraints-labelstudio.txt label-studio
 	touch $@
+
+VLLM ?= .vllm
+vllm: $(SETUP) ## an environment with vLLM for the CPU and a tiny model, for the tests against real vLLM
+	$(BIN)/python -m tests.vllm_environment $(VLLM)
 
 labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for a person to try
 	@echo "open http://127.0.0.1:8080 (admin@example.com / change-me-1); export LABEL_STUDIO_TOKEN=$(TOKEN); stop with ctrl-c"

@@ -117,6 +117,7 @@ class AskingStage(Stage):
         self, bucket: int, caller: Caller, progress: LaneProgress, commit: Callable[[int, Output], None]
     ) -> Work[Any]:
         memo = Memo(self.workspace.bucket_dir("generations", bucket))
+        memo.load()
         asker = caller.asker(memo)
         units, output_of = self.work(bucket, asker)
 

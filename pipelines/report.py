@@ -20,7 +20,7 @@ from transforms.storage.workspace import Workspace
 
 REPORT = "report.html"
 _YIELD_PAIRS = 200_000  # generated pairs up to which the yield table reads their texts
-_STAGES = ("ingest", "generate", "clean", "judge", "score", "fuse", "route")
+_STAGES = ("generate", "judge")
 
 
 def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:
@@ -54,16 +54,25 @@ def write_report(root: str, dataset: str, out: Path | None) -> str:
 
 
 def _costs(workspace: Workspace) -> pl.DataFrame:
-    """Per stage: calls sent, requests answered by the memo, tokens and seconds."""
+    """Per engine and who asked it: requests and tokens, whether paid in this run or known from an earlier one.
+
+    What differs from run to run (seconds, retries, what the memo spared) is in `prefine status`: a version
+    made again from the same inputs has the same bytes.
+    """
     rows = []
     for stage in _STAGES:
-        summary = summarise(stage, list(workspace.checkpoints(stage).values()))
-        total = {k: int(sum(u.get(k, 0) for u in summary.usage.values())) for k in _COUNTS.values()}
-        rows.append({"stage": stage, **{k: total[v] for k, v in _COUNTS.items()}, "seconds": summary.seconds})
+        usage = summarise(stage, list(workspace.checkpoints(stage).values())).usage
+        rows += [
+            {
+                "stage": stage,
+                "who": who,
+                "requests": int(sum(numbers.get(k, 0) for k in ("calls", "memo_hits", "joined"))),
+                "tokens_in": int(sum(numbers.get(k, 0) for k in ("tokens_in", "recalled_in"))),
+                "tokens_out": int(sum(numbers.get(k, 0) for k in ("tokens_out", "recalled_out"))),
+            }
+            for who, numbers in sorted(usage.items())
+        ]
     return pl.DataFrame(rows)
-
-
-_COUNTS = {"calls": "calls", "cached": "memo_hits", "tokens_in": "tokens_in", "tokens_out": "tokens_out"}
 
 
 def _asked(workspace: Workspace) -> pl.DataFrame:

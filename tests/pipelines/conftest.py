@@ -76,13 +76,9 @@ class Project:
 
 
 def version_bytes(workspace: Path, dataset: str = "small", version: str = "v0001") -> dict[str, bytes]:
-    """Every file of a version but the report, whose times differ."""
+    """Every file of a version, the manifest and the report too."""
     folder = workspace / "datasets" / dataset / version
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("report.html", "manifest.json")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def recipe_of(url: str) -> dict[str, Any]:

@@ -25,6 +25,13 @@ class Usage:
     tokens_cached: int = 0
     tokens_out: int = 0
     ms: float = 0.0  # sum over requests, retries and waits included
+    recalled_in: int = 0  # tokens of the answers that came from the memo or were joined
+    recalled_out: int = 0
+
+    def recall(self, reply: Reply) -> None:
+        """Add the tokens of an answer that was not paid for this time."""
+        self.recalled_in += reply.tokens_in
+        self.recalled_out += reply.tokens_out
 
     def count(self, reply: Reply) -> None:
         """Add a request that was sent."""

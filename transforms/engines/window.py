@@ -83,12 +83,14 @@ class Caller:
         if known is not None:
             for account in (self.ledger, ledger):
                 account.of(request).memo_hits += 1
+                account.of(request).recall(known)
             return known
         if request.request_id in self._on_wire:
             reply = await self._join(request.request_id)
             memo.put(request, reply)
             for account in (self.ledger, ledger):
                 account.of(request).joined += 1
+                account.of(request).recall(reply)
             return reply
         client = self.clients.get(request.engine)
         if client is None:

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, TemplateSyntaxError
 
 from schemas.errors import UsageError
-from schemas.ids import hash_json
+from schemas.ids import hash_fields, hash_json
 from schemas.messages import text_of
 from transforms.plugins import Row
 
@@ -82,9 +82,16 @@ class JudgeTemplate:
         return [{"role": role, "content": text} for role, text in rendered if text]
 
 
+def nonce_of(pair: Row) -> str:
+    """Five letters from the prompt and both responses: none of the texts can know them, and pairs that differ in their
+    context alone share them, and with them the prefix of their requests. Letters cost fewer tokens than digits."""
+    digest = hash_fields(*(text_of(pair[part]) for part in ("prompt", "response_a", "response_b")))
+    return "".join(chr(ord("a") + int(digest[2 * i : 2 * i + 2], 16) % 26) for i in range(5))
+
+
 def case(pair: Row, order: str, with_context: bool = True) -> dict[str, Any]:
     """What every template is given of a pair: fenced texts, the responses in the order shown."""
-    nonce = pair["pair_id"][:8]
+    nonce = nonce_of(pair)
     first, second = ("response_a", "response_b") if order == "ab" else ("response_b", "response_a")
     context = pair.get("context") if with_context else None
     return {

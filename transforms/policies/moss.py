@@ -85,6 +85,8 @@ class Moss:
         size_low = pl.col("mu").abs() < _bound(model, "soften_size_below")
         low = pl.when(sourced).then(mu < _bound(model, "soften_below")).otherwise(size_low) & ~lowest & ~missing
         spread = (pl.col("sigma") > _bound(model, "sigma_above", top=True)).fill_null(value=False) & ~lowest & ~tied
+        kept = ~(tied | lowest | negative | low | spread | missing)
+        frame = _labelled(frame, sourced & kept, lowest)
         action = (
             pl.when(tied)
             .then(pl.lit("tie"))
@@ -103,11 +105,21 @@ class Moss:
                 ("mu_negative", negative),
                 ("mu_low", low & ~tied),
                 ("sigma_high", spread),
-                ("mu_high", ~(tied | lowest | negative | low | spread | missing)),
+                ("mu_high", kept),
                 ("no_source_label", pl.col("source_label").is_null()),
                 ("no_reward_vote", missing),
             ],
         )
+
+
+def _labelled(verdicts: pl.DataFrame, keep: pl.Expr, flip: pl.Expr) -> pl.DataFrame:
+    """The label a kept or flipped source label leaves, whatever the posterior says, and its probability."""
+    source = pl.col("source_label")
+    other = pl.when(source == "a").then(pl.lit("b")).otherwise(pl.lit("a"))
+    label = pl.when(keep).then(source).when(flip).then(other).otherwise("label")
+    strict = 1 - pl.col("p_tie")
+    chance = pl.when(label == "a").then(pl.col("p_a") * strict).when(label == "b").then((1 - pl.col("p_a")) * strict)
+    return verdicts.with_columns(label.alias("label"), chance.otherwise("p_tie").alias("certainty"))
 
 
 def _signed(verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -26,7 +26,7 @@ SLICES = ("kind", "language", "origin")
 class ReportData:
     """Everything the page shows; an empty frame leaves its section out.
 
-    `costs` (stage, calls, cached, tokens_in, tokens_out, seconds), `yields` (generator and any counts) and `queue`
+    `costs` (stage, who, requests, tokens_in, tokens_out), `yields` (generator and any counts) and `queue`
     (the `queue` table) come from the workspace, because a version does not hold them.
     """
 
@@ -61,7 +61,7 @@ def report_data(
 
     Args:
         version: a published or staged version.
-        costs: per stage: stage, calls, cached, tokens_in, tokens_out, seconds.
+        costs: per engine and asker: stage, who, requests, tokens_in, tokens_out.
         queue: the `queue` table.
         asked: per generator, what it asked and got: generator and one column a count.
         examples_per_action: how many pairs of every action are shown in full.

@@ -167,6 +167,9 @@ def test_moss_takes_shares_from_the_bottom() -> None:
     assert set(actions[order[100:300]]) == {"soften"}
     assert set(actions[margins < 0]) <= {"flip", "soften"}
     assert set(actions[order[400:]]) == {"keep"}
+    labels = decided["label"].to_numpy()
+    assert set(labels[order[:100]]) == {"a"}
+    assert set(labels[order[400:]]) == {"b"}
 
 
 def test_moss_never_flips_what_the_ensemble_confirms() -> None:

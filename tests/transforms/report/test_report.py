@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_and_runs_nothing(rich: Version) -> None:
     costs = pl.DataFrame(
-        {"stage": ["judge"], "calls": [3], "cached": [1], "tokens_in": [5], "tokens_out": [2], "seconds": [0.5]}
+        {"stage": ["judge"], "who": ["local/judge"], "requests": [4], "tokens_in": [5], "tokens_out": [2]}
     )
     queue = pl.DataFrame({"value": [0.5, 0.25], "purpose": ["value", "audit"]})
     html = render(report_data(rich, costs=costs, queue=queue))
