@@ -34,7 +34,7 @@ class Clean(FittedStage):
     """The pairs that stay. Without a `hygiene` section the parts of ingest and generate stay as they are."""
 
     name: ClassVar[str] = "clean"
-    reads: ClassVar[Reads] = (("pairs", _RAW), ("votes", ("ingest",)))
+    reads: ClassVar[Reads] = (("pairs", _RAW), ("votes", _RAW))
 
     @cached_property
     def config(self) -> HygieneConfig:
@@ -82,7 +82,7 @@ class Clean(FittedStage):
         left, repeated = drop(pairs, pl.DataFrame(schema=DROPS) if drops is None else drops, "pair_id")
         kept, rejects = clean(left, self.config, self._embed if self._needs_vectors else None)
         rejects = pl.concat([conform(repeated, Rejects), conform(rejects, Rejects)])
-        votes = votes_on_masked(self.workspace.read("votes", bucket, ("ingest",)), kept)
+        votes = votes_on_masked(self.workspace.read("votes", bucket, _RAW), kept)
         unique = kept.unique("pair_id", keep="first", maintain_order=True)
         return Output(
             {"pairs": unique, "votes": votes, "rejects": rejects},

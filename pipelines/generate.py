@@ -12,9 +12,10 @@ from pipelines.asking import AskingStage, Unit
 from pipelines.stage import Reads
 from schemas.ids import canonical_json, hash_fields
 from schemas.recipe import CallBudget, PluginUse
-from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
+from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Votes, rows_frame
 from transforms.build import build_all
 from transforms.plugins import Ask, Row, Yield
+from transforms.sources.votes import vote_id
 from transforms.storage.workspace import Output
 
 _INPUT = ("ingest",)
@@ -98,12 +99,31 @@ def _output(results: list[list[tuple[str, Yield]]]) -> Output:
         {
             "pairs": rows_frame(list(pairs.values()), Pairs),
             "prompts": rows_frame(list(prompts.values()), Prompts),
+            "votes": rows_frame([_source_vote(pair) for pair in pairs.values() if pair["source_label"]], Votes),
             "rejects": frame,
         },
         rows_in=kept + frame.height,
         rows_out=kept,
         counts={"pairs": len(pairs), "prompts": len(prompts), **counts},
     )
+
+
+def _source_vote(pair: Row) -> Row:
+    """The label a generator gives by construction is one opinion among others: a vote, as a source's label is."""
+    voter, label = pair["origin"], pair["source_label"]
+    return {
+        "vote_id": vote_id("source", pair["pair_id"], voter, "none", label),
+        "pair_id": pair["pair_id"],
+        "voter": voter,
+        "voter_group": voter,
+        "kind": "source",
+        "order": "none",
+        "sample": 0,
+        "label": label,
+        "tokens_in": 0,
+        "tokens_out": 0,
+        "ms": 0.0,
+    }
 
 
 def _duplicate(generator: str, row: Row, key: str, number: int) -> Row:

@@ -20,7 +20,7 @@ Reads = tuple[tuple[str, tuple[str, ...]], ...]
 RETRY = "retry:"  # before the key of a bucket with answers that asking again may mend: it stays pending
 
 PAIR_STAGES = ("clean",)
-ANSWER_STAGES = ("ingest", "clean", "judge", "pull")
+ANSWER_STAGES = ("ingest", "generate", "clean", "judge", "pull")
 VOTE_STAGES = (*ANSWER_STAGES, "score")
 
 

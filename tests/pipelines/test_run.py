@@ -36,6 +36,9 @@ def test_prompts_become_a_published_version_with_its_rows_accounted_for(project:
     twins = pairs.filter(pl.col("origin") == "twins").group_by("prompt_id", "group_id").len()
     assert (twins["len"] % 2 == 0).all()
     votes = table_frame(workspace, "votes").collect()
+    labelled = pairs.filter(pl.col("source_label").is_not_null())
+    said = votes.filter(pl.col("kind") == "source").select("pair_id", "label")
+    assert said.sort("pair_id").rows() == labelled.select("pair_id", "source_label").sort("pair_id").rows()
     orders = votes.filter(pl.col("kind") == "judge").group_by("pair_id").agg(pl.col("order").sort())
     assert orders.height == pairs.height
     assert all(order == ["ab", "ba"] for order in orders["order"].to_list())

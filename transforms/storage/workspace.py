@@ -171,11 +171,15 @@ class Workspace:
         return checkpoint
 
     def write_part(self, table: str, bucket: int, frame: pl.DataFrame) -> str:
-        """Write rows of a table, deduplicated and sorted by id; returns the part's name (its content hash)."""
+        """Write rows of a table, deduplicated and sorted by id; returns the part's name.
+
+        The name is the hash of the content without how long it took (`ms`), so that a stage done again in
+        another time gives the same part, and everything that depends on it is still up to date.
+        """
         schema = TABLES[table]
         frame = sort_unique(conform(frame, schema), primary_key(schema))
         data = parquet_bytes(frame)
-        name = f"{hash_bytes(data)}.parquet"
+        name = f"{hash_bytes(parquet_bytes(frame.drop('ms')) if 'ms' in frame.columns else data)}.parquet"
         path = f"{self.bucket_dir(table, bucket)}/{name}"
         if not self.fs.exists(path):
             write_atomic(self.fs, path, data)
