@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def test_killed_anywhere_and_run_again_buys_nothing_twice_and_ends_the_same(
         try:
             process.wait(timeout=2.5 + 0.37 * (step % 5))
             break
-        except Exception:
+        except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
