@@ -17,8 +17,8 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
     Raises:
         UsageError: no such version, exporter or option.
     """
-    Workspace.open(root)
+    workspace = Workspace.open(root)
     exporter = build("exporters", PluginUse.model_validate({**options, "plugin": form}), 0)
-    version = open_version(f"{root.rstrip('/')}/datasets", dataset)
+    version = open_version(workspace.datasets, dataset)
     counts: dict[str, int] = exporter.export(version.scan("rows"), out)
     return counts

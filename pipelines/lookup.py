@@ -76,7 +76,7 @@ def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explana
 
 
 def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
-    version = open_version(f"{root.rstrip('/')}/datasets", dataset)
+    version = open_version(Workspace.open(root).datasets, dataset)
     pairs, votes, verdicts = (
         version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
     )

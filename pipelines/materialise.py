@@ -32,7 +32,7 @@ class Materialise(FittedStage):
     @property
     def datasets(self) -> str:
         """Where versions live."""
-        return f"{self.workspace.root.rstrip('/')}/datasets"
+        return self.workspace.datasets
 
     @property
     def splits_config(self) -> SplitsConfig:

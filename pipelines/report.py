@@ -41,7 +41,7 @@ def write_report(root: str, dataset: str, out: Path | None) -> str:
     Raises:
         UsageError: no such version.
     """
-    store = Datasets(f"{Workspace.open(root).root.rstrip('/')}/datasets")
+    store = Datasets(Workspace.open(root).datasets)
     name, version = store.resolve(dataset)
     path = store.path(name, version_name(version), REPORT)
     if not store.fs.exists(path):

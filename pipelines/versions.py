@@ -22,7 +22,7 @@ def datasets_of(root: str) -> str:
     Raises:
         WorkspaceError: no workspace at `root`.
     """
-    return f"{Workspace.open(root).root.rstrip('/')}/datasets"
+    return Workspace.open(root).datasets
 
 
 def compare(root: str, old: str, new: str, slice_by: str) -> Diff:

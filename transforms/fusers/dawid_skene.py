@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
 from schemas.tables import PREFERENCES
+from transforms.configured import Configured
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
@@ -17,7 +17,7 @@ from transforms.registry import register
 
 
 @register("fusers", "dawid_skene")
-class DawidSkene:
+class DawidSkene(Configured):
     """A baseline: crowd-kit's EM, with the pairs that humans decided as its known answers.
 
     It takes voters as independent given the truth, so it is overconfident with correlated judges, and where
@@ -29,17 +29,7 @@ class DawidSkene:
 
         iterations: int = Field(100, ge=1)
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and parameters."""
-        return ["dawid_skene", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`priors` of the labels and `errors`: {worker: {vote: {truth: probability}}}."""

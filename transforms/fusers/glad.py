@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
+from transforms.configured import Configured
 from transforms.fusers._crowdkit import aggregation, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
@@ -17,7 +17,7 @@ from transforms.registry import register
 
 
 @register("fusers", "glad")
-class Glad:
+class Glad(Configured):
     """A baseline: crowd-kit's GLAD on the votes for a or b.
 
     P(vote is right) = expit(alpha_voter * beta_pair). The log-odds of a pair are the sum of its votes' alpha
@@ -30,17 +30,7 @@ class Glad:
 
         iterations: int = Field(20, ge=1)
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and parameters."""
-        return ["glad", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`alpha` by worker (a judge's two orders are two workers) and the mean `beta`."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
+from transforms.configured import Configured
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
 from transforms.plugins import PluginConfig, Row
@@ -15,7 +15,7 @@ from transforms.registry import register
 
 
 @register("fusers", "majority")
-class Majority:
+class Majority(Configured):
     """A baseline: the log-odds of a pair are logit(`accuracy`) for each vote for a, less that for each for b.
 
     Nothing is learned, copies count twice, and p_a is calibrated only if voters are independent and all as
@@ -27,17 +27,7 @@ class Majority:
 
         accuracy: float = Field(0.6, gt=0.5, lt=1.0)
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and parameters."""
-        return ["majority", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Nothing to learn."""

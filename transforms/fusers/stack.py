@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
+from transforms.configured import Configured
 from transforms.fusers._crowdkit import labels_of_humans, with_workers
 from transforms.fusers._logistic import fit_logistic
 from transforms.fusers._verdicts import verdicts
@@ -22,7 +21,7 @@ LENGTH = "length"
 
 
 @register("fusers", "stack")
-class Stack:
+class Stack(Configured):
     """A baseline: L2 logistic regression, one feature a (voter, order) in {-1, 0, 1} plus log(length_a / length_b).
 
     Voters are strangers to each other and a missing vote is a 0; it needs as many labels as it has voters. The
@@ -34,17 +33,7 @@ class Stack:
 
         c: float = Field(1.0, gt=0.0)
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and parameters."""
-        return ["stack", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`intercept` and `weights` by worker."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
+from transforms.configured import Configured
 from transforms.plugins import PluginConfig, Row
 from transforms.policies.noise import action_shares, with_actions
 from transforms.registry import register
 
 
 @register("policies", "human_only")
-class HumanOnly:
+class HumanOnly(Configured):
     """Decide pairs with enough human votes, send the others to humans (or drop them).
 
     A pair with at least `min_humans` votes and `certainty` is kept where the source agrees or is silent,
@@ -30,17 +31,7 @@ class HumanOnly:
         certainty: float = Field(0.6, ge=0.0, le=1.0)
         otherwise: Literal["route", "drop"] = "route"
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and thresholds."""
-        return ["human_only", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """`predicted`: share of each action on these verdicts."""

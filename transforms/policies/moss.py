@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.errors import DataError
+from transforms.configured import Configured
 from transforms.plugins import PluginConfig, Row
 from transforms.policies.noise import action_shares, with_actions
 from transforms.registry import register
 
 
 @register("policies", "moss")
-class Moss:
+class Moss(Configured):
     """Flip the bottom of the ensemble's mean margin, smooth the ambiguous, keep the rest with their margin.
 
     mu is the mean of r(preferred) - r(other) over the ensemble, sigma its spread, "preferred" being what the
@@ -41,17 +42,7 @@ class Moss:
                 raise ValueError(f"flip_share {self.flip_share} must not exceed soften_share {self.soften_share}")
             return self
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and shares."""
-        return ["moss", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """Percentiles of mu and sigma, and `predicted`, the share of each action.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
+from transforms.configured import Configured
 from transforms.plugins import PluginConfig, Row
 from transforms.policies.noise import action_shares, with_actions
 from transforms.registry import register
 
 
 @register("policies", "posterior")
-class PosteriorPolicy:
+class PosteriorPolicy(Configured):
     """Believe the posterior.
 
     With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
@@ -44,17 +45,7 @@ class PosteriorPolicy:
                 )
             return self
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and thresholds."""
-        return ["posterior", 1, self.config.model_dump()]
+    config: Config
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """`predicted`: share of each action on these verdicts."""

@@ -126,6 +126,11 @@ class Workspace:
         return Path(self.path(*names))
 
     @property
+    def datasets(self) -> str:
+        """Folder or URL of the published versions."""
+        return f"{self.root.rstrip('/')}/datasets"
+
+    @property
     def buckets(self) -> range:
         """All bucket numbers."""
         return range(self.n_buckets)
