@@ -11,7 +11,7 @@ DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test lint unit integration bench setup clean labelstudio vllm
+.PHONY: help demo test fuzz lint unit integration bench setup clean labelstudio vllm
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -40,6 +40,9 @@ lint: $(DEV) ## ruff, mypy --strict, import rules
 
 unit: $(DEV) ## the tests that need no server and no model
 	$(BIN)/python -m pytest -m 'not slow'
+
+fuzz: $(DEV) ## the property tests with new random examples, for as long as you let them
+	PREFINE_HYPOTHESIS=search $(BIN)/python -m pytest -m 'not slow'
 
 test: lint unit ## everything that `make test` promises
 

@@ -57,8 +57,9 @@ class Route(FittedStage):
             labelled = [c.filter(pl.col("n_human") > 0) for c in map(self._candidates, self.workspace.buckets)]
             self.store("router", canonical_json(self.router.fit(pl.concat(labelled))))
             config = self.queue_config
-            candidates = narrow(self.gathered(), config)
-            queue = select(candidates, config, asked(self.workspace), seed=self.recipe.seed)
+            before = asked(self.workspace)
+            candidates = narrow(self.gathered(), config, before["pair_id"].to_list())
+            queue = select(candidates, config, before, seed=self.recipe.seed)
             gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
             self.store("outlook", canonical_json({"labels": self.recipe.route.outlook_labels, "gain": gain}))
             self.store("queue.parquet", parquet_bytes(queue))
@@ -69,7 +70,8 @@ class Route(FittedStage):
         """The bucket's shortlist."""
         candidates = self._candidates(bucket)
         values = self.router.values(orjson.loads(self.artefact("router") or b"{}"), candidates)
-        return shortlist(candidates, values, self.queue_config, self.recipe.seed)
+        before = asked(self.workspace)["pair_id"].to_list()
+        return shortlist(candidates, values, self.queue_config, self.recipe.seed, before)
 
     def process(self, bucket: int) -> Output:
         """The bucket's part of the queue."""

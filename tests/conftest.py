@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.label_studio_server import Server, executable
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A test run is a function of the commit: the same examples everywhere. `make fuzz` searches for new ones.
+settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("search", deadline=None, max_examples=500, print_blob=True)
+settings.load_profile(os.environ.get("PREFINE_HYPOTHESIS", "same"))
 
 
 @pytest.fixture(scope="session")

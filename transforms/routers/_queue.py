@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal, Self
 
 import polars as pl
@@ -112,13 +112,16 @@ def overlaps(certainty: pl.Expr, config: QueueConfig) -> pl.Expr:
     return (config.overlap_min + (difficulty * steps).floor().clip(0, steps - 1)).cast(pl.Int32)
 
 
-def shortlist(candidates: pl.DataFrame, values: pl.Series, config: QueueConfig, seed: int) -> pl.DataFrame:
+def shortlist(
+    candidates: pl.DataFrame, values: pl.Series, config: QueueConfig, seed: int, asked: Collection[str] = ()
+) -> pl.DataFrame:
     """Of one bucket's candidates, those that can still be chosen when all buckets meet.
 
     Args:
         candidates: verdict columns plus `origin`, `kind`, `language`, `n_chars` (characters on the page) and,
             optionally, `known_label` (the answer of a possible control) and `context_kind`.
         values: expected gain of one label per candidate, in the same order.
+        asked: pair ids of the earlier queue; they are always kept, for `select` must know what they cost.
 
     Returns:
         A frame of schema `SHORTLIST`, at most a few times the budget long.
@@ -150,14 +153,14 @@ def shortlist(candidates: pl.DataFrame, values: pl.Series, config: QueueConfig, 
     frame = frame.sort(["known_label", "value", "draw"], descending=[False, True, False], nulls_last=False)
     place = pl.int_range(pl.len()).over("prompt_id", pl.col("known_label").is_null())
     priority = pl.col("value") * pl.lit(config.same_prompt_decay).pow(place) / pl.col("unit")
-    return _keep(frame.with_columns(priority.alias("priority")).select(SHORTLIST.names()), config)
+    return _keep(frame.with_columns(priority.alias("priority")).select(SHORTLIST.names()), config, asked)
 
 
-def narrow(shortlists: Iterable[pl.DataFrame], config: QueueConfig) -> pl.DataFrame:
+def narrow(shortlists: Iterable[pl.DataFrame], config: QueueConfig, asked: Collection[str] = ()) -> pl.DataFrame:
     """One shortlist of many, in memory bounded by the budget; any order of the parts gives the same choice."""
     merged = pl.DataFrame(schema=SHORTLIST)
     for part in shortlists:
-        merged = _keep(pl.concat([merged, part]), config)
+        merged = _keep(pl.concat([merged, part]), config, asked)
     return merged
 
 
@@ -195,7 +198,7 @@ def merge(
     queues: Iterable[pl.DataFrame], config: QueueConfig, previous: pl.DataFrame | None = None, *, seed: int
 ) -> pl.DataFrame:
     """The queue from the buckets' shortlists: `select(narrow(...))`."""
-    return select(narrow(queues, config), config, previous, seed=seed)
+    return select(narrow(queues, config, _ids(previous)), config, previous, seed=seed)
 
 
 def build_queue(
@@ -206,7 +209,7 @@ def build_queue(
     previous: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The queue of candidates that fit into one process; arguments as `shortlist` and `select`."""
-    return merge([shortlist(candidates, values, config, seed)], config, previous, seed=seed)
+    return merge([shortlist(candidates, values, config, seed, _ids(previous))], config, previous, seed=seed)
 
 
 def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:
@@ -220,8 +223,12 @@ def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK
     return float(rest.filter(pl.col("overlap").cum_sum() <= labels)["value"].sum())
 
 
-def _keep(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
-    """Drop what cannot be chosen: neither an early draw, nor an early control, nor of high priority."""
+def _ids(queue: pl.DataFrame | None) -> Collection[str]:
+    return () if queue is None else queue["pair_id"].to_list()
+
+
+def _keep(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> pl.DataFrame:
+    """Drop what cannot be chosen: neither asked before, nor an early draw, an early control or of high priority."""
     if config.total == math.inf:
         return frame
     cheapest = config._cheapest
@@ -237,7 +244,8 @@ def _keep(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
         order.rank("ordinal").over(open_).alias("_pick"),
         order.rank("ordinal").over(open_, "slice").alias("_slice"),
     ).filter(
-        (pl.col("_audit") <= audits)
+        pl.col("pair_id").is_in(pl.Series(list(asked), dtype=pl.String).implode())
+        | (pl.col("_audit") <= audits)
         | (~open_ & (pl.col("_control") <= controls + audits))
         | (open_ & (pl.col("_pick") <= picks))
         | (open_ & pl.col("slice").is_not_null() & (pl.col("_slice") <= config.slice_minimum))

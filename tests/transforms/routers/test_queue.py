@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import kstest
@@ -77,6 +77,7 @@ def test_buckets_merge_to_the_queue_of_the_whole_in_any_order(config: QueueConfi
 
 @settings(max_examples=40, deadline=None)
 @given(configs, st.integers(0, 300))
+@example(QueueConfig(budget_seconds=123, audit_share=0.0, slice="kind", slice_minimum=1), 297)
 def test_the_budget_is_kept_and_asking_again_asks_nothing_new(config: QueueConfig, n: int) -> None:
     frame = candidates(n)
     queue = build_queue(frame, values_of(frame), config, seed=1)
