@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import AsJson, Limit, Quiet, RecipePath, WorkspaceRoot
+from cli.options import AsJson, Budget, Limit, Quiet, RecipePath, WorkspaceRoot
 from cli.output import print_json, print_table
 from pipelines.plan import Plan
 from pipelines.run import RunResult, run_recipe, run_stages
@@ -29,6 +29,7 @@ def run(
     workspace: WorkspaceRoot,
     until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(RUN_ORDER)}")] = None,
     limit: Limit = None,
+    budget: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what the run will cost, spend nothing")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -37,7 +38,8 @@ def run(
     if dry_run:
         _print_plan(plan_run(recipe, workspace, limit, context.args), as_json)
         return
-    _print_result(run_recipe(recipe, workspace, until, limit, context.args, quiet or as_json), as_json)
+    result = run_recipe(recipe, workspace, until, limit, context.args, quiet or as_json, budget)
+    _print_result(result, as_json)
 
 
 def stage(
@@ -46,13 +48,15 @@ def stage(
     recipe: RecipePath,
     workspace: WorkspaceRoot,
     limit: Limit = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run one stage of a recipe; the stages before it must have run."""
     if name not in STAGES:
         raise typer.BadParameter(f"no stage {name!r}; known: {', '.join(STAGES)}", param_hint="NAME")
-    _print_result(run_stages(recipe, workspace, [name], limit, context.args, quiet or as_json), as_json)
+    result = run_stages(recipe, workspace, [name], limit, context.args, quiet or as_json, budget)
+    _print_result(result, as_json)
 
 
 def _print_plan(planned: Plan, as_json: bool) -> None:

@@ -132,10 +132,14 @@ def export(
     form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
     option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="if OUT is there, leave it as it is and succeed")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a version in the format a trainer reads."""
     options = dict(_option(text) for text in option or [])
+    if keep and out.exists():
+        print_json({"out": str(out), "format": form, "kept": True}) if as_json else print(f"{out}: there already")
+        return
     counts = export_version(workspace, dataset, form, out, options)
     if as_json:
         print_json({"out": str(out), "format": form, "rows": counts})

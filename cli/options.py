@@ -14,3 +14,6 @@ WorkspaceRoot = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="read at most this many rows of every source")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
+Budget = Annotated[
+    int | None, typer.Option("--budget", min=1, help="answers to ask people for in total, whatever the recipe says")
+]

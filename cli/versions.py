@@ -1,4 +1,4 @@
-"""Commands about versions: diff, verify, catalog, prune, hub-push, hub-pull."""
+"""Commands about versions: diff, verify, audit, catalog, compact, prune, hub-push, hub-pull."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from cli.options import AsJson, WorkspaceRoot
 from cli.output import console, print_json, print_table
-from pipelines import versions
+from pipelines import upkeep, versions
 from pipelines.lookup import rebuild_catalog
 from transforms.publish.diff import render
 
@@ -17,7 +17,7 @@ _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (diff, verify, catalog, prune):
+    for command in (diff, verify, audit, catalog, compact, prune):
         app.command()(command)
     app.command("hub-push")(hub_push)
     app.command("hub-pull")(hub_pull)
@@ -56,6 +56,24 @@ def verify(
         raise typer.Exit(1)
 
 
+def audit(
+    version: Annotated[str, typer.Argument(help="NAME or NAME@V")], workspace: WorkspaceRoot, as_json: AsJson = False
+) -> None:
+    """Certify a version with the answers of today; exit 1 where its labels are certainly worse than published."""
+    found = upkeep.audit(workspace, version)
+    if as_json:
+        print_json(found)
+    else:
+        rows = [
+            (when, *(found[when][name] for name in ("accuracy", "low", "high", "audited")))
+            for when in ("published", "now")
+            if found[when]
+        ]
+        print_table(f"audit {found['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
+    if found["worse"]:
+        raise typer.Exit(1)
+
+
 def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Rebuild catalog.duckdb: views over every table and version, for any DuckDB client."""
     names = rebuild_catalog(workspace)
@@ -65,15 +83,28 @@ def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         print_table("catalog.duckdb", ("view or table",), [(name,) for name in names])
 
 
+def compact(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Turn the memo's journals into Parquet; run it while nothing generates or judges."""
+    known = upkeep.compact(workspace)
+    if as_json:
+        print_json(known)
+    else:
+        print(", ".join(f"{n:,} {table}" for table, n in known.items()))
+
+
 def prune(
     dataset: Annotated[str, typer.Argument(help="NAME")],
     workspace: WorkspaceRoot,
     keep: Annotated[int, typer.Option(min=1, help="how many of the latest versions stay")],
     pin: Annotated[list[int] | None, typer.Option(help="a version that stays in any case")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove old versions of a dataset."""
     gone = versions.prune_versions(workspace, dataset, keep, pin or [], dry_run)
+    if as_json:
+        print_json({"dataset": dataset, "removed": [f"v{version:04d}" for version in gone], "dry_run": dry_run})
+        return
     verb = "would remove" if dry_run else "removed"
     print(f"{verb}: {', '.join(f'v{version:04d}' for version in gone) or 'nothing'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -16,22 +17,37 @@ SLICES = ("kind", "language", "origin")
 
 def certificate(workspace: Workspace) -> dict[str, Any] | None:
     """Accuracy of the published labels with a 95% interval, overall and by slice; None without an audit's answers."""
-    queue = asked(workspace)
+    columns = ("pair_id", "chosen_is", *SLICES)
+    return _certified(
+        workspace, (workspace.read("rows", bucket, ("materialise",), columns) for bucket in workspace.buckets)
+    )
+
+
+def audited(workspace: Workspace, rows: pl.DataFrame) -> dict[str, Any] | None:
+    """The certificate of rows published earlier, from the answers there are now."""
+    return _certified(workspace, [rows])
+
+
+def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[str, Any] | None:
+    held = _held_out(workspace)
     answers, sizes, population = [], {column: dict[str, int]() for column in SLICES}, 0
-    for bucket in workspace.buckets:
-        rows = workspace.read("rows", bucket, ("materialise",), ("chosen_is", *SLICES))
+    for rows in published:
         population += rows.height
         for column, counts in sizes.items():
             for value, n in rows[column].drop_nulls().value_counts().iter_rows():
                 counts[value] = counts.get(value, 0) + n
-        annotations = workspace.read("annotations", bucket, ("pull",))
-        if annotations.height and queue.height:
-            held = held_out_answers(annotations, queue)
-            published = rows.select("pair_id", pl.col("chosen_is").alias("published"), *SLICES)
-            answers.append(held.join(published, on="pair_id"))
+        labels = rows.select("pair_id", pl.col("chosen_is").alias("published"), *SLICES)
+        answers.append(held.join(labels, on="pair_id"))
     audit = pl.concat(answers) if answers else None
     if audit is None or audit.is_empty():
         return None
     slices = certify_slices(audit, sizes)
     by_slice = {c: {v: found.as_dict() for v, found in values.items()} for c, values in slices.items()}
     return {**certify(audit, population).as_dict(), "slices": by_slice}
+
+
+def _held_out(workspace: Workspace) -> pl.DataFrame:
+    """Every answer that serves the audit alone: `annotation_id`, `pair_id`, `answer`."""
+    queue = asked(workspace)
+    annotations = [workspace.read("annotations", bucket, ("pull",)) for bucket in workspace.buckets]
+    return held_out_answers(pl.concat(annotations), queue)

@@ -45,6 +45,13 @@ class Pull(Stage):
         self._store(_VALID, pl.concat([a.annotations for a in answers]).unique("annotation_id").sort("annotation_id"))
         self._store(_REJECTED, pl.concat([a.rejects for a in answers]).unique("reject_id").sort("reject_id"))
 
+    def answers(self) -> Answers:
+        """Every answer as last fetched."""
+        valid, rejected = (self._frame(name) for name in (_VALID, _REJECTED))
+        return Answers(
+            self._empty(_VALID) if valid is None else valid, self._empty(_REJECTED) if rejected is None else rejected
+        )
+
     @cached_property
     def identity(self) -> Any:
         """The answers' content, and what was held out for the audit."""
@@ -55,9 +62,8 @@ class Pull(Stage):
     def process(self, bucket: int) -> Output:
         """The answers to the bucket's pairs; rejects that name no known pair lie in bucket 0."""
         ids = self.workspace.read("pairs", bucket, PAIR_STAGES, []).select("pair_id")
-        valid, rejected = (self._frame(name) for name in (_VALID, _REJECTED))
-        valid = self._empty(_VALID) if valid is None else valid
-        rejected = self._empty(_REJECTED) if rejected is None or bucket else rejected
+        answers = self.answers()
+        valid, rejected = answers.annotations, answers.rejects.clear() if bucket else answers.rejects
         mine = valid.join(ids, on="pair_id", how="semi")
         votes = votes_of(mine, asked(self.workspace))
         return Output(

@@ -16,6 +16,7 @@ from pipelines.route import Route
 from pipelines.stage import Stage, Summary, run_stage
 from pipelines.stages import RUN_ORDER, STAGES
 from schemas.errors import UsageError
+from schemas.recipe import Recipe
 from schemas.recipe_file import RecipeFile, load_recipe
 from transforms.build import check_recipe, missing_variables
 from transforms.storage.workspace import Workspace
@@ -55,7 +56,13 @@ def dry_run(path: Path, root: str, limit: int | None, flags: Sequence[str]) -> P
 
 
 def run_recipe(
-    path: Path, root: str, until: str | None, limit: int | None, flags: Sequence[str], quiet: bool
+    path: Path,
+    root: str,
+    until: str | None,
+    limit: int | None,
+    flags: Sequence[str],
+    quiet: bool,
+    budget: int | None = None,
 ) -> RunResult:
     """Run every stage up to `until` (all, if None) and publish.
 
@@ -66,18 +73,24 @@ def run_recipe(
     if until is not None and until not in RUN_ORDER:
         raise UsageError(f"no stage {until!r}; known: {', '.join(RUN_ORDER)}")
     last = len(RUN_ORDER) if until is None else RUN_ORDER.index(until) + 1
-    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet)
+    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet, budget)
 
 
 def run_stages(
-    path: Path, root: str, names: Sequence[str], limit: int | None, flags: Sequence[str], quiet: bool
+    path: Path,
+    root: str,
+    names: Sequence[str],
+    limit: int | None,
+    flags: Sequence[str],
+    quiet: bool,
+    budget: int | None = None,
 ) -> RunResult:
-    """Run the named stages of a recipe in the order given."""
+    """Run the named stages of a recipe in the order given; `budget` replaces the recipe's budget of human answers."""
     file = checked_recipe(path)
     missing = missing_variables(file)
     if missing is not None:
         raise missing
-    recipe = file.recipe
+    recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
     workspace = Workspace.create(root, recipe.buckets)
     workspace.write_artefact("recipe", "last.yaml", file.text.encode())
     result = RunResult(str(path), root)
@@ -90,6 +103,13 @@ def run_stages(
             result.stages.append(run_stage(stage, quiet))
         result.notes += notes(stage)
     return result
+
+
+def with_budget(recipe: Recipe, answers: int) -> Recipe:
+    """The recipe asking people for `answers` answers in total, whatever its own budget."""
+    queue = {name: value for name, value in recipe.route.queue.items() if name != "budget_seconds"}
+    route = recipe.route.model_copy(update={"queue": {**queue, "budget": answers}})
+    return recipe.model_copy(update={"route": route})
 
 
 def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
