@@ -25,11 +25,13 @@ from transforms.plugins import Row
 FOLDER = Path(__file__).parent / "templates"
 _ZERO_WIDTH = "\u200b"
 _MARKS = re.compile(
-    r"<[|｜]|[|｜]>"  # <|im_start|>, <|eot_id|>, <｜User｜>
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
-    r"|</?(?:s|bos|eos|start_of_turn|end_of_turn|think|verdict|answer|tool_call)>"
-    r"|</?text\b|\[\[|\]\]",
-    re.IGNORECASE,
+    # A look-ahead, so that marks which overlap (`[[[A]]]`, `<|>`) are all found.
+    r"(?=<[|｜]|[|｜]>"  # <|im_start|>, <|eot_id|>, <｜User｜>
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|gMASK|BOS|EOS)\]|<</?SYS>>"
+    r"|</?(?:s|bos|eos|pad|unk|mask|sop|eop|eod|start_of_turn|end_of_turn|think|thinking|verdict|answer|tool_call"
+    r"|tool_response|(?:unused|extra_id_|reserved_)_?\d+)>"
+    r"|\]~!?[be]|</?text\b|\[\[|\]\])(.)",
+    re.IGNORECASE | re.DOTALL,
 )
 _INCLUDE = re.compile(r"""\{%\s*include\s+["']([^"']+)["']\s*%\}""")
 _SUSPECT = re.compile(r"[<>|｜\[\]]")
@@ -39,7 +41,7 @@ def harmless(text: str) -> str:
     """The text with every control mark broken after its first character."""
     if not _SUSPECT.search(text):
         return text
-    return _MARKS.sub(lambda match: match.group()[0] + _ZERO_WIDTH + match.group()[1:], text)
+    return _MARKS.sub(rf"\1{_ZERO_WIDTH}", text)
 
 
 def fence(text: str, nonce: str) -> str:
