@@ -13,6 +13,7 @@ BENCHMARKS = {
     "agreement": ["-m", "tests.benchmarks.agreement"],
     "near_duplicates": ["-m", "tests.benchmarks.near_duplicates"],
     "publish": ["-m", "tests.benchmarks.publish", "--folder", "{scratch}"],
+    "tabular": ["-m", "tests.benchmarks.tabular", "--folder", "{scratch}"],
     "routing": ["-m", "tests.benchmarks.routing"],
     "quality": ["tests/benchmarks/quality.py"],
 }

@@ -21,6 +21,7 @@ from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource, Promp
 from transforms.sources.detect import Layout, detect
 from transforms.sources.frames import pairs_frame
 from transforms.sources.plain import plain_pairs, take_plain
+from transforms.sources.plain_votes import judge_votes, source_votes
 from transforms.sources.raw import Raw, read_raw
 from transforms.sources.rows import pair_rows, prompt_row
 from transforms.sources.slices import Slice
@@ -103,9 +104,7 @@ def _pairs(
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     ballots = Ballots(config)
     plain = plain_pairs(take_plain(raw, config, layout, ref), raw, config, layout, ref)
-    for pair_id, label in zip(plain.frame["pair_id"].to_list(), plain.frame["source_label"].to_list(), strict=True):
-        if label:
-            ballots.add_source(pair_id, label, None)
+    fast = [source_votes(plain.frame["pair_id"].to_list(), plain.frame["source_label"].to_list(), config)]
     voted = list(zip(plain.index, plain.frame["pair_id"].to_list(), plain.swapped, strict=True))
 
     careful, kept = [], len(plain.index)
@@ -129,13 +128,29 @@ def _pairs(
                 )
         voted.append((index, made.pairs[0][0]["pair_id"], made.pairs[0][1]))
 
-    columns = [_ballots(raw, votes) for votes in config.votes]
-    for index, pair_id, swapped in voted if columns else []:
-        number = raw.numbers[index]
-        for problem in ballots.add_row(pair_id, swapped, [c[index] for c in columns], f"{ref}:{number}"):
-            bin_.add(number, "bad_votes", problem, dump(next(iter(_dicts(raw, [index])))), "#votes")
+    for votes in config.votes:
+        known = _fast_votes(raw, votes, voted, config)
+        if known is not None:
+            fast.append(known)
+            continue
+        values = _ballots(raw, votes)
+        for index, pair_id, swapped in voted:
+            number = raw.numbers[index]
+            problem = ballots.add_votes(votes, pair_id, swapped, values[index], f"{ref}:{number}")
+            if problem:
+                bin_.add(number, "bad_votes", problem, dump(next(iter(_dicts(raw, [index])))), "#votes")
     pairs = pl.concat([plain.frame, pairs_frame(careful)])
-    return pairs, ballots.frame(), kept
+    frames = pl.concat([*fast, ballots.frame()]).unique("vote_id", keep="first", maintain_order=True)
+    return pairs, frames, kept
+
+
+def _fast_votes(
+    raw: Raw, votes: HumanVotes | JudgeVotes, voted: list[tuple[int, str, bool]], config: PairsSource
+) -> pl.DataFrame | None:
+    if raw.frame is None or not isinstance(votes, JudgeVotes) or not voted:
+        return None
+    index, pair_ids, swapped = zip(*voted, strict=True)
+    return judge_votes(raw.frame[votes.column][list(index)], pair_ids, swapped, votes, config)
 
 
 def _ballots(raw: Raw, votes: HumanVotes | JudgeVotes) -> list[Any]:

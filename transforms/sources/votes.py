@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,26 +35,22 @@ class Ballots:
         """The source's own label, in terms of the stored a and b (so are `scores`)."""
         self._add(pair_id, self.config.name, self.config.name, "source", "none", label, scores)
 
-    def add_row(self, pair_id: str, swapped: bool, values: Sequence[Any], where: str) -> list[str]:
-        """The votes of one row.
+    def add_votes(
+        self, votes: HumanVotes | JudgeVotes, pair_id: str, swapped: bool, value: Any, where: str
+    ) -> str | None:
+        """The votes of one row under one entry of `config.votes`.
 
         Args:
             swapped: whether the row's second response became the stored `response_a`.
-            values: per entry of `config.votes` what the row holds: (labels, voters) or the list of structs.
+            value: what the row holds: (labels, voters) or the list of structs.
             where: file and row, for messages.
 
         Returns:
-            One sentence per group of votes that could not be read.
+            One sentence where they could not be read.
         """
-        problems: list[str] = []
-        for votes, value in zip(self.config.votes, values, strict=True):
-            if isinstance(votes, HumanVotes):
-                problem = self._human(votes, pair_id, swapped, value, where)
-            else:
-                problem = self._judge(votes, pair_id, swapped, value, where)
-            if problem:
-                problems.append(problem)
-        return problems
+        if isinstance(votes, HumanVotes):
+            return self._human(votes, pair_id, swapped, value, where)
+        return self._judge(votes, pair_id, swapped, value, where)
 
     def frame(self) -> pl.DataFrame:
         """The votes as a `votes` frame, each once."""

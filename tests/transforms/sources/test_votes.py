@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schemas.errors import DataError
 from schemas.tables import Votes
@@ -113,3 +115,41 @@ def test_the_same_opinion_twice_is_one_vote_and_two_opinions_are_two() -> None:
     assert votes.height == 2
     assert votes["voter"].unique().to_list() == ["s"]
     assert set(votes["label"]) == {"a", "b"}
+
+
+VERDICTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "judge": st.sampled_from(["j|ab", "j|ba", "k", "panel/x", "panel/y|ab", 'q"uote']),
+            "label": st.sampled_from(["a", "b", "tie", "A", "refused", "banana", "", "first"]),
+        }
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(VERDICTS, min_size=1, max_size=4), st.booleans(), st.sampled_from([None, "/"]))
+def test_whole_columns_and_single_rows_give_the_same_votes(
+    verdicts: list[list[dict[str, str]]], suffix: bool, separator: str | None
+) -> None:
+    rows = [
+        {"prompt": f"p{i}", "response_a": "x", "response_b": f"y{i}", "label": "a", "judges": given}
+        for i, given in enumerate(verdicts)
+    ]
+    rows.append({**rows[0], "prompt": "last", "judges": [{"judge": "j", "label": "a"}]})
+    judge = {**JUDGE, "order_suffix": suffix, "group_separator": separator}
+    by_column, by_row = (
+        votes_of(rows, judge, suffix=form, labels={"first": "a"}).sort("vote_id") for form in ("parquet", "jsonl")
+    )
+    assert by_column.equals(by_row)
+
+
+def test_one_verdict_without_a_name_costs_its_row_alone() -> None:
+    rows = [
+        {**ROW, "prompt": "p1", "judges": [{"judge": "j", "label": "a"}]},
+        {**ROW, "prompt": "p2", "judges": [{"judge": None, "label": "a"}]},
+    ]
+    result = read_rows(rows, "parquet", votes=[JUDGE])
+    assert result.votes.filter(kind="judge").height == 1
+    assert result.rejects["reason"].to_list() == ["bad_votes"]
