@@ -1,23 +1,28 @@
-"""Commands for humans: annotate (in the terminal), annotations (as a file)."""
+"""Commands for humans: annotate (in the terminal), annotations (what they show), labels (how many have come)."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
-from cli.options import WorkspaceRoot
-from cli.output import console
-from pipelines.humans import annotations_jsonl, open_tasks
+from cli.options import AsJson, RecipePath, WorkspaceRoot
+from cli.output import console, print_json
+from pipelines.humans import annotations_jsonl, open_tasks, people
+from pipelines.labels import label_status
+from transforms.agreement.table import render
 from transforms.annotate.terminal import annotate as ask_humans
+from transforms.storage.workspace import Workspace
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(annotate)
-    app.command("annotations")(annotations_file)
+    app.command("annotations")(about_annotations)
+    app.command()(labels)
 
 
 def annotate(
@@ -34,10 +39,33 @@ def annotate(
     print(f"{len(answered)} answers appended to {out}")
 
 
-def annotations_file(
-    workspace: WorkspaceRoot, out: Annotated[Path, typer.Option(help="annotations.jsonl to write")]
+def about_annotations(
+    workspace: WorkspaceRoot,
+    out: Annotated[Path | None, typer.Option(help="write every valid answer to this file, as JSON lines")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write every valid annotation as JSON lines, which `annotate.files` of a recipe reads."""
-    data = annotations_jsonl(workspace)
-    out.write_bytes(data)
-    print(f"{len(data.splitlines())} annotations written to {out}")
+    """How people agree, how far each can be trusted, and what more labels would buy; or the answers as a file.
+
+    The file is what `annotate.files` of a recipe reads.
+    """
+    if out is not None:
+        data = annotations_jsonl(workspace)
+        out.write_bytes(data)
+        print(f"{len(data.splitlines())} annotations written to {out}")
+        return
+    found = people(Workspace.open(workspace))
+    if as_json:
+        print_json(None if found is None else found.as_dict())
+    elif found is None:
+        print("nobody has answered yet; `prefine queue` shows what is asked")
+    else:
+        console().print(render(found))
+
+
+def labels(recipe: RecipePath, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """How many of the answers asked for have come; fetches what is new, changes nothing else."""
+    found = asdict(label_status(recipe, workspace))
+    if as_json:
+        print_json(found)
+    else:
+        print(", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items()))

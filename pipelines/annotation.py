@@ -14,6 +14,7 @@ from schemas.recipe import AnnotateSection, Recipe
 from schemas.tables import Queue, polars_schema
 from transforms.annotate.label_studio import LabelStudioServer
 from transforms.annotate.page import PageConfig
+from transforms.annotate.ranking import RANKINGS
 from transforms.annotate.tasks import empty_ledger
 from transforms.plugins import Row
 from transforms.storage.files import parquet_bytes
@@ -21,6 +22,7 @@ from transforms.storage.workspace import Workspace
 
 LEDGER = "ledger.parquet"
 ASKED = "asked.parquet"
+RANKED = "rankings.parquet"
 
 
 def server(section: AnnotateSection) -> LabelStudioServer:
@@ -59,8 +61,13 @@ def ledger(workspace: Workspace) -> pl.DataFrame:
     return stored_frame(workspace, LEDGER, empty_ledger())
 
 
+def rankings(workspace: Workspace) -> pl.DataFrame:
+    """Which pairs are asked together, as rankings."""
+    return stored_frame(workspace, RANKED, pl.DataFrame(schema=RANKINGS))
+
+
 def asked(workspace: Workspace) -> pl.DataFrame:
-    """The queue as last pushed."""
+    """The queue as last offered to people."""
     return stored_frame(workspace, ASKED, pl.DataFrame(schema=polars_schema(Queue)))
 
 

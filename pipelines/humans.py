@@ -1,16 +1,25 @@
-"""What the terminal annotator and the annotations file need of a workspace."""
+"""What people have to do with a workspace: what they are asked next, what they said, and what it shows of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
+import polars as pl
 
-from pipelines.annotation import pairs_by_id, queue
+from pipelines.annotation import asked, ledger, pairs_by_id, queue
+from pipelines.fitted import CURRENT
 from pipelines.lookup import table_frame
+from pipelines.route import text_length
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES
+from transforms.agreement.people import SLICES, People, people_statistics
 from transforms.annotate.files import to_jsonl
+from transforms.annotate.tasks import waiting
 from transforms.plugins import Row
 from transforms.storage.workspace import Workspace
+
+_TEXTS = ("prompt", "response_a", "response_b")
 
 
 def open_tasks(root: str, annotator: str, answered: Path, limit: int) -> list[tuple[Row, str]]:
@@ -28,3 +37,55 @@ def open_tasks(root: str, annotator: str, answered: Path, limit: int) -> list[tu
 def annotations_jsonl(root: str) -> bytes:
     """Every valid annotation of a workspace as JSON lines."""
     return to_jsonl(table_frame(Workspace.open(root), "annotations").sort("annotation_id").collect())
+
+
+def outlook(workspace: Workspace) -> dict[str, Any] | None:
+    """How many labels (`gain`) the next `labels` answers are expected to mend; None before the first routing."""
+    current = workspace.read_artefact("route", CURRENT)
+    data = None if current is None else workspace.read_artefact("route", f"{current.decode()}/outlook")
+    found: dict[str, Any] | None = None if data is None else orjson.loads(data)
+    return found
+
+
+def people(workspace: Workspace) -> People | None:
+    """Statistics of every valid answer; None where nobody has answered.
+
+    Only answered pairs are held in memory, so the cost grows with the answers, not with the data.
+    """
+    parts = [found for bucket in workspace.buckets if (found := _answered(workspace, bucket)) is not None]
+    if not parts:
+        return None
+    answers, verdicts, pairs, votes = (pl.concat(frames) for frames in zip(*parts, strict=True))
+    offered = asked(workspace)
+    sides = ["pair_id", "shown"]
+    there = ledger(workspace).filter(~pl.col("gone")).select(sides)
+    shown = pl.concat([there, offered.select(sides)]).unique("pair_id", keep="first", maintain_order=True)
+    return people_statistics(
+        answers.join(shown, on="pair_id", how="left"),
+        verdicts,
+        offered.filter(pl.col("purpose") == "control").select("pair_id", "known_label"),
+        pairs,
+        votes,
+        waiting=waiting(offered, answers).height,
+        outlook=outlook(workspace),
+    )
+
+
+def _answered(workspace: Workspace, bucket: int) -> tuple[pl.DataFrame, ...] | None:
+    """Answers, and verdicts, features and votes of the answered pairs of a bucket."""
+    answers = workspace.read("annotations", bucket, ("pull",))
+    if answers.is_empty():
+        return None
+    ids = answers.select("pair_id").unique()
+
+    def mine(table: str, stages: tuple[str, ...], columns: tuple[str, ...]) -> pl.DataFrame:
+        return workspace.read(table, bucket, stages, columns).join(ids, on="pair_id", how="semi")
+
+    n_chars = pl.sum_horizontal(text_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
+    pairs = mine("pairs", PAIR_STAGES, (*SLICES, *_TEXTS, "context"))
+    return (
+        answers,
+        mine("verdicts", ("fuse",), ("prior", "contributions")),
+        pairs.select("pair_id", *SLICES, n_chars.cast(pl.Int64).alias("n_chars")),
+        mine("votes", VOTE_STAGES, ("pair_id", "voter", "kind", "label")).drop("vote_id"),
+    )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
-from pipelines.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, server, store_frame
+from pipelines.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, rankings, server, store_frame
 from pipelines.stage import PAIR_STAGES, Reads, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
@@ -18,6 +18,7 @@ from schemas.tables import Annotations, Rejects, polars_schema
 from transforms.annotate.answers import Answers, read_answers
 from transforms.annotate.files import from_jsonl
 from transforms.annotate.label_studio import Pulled, pull, reconcile
+from transforms.annotate.ranking import rankings_by_id
 from transforms.annotate.votes import votes_of
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
@@ -85,7 +86,10 @@ class Pull(Stage):
         queued = asked(self.workspace)
         controls = queued.filter(pl.col("purpose") == "control")["pair_id"]
         pairs = pairs_by_id(self.workspace, tasks["pair_id"])
-        return read_answers(state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), controls)
+        groups = rankings_by_id(rankings(self.workspace))
+        return read_answers(
+            state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), controls, groups
+        )
 
     def _from_file(self, name: str) -> Answers:
         path = self.base_dir / name

@@ -55,13 +55,16 @@ class Route(FittedStage):
         """Fit the router on what humans have labelled, shortlist every bucket, choose."""
         if self.artefact("queue.parquet") is None:
             labelled = [c.filter(pl.col("n_human") > 0) for c in map(self._candidates, self.workspace.buckets)]
-            self.store("router", canonical_json(self.router.fit(pl.concat(labelled))))
+            model = self.router.fit(pl.concat(labelled))
+            self.store("router", canonical_json(model))
             config = self.queue_config
             before = asked(self.workspace)
             candidates = narrow(self.gathered(), config, before["pair_id"].to_list())
             queue = select(candidates, config, before, seed=self.recipe.seed)
             gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
-            self.store("outlook", canonical_json({"labels": self.recipe.route.outlook_labels, "gain": gain}))
+            expected = {"labels": self.recipe.route.outlook_labels, "gain": gain}
+            regret = {"regret": model["regret"]} if "regret" in model else {}
+            self.store("outlook", canonical_json(expected | regret))
             self.store("queue.parquet", parquet_bytes(queue))
         self.make_current()
         yield self
@@ -88,7 +91,7 @@ class Route(FittedStage):
     def _candidates(self, bucket: int) -> pl.DataFrame:
         pairs = self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS))
         verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
-        n_chars = pl.sum_horizontal(_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
+        n_chars = pl.sum_horizontal(text_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
         is_control = pl.col("tags").list.contains(CONTROL).fill_null(False)
         extra = pairs.select(
             "pair_id",
@@ -107,5 +110,6 @@ class Route(FittedStage):
         ).with_columns(pl.col("humans").fill_null([]))
 
 
-def _length(column: str) -> pl.Expr:
+def text_length(column: str) -> pl.Expr:
+    """Characters of a column of messages."""
     return pl.col(column).list.eval(pl.element().struct.field("content").str.len_chars()).list.sum()

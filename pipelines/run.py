@@ -127,5 +127,8 @@ def notes(stage: Stage) -> list[str]:
     if isinstance(stage, Route):
         outlook = orjson.loads(stage.artefact("outlook") or b"null")
         if outlook:
-            return [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
+            said = [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
+            if "regret" in outlook:
+                said.append(f"regret of the bandit so far: {outlook['regret']:.1f} labels turned over")
+            return said
     return []

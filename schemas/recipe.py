@@ -112,6 +112,10 @@ class AnnotateSection(Strict):
     aspects: list[str] = ["helpful", "honest", "harmless"]
     span_kinds: list[str] = ["good", "factual_error", "unsafe", "style"]
     rationale_required: bool = False
+    batch_size: int = Field(default=500, ge=1, description="tasks sent in one request")
+    ranking: int | None = Field(
+        default=None, ge=3, le=9, description="ask for a ranking of up to so many responses where 3 or more are queued"
+    )
     files: list[str] = Field(default=[], description="annotations.jsonl files to import on pull")
 
 

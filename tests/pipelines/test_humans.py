@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import polars as pl
+import pytest
 
 from pipelines.lookup import table_frame
 from tests.pipelines.conftest import Project
@@ -53,3 +54,35 @@ def test_the_queue_asks_each_pair_once_and_within_the_budget(project: Project) -
     assert queue["rank"].to_list() == list(range(queue.height))
     assert 0 < queue["overlap"].sum() <= 10
     assert "audit" in queue["purpose"].to_list()
+
+
+def test_answers_to_the_audit_certify_the_version_and_show_who_gave_them(project: Project) -> None:
+    project.recipe["route"] = {"queue": {"budget": 40, "audit_share": 0.5, "audit_overlap": 2}}
+    project.run("w")
+    assert "nobody has answered" in project.prefine("annotations", "-w", "w")
+    workspace = Workspace.open(str(project.folder / "w"))
+    queue = table_frame(workspace, "queue").sort("rank").collect()
+    rows = dict(table_frame(workspace, "rows").select("pair_id", "chosen_is").collect().iter_rows())
+    given = [(pair, who, rows.get(pair, "a")) for pair in queue["pair_id"] for who in ("ann", "bob")]
+    (project.folder / "answers.jsonl").write_text(answers(given))
+    project.recipe["annotate"] = {"plugin": "files", "files": ["answers.jsonl"]}
+    result = project.run("w")
+    certificate = result["certificate"]
+    held = queue.filter(pl.col("held_out") > 0)
+    published = dict(table_frame(workspace, "rows").select("pair_id", "chosen_is").collect().iter_rows())
+    audited = [pair for pair in held["pair_id"] if pair in published]
+    assert (certificate["audited"], certificate["answers"]) == (len(audited), 2 * len(audited))
+    agreeing = sum(rows.get(pair, "a") == published[pair] for pair in audited)
+    assert certificate["agreement"] == pytest.approx(agreeing / len(audited))
+    votes = table_frame(workspace, "votes").filter(pl.col("kind") == "human").collect()
+    assert not set(votes["pair_id"]) & set(held.filter(pl.col("overlap") == 2)["pair_id"])
+    found = json.loads(project.prefine("annotations", "-w", "w", "--json"))
+    assert (found["answers"], found["pairs"], found["agreement"]) == (len(given), queue.height, 1.0)
+    assert found["alpha"]["alpha"] == 1.0
+    assert [row["annotator"] for row in found["annotators"]] == ["ann", "bob"]
+    assert found["outlook"]["labels"] == 100
+    assert "Krippendorff" in project.prefine("annotations", "-w", "w")
+    report = (workspace.local_path("datasets", "small", result["version"], "report.html")).read_text()
+    assert "Agreement of every two people" in report
+    assert "are expected to mend" in report
+    assert project.run("w")["published"] is False

@@ -1,7 +1,7 @@
 """Each annotator in figures: agreement, controls, speed, drift, and what speaks for careless answers.
 
 All functions are pure and linear in the number of answers. `answers` are `annotations` rows joined with
-`shown` (ab or ba: which stored response stood first); skips are counted but never compared.
+`shown` (ab or ba: which stored response stood first; null where it is not known); skips are counted but never compared.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ _Row = tuple[str, str, int, int, float, str]
 
 def _one_side(said: pl.DataFrame) -> list[_Row]:
     counts = (
-        said.filter(pl.col("label").is_in(_SIDES))
+        said.filter(pl.col("label").is_in(_SIDES), pl.col("shown").is_not_null())
         .group_by("annotator")
         .agg(_first().sum().alias("k"), pl.len().alias("n"))
     )

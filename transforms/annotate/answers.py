@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
@@ -21,6 +21,9 @@ from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, rows_frame
 from transforms.annotate.display import page_text, shown_text, stored_span
 from transforms.annotate.page import FLAGS, LABELS, PageConfig
 from transforms.plugins import Row
+
+if TYPE_CHECKING:
+    from transforms.annotate.ranking import Ranking
 
 STAGE = "pull"
 
@@ -39,7 +42,7 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class Answers:
-    """Valid rows and rejects; together as many as there were records."""
+    """Valid rows and rejects; together as many as there were records (of a ranking: as many as its pairs)."""
 
     annotations: pl.DataFrame
     rejects: pl.DataFrame
@@ -52,6 +55,7 @@ def read_answers(
     config: PageConfig,
     annotators: Mapping[int, str],
     controls: Iterable[str] = (),
+    rankings: Mapping[str, Ranking] | None = None,
 ) -> Answers:
     """Check records as Label Studio gives them.
 
@@ -61,7 +65,9 @@ def read_answers(
         pairs: pair_id -> `pairs` row (responses are needed to check spans).
         annotators: the server's user id -> name under which answers are stored; others are rejected.
         controls: pair ids of controls.
+        rankings: group id -> the ranking it asks for; a valid ranking is one row for each of its pairs.
     """
+    groups = rankings or {}
     sent = ledger.filter(pl.col("task_id").is_not_null())
     tasks = {(row["project_id"], row["task_id"]): row for row in sent.iter_rows(named=True)}
     control_ids = set(controls)
@@ -69,11 +75,11 @@ def read_answers(
     rejects: list[Row] = []
     for record in records:
         try:
-            row = _answer(record, tasks, pairs, config, annotators)
+            found = _answer(record, tasks, pairs, config, annotators, groups)
         except AnswerError as error:
             rejects.append(reject(error.reason, f"task {record.get('task')}:{record.get('id')}", str(error), record))
         else:
-            rows.append(row | {"control": row["pair_id"] in control_ids})
+            rows += [row | {"control": row["pair_id"] in control_ids} for row in found]
     return collected(rows, rejects)
 
 
@@ -123,12 +129,13 @@ def _answer(
     pairs: Mapping[str, Row],
     config: PageConfig,
     annotators: Mapping[int, str],
-) -> Row:
+    rankings: Mapping[str, Ranking],
+) -> list[Row]:
     task = tasks.get((record.get("project", -1), record.get("task", -1)))
     if task is None:
         raise AnswerError("unknown_task", "The answered task is not in the ledger: it was not pushed from here.")
-    pair = pairs.get(task["pair_id"])
-    if pair is None:
+    pair, ranking = pairs.get(task["pair_id"]), rankings.get(task["pair_id"])
+    if pair is None and ranking is None:
         raise AnswerError("unknown_pair", "The answered pair is no longer in the workspace.")
     user, editor = record.get("completed_by"), record.get("updated_by")
     if not isinstance(user, int) or user not in annotators:
@@ -144,9 +151,11 @@ def _answer(
         "cancelled": bool(record.get("was_cancelled")),
         "updated_at": utc(record.get("updated_at")),
     }
-    if row["cancelled"]:
-        return row
-    return row | read_result(record.get("result"), pair, task["shown"], config)
+    if ranking is not None:
+        return ranking.rows(row, record.get("result"))
+    if row["cancelled"] or pair is None:
+        return [row]
+    return [row | read_result(record.get("result"), pair, task["shown"], config)]
 
 
 def read_result(result: Any, pair: Row, shown: str, config: PageConfig) -> Row:
@@ -183,7 +192,7 @@ def read_result(result: Any, pair: Row, shown: str, config: PageConfig) -> Row:
         "strength": _choice(strength, _STRENGTHS, "strength") if strength is not None and label in "ab" else None,
         "aspects": orjson.dumps(aspects, option=orjson.OPT_SORT_KEYS).decode() if aspects else None,
         "spans": orjson.dumps(sorted(spans, key=_span_order)).decode() if spans else None,
-        "rationale": _text(rationale),
+        "rationale": text_of_answer(rationale),
     }
 
 
@@ -227,7 +236,12 @@ def _flags(value: Any) -> list[str]:
     return sorted(set(value))
 
 
-def _text(value: Any) -> str | None:
+def text_of_answer(value: Any) -> str | None:
+    """A rationale: its lines as one text, None where it is empty.
+
+    Raises:
+        AnswerError: not text, or not valid Unicode.
+    """
     parts = [value] if isinstance(value, str) else value
     if parts is None:
         return None

@@ -57,6 +57,12 @@ def page_text(messages: Sequence[Message]) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def images(messages: Sequence[Message]) -> list[str]:
+    """Addresses of the attached images that a page can show: http and https only."""
+    media = [item for message in messages for item in message.get("media") or ()]
+    return [m["uri"] for m in media if m["kind"] == "image" and m["uri"].lower().startswith(("http://", "https://"))]
+
+
 def dialogue(messages: Sequence[Message]) -> list[dict[str, str]]:
     """A prompt as the turns of a dialogue on the page."""
     return [{"role": m["role"], "content": shown_text(page_text([m]))} for m in messages]

@@ -10,7 +10,7 @@ was known of them. Webhooks are not used: the server sends each once, without re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,13 +18,13 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import AnnotationServerError, MissingExtra
-from transforms.annotate.page import PageConfig, page_version, pairwise_page
+from transforms.annotate.page import page_version
 from transforms.annotate.tasks import (
+    Tasks,
     announced,
     confirmed,
     overlap_changes,
     recovered,
-    task_data,
     unpushed,
     with_overlap,
     without,
@@ -192,24 +192,25 @@ class LabelStudioServer:
 def push(
     server: LabelStudioServer,
     queue: pl.DataFrame,
-    pairs_of: Callable[[Sequence[str]], Mapping[str, Row]],
-    config: PageConfig,
+    tasks_of: Tasks,
     ledger: pl.DataFrame,
     save: Save,
     *,
     name: str,
+    batch_size: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pushed:
     """Make the server ask what the queue says; doing it again changes nothing.
 
-    Pairs with a context and pairs without have different pages, hence different projects.
+    Tasks with different pages (with or without a context, images, a ranking) are in different projects.
 
     Args:
         queue: `schemas.tables.Queue`.
-        pairs_of: pair ids -> `pairs` rows; asked for one batch at a time.
+        tasks_of: the tasks of queue rows; asked for one batch at a time.
         ledger: as last saved.
         save: stores the ledger durably; called before and after every batch.
         name: of the project, to which the version of the page is added.
+        batch_size: tasks a request.
         progress: told how many tasks of how many are made.
     """
     ledger, found, gone = reconcile(server, ledger)
@@ -218,14 +219,11 @@ def push(
     usual = int(queue["overlap"].mode().sort().first() or 1) if queue.height else 1  # type: ignore[arg-type]
     projects: dict[str, tuple[int, int]] = {}
     done = 0
-    for batch in todo.iter_slices(BATCH):
-        pairs = pairs_of(batch["pair_id"].to_list())
-        with_context = pl.Series([bool(pairs[p].get("context")) for p in batch["pair_id"]], dtype=pl.Boolean)
-        for context in (False, True):
-            part = batch.filter(with_context == context)
-            if not part.height:
-                continue
-            xml = pairwise_page(config, context=context)
+    for batch in todo.iter_slices(batch_size):
+        tasks = tasks_of(batch)
+        for xml in dict.fromkeys(task.page for task in tasks):
+            chosen = [task.page == xml for task in tasks]
+            part, data = batch.filter(pl.Series(chosen)), [task.data for task in tasks if task.page == xml]
             page = page_version(xml)
             if page not in projects:
                 project_id = server.project(name, xml, usual)
@@ -233,7 +231,6 @@ def push(
             project_id, overlap = projects[page]
             ledger = announced(ledger, part, project_id, page, overlap)
             save(ledger)
-            data = [task_data(pairs[p], shown) for p, shown in part.select("pair_id", "shown").iter_rows()]
             ids = server.add_tasks(project_id, data)
             ledger = confirmed(ledger, project_id, dict(zip(part["pair_id"], ids, strict=True)))
             save(ledger)

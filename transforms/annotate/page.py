@@ -3,11 +3,12 @@
 The open-source server accepts misspelt tags and references to nothing, so every config is checked here
 against the tags that edition has and that are safe: only `Text` and `Paragraphs` escape model output
 (`Markdown` runs scripts, `HyperText`, `List` and `Ranker` fetch remote images), so no other tag may
-show a task's text.
+show a task's text. `Image` shows what was attached as an image, by its address.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ MAX_RANKED = 9
 
 _COLOURS = ("#2e7d32", "#c62828", "#6a1b9a", "#ef6c00", "#1565c0", "#4e342e")
 _LAYOUT = {"View", "Style", "Header"}
-_OBJECTS = {"Text", "Paragraphs"}
+_OBJECTS = {"Text", "Paragraphs", "Image"}
 _CONTROLS = {"Labels", "Rating", "Choices", "TextArea"}
 _PARTS = {"Label": "Labels", "Choice": "Choices"}
 
@@ -49,11 +50,16 @@ class PageConfig(PluginConfig):
         return names
 
 
-def pairwise_page(config: PageConfig, *, context: bool) -> str:
-    """The labelling config for pairs; with `context` it stands open above the responses."""
+def pairwise_page(config: PageConfig, *, context: bool, images: Collection[str] = ()) -> str:
+    """The labelling config for pairs; with `context` it stands open above the responses.
+
+    Args:
+        images: where the page has room for attached images: `prompt`, `a`, `b`.
+    """
     return _rendered(
         "pairwise.xml",
         context=context,
+        images=images,
         aspects=config.aspects,
         span_kinds=config.span_kinds,
         rationale_required=config.rationale_required,
@@ -76,7 +82,7 @@ def page_version(xml: str) -> str:
 
 def page_fields(xml: str) -> list[str]:
     """The task fields (`$name`) a config shows, sorted."""
-    return sorted({e.get("value", "")[1:] for e in _parsed(xml).iter() if e.tag in _OBJECTS})
+    return sorted({_field(e)[1:] for e in _parsed(xml).iter() if e.tag in _OBJECTS})
 
 
 def lint(xml: str) -> list[str]:
@@ -113,7 +119,7 @@ def lint(xml: str) -> list[str]:
 
 def _references(element: ET.Element, names: dict[str, ET.Element]) -> list[str]:
     who = f"{element.tag} {element.get('name') or element.get('className') or ''}".strip()
-    value = element.get("value", "")
+    value = _field(element)
     problems = []
     if element.tag in _OBJECTS and not value.startswith("$"):
         problems.append(f"{who} shows no task field")
@@ -132,6 +138,11 @@ def _references(element: ET.Element, names: dict[str, ET.Element]) -> list[str]:
             absent = [v for v in element.get("whenChoiceValue", "").split(",") if v not in offered]
             problems += [f"{who} waits for the choice {v!r}, which {source.get('name')} lacks" for v in absent]
     return problems
+
+
+def _field(element: ET.Element) -> str:
+    """What an element shows; an `Image` may show a list."""
+    return element.get("value", element.get("valueList", "") if element.tag == "Image" else "")
 
 
 def _parsed(xml: str) -> ET.Element:

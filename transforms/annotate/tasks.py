@@ -9,18 +9,21 @@ server it is marked `gone`, so that answers fetched earlier still find their pai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import polars as pl
 
 from schemas.messages import Message
-from transforms.annotate.display import dialogue, page_text, shown_text
+from transforms.annotate.display import dialogue, images, page_text, shown_text
+from transforms.annotate.page import PageConfig, pairwise_page
 from transforms.plugins import Row
 
 LEDGER = pl.Schema(
     {
-        "pair_id": pl.String,
+        "pair_id": pl.String,  # or the id of a ranking's group (transforms/annotate/ranking.py)
         "project_id": pl.Int64,
         "task_id": pl.Int64,
         "page": pl.String,  # version of the labelling config
@@ -30,6 +33,33 @@ LEDGER = pl.Schema(
         "gone": pl.Boolean,  # the task was deleted on the server
     }
 )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A page and what it shows."""
+
+    page: str  # labelling config
+    data: dict[str, Any]
+
+
+Tasks = Callable[[pl.DataFrame], list[Task]]  # queue rows -> a task each
+
+
+def pair_tasks(pairs_of: Callable[[Sequence[str]], Mapping[str, Row]], config: PageConfig) -> Tasks:
+    """Pairwise tasks; `pairs_of` gives the `pairs` rows of a batch of pair ids."""
+
+    @cache
+    def page(fields: frozenset[str]) -> str:
+        attached = [name.removeprefix("images_") for name in sorted(fields) if name.startswith("images_")]
+        return pairwise_page(config, context="context" in fields, images=attached)
+
+    def tasks(batch: pl.DataFrame) -> list[Task]:
+        pairs = pairs_of(batch["pair_id"].to_list())
+        data = [task_data(pairs[p], shown) for p, shown in batch.select("pair_id", "shown").iter_rows()]
+        return [Task(page(frozenset(d)), d) for d in data]
+
+    return tasks
 
 
 def empty_ledger() -> pl.DataFrame:
@@ -48,7 +78,8 @@ def task_data(pair: Row, shown: str) -> dict[str, Any]:
     }
     if pair.get("context"):
         data["context"] = shown_text(pair["context"])
-    return data
+    attached = {"prompt": images(pair["prompt"]), "a": images(pair[first]), "b": images(pair[second])}
+    return data | {f"images_{where}": found for where, found in attached.items() if found}
 
 
 def ranking_data(group_id: str, prompt: list[Message], context: str | None, responses: list[str]) -> dict[str, Any]:
@@ -127,8 +158,8 @@ def with_overlap(ledger: pl.DataFrame, task_id: int, overlap: int) -> pl.DataFra
     return ledger.with_columns(changed.alias("overlap"))
 
 
-def waiting(ledger: pl.DataFrame, annotations: pl.DataFrame) -> pl.DataFrame:
-    """Pairs whose task still lacks answers: `pair_id`, `wanted`, `answered`, `skipped`.
+def waiting(queue: pl.DataFrame, annotations: pl.DataFrame) -> pl.DataFrame:
+    """Queued pairs that still lack answers: `pair_id`, `wanted`, `answered`, `skipped`.
 
     A skip is no answer: its pair stays in the queue, for somebody else.
     """
@@ -136,7 +167,6 @@ def waiting(ledger: pl.DataFrame, annotations: pl.DataFrame) -> pl.DataFrame:
         pl.col("annotator").filter(~pl.col("cancelled")).n_unique().alias("answered"),
         pl.col("annotator").filter(pl.col("cancelled")).n_unique().alias("skipped"),
     )
-    there = ledger.filter(pl.col("task_id").is_not_null(), ~pl.col("gone"))
-    both = there.select("pair_id", pl.col("overlap").alias("wanted")).join(counts, on="pair_id", how="left")
+    both = queue.select("pair_id", pl.col("overlap").alias("wanted")).join(counts, on="pair_id", how="left")
     both = both.with_columns(pl.col("answered", "skipped").fill_null(0).cast(pl.Int32))
     return both.filter(pl.col("answered") < pl.col("wanted")).sort("pair_id")

@@ -32,26 +32,31 @@ def loss(p: Floats, kind: str) -> Floats:
     return np.asarray(-(p * np.log(np.clip(p, 1e-12, 1))).sum(axis=-1))
 
 
-def gain_of_one_answer(p: Floats, reliability: Floats | float, kind: str) -> Floats:
-    """Expected reduction of `loss` by one more answer: the value of information (Raiffa and Schlaifer, 1961).
+def gain_of_answers(p: Floats, reliability: Floats | float, kind: str, answers: int = 1) -> Floats:
+    """Expected reduction of `loss` by some more answers: the value of information (Raiffa and Schlaifer, 1961).
 
-    The annotator names the true outcome with probability `reliability` and each other one with equal
-    probability; beliefs are updated by Bayes' rule and the loss is averaged over the three answers.
+    Each annotator names the true outcome with probability `reliability` and each other one with equal
+    probability, independently given the outcome; beliefs are updated by Bayes' rule and the loss is averaged
+    over how many of the answers name each outcome.
 
     Args:
         p: beliefs, shape (n, 3).
         reliability: one number, or one per candidate, in [1/3, 1].
+        answers: how many, at least 1.
 
     Returns:
-        Shape (n,), at least 0: an answer never makes the best decision worse on average.
+        Shape (n,), at least 0: answers never make the best decision worse on average.
     """
     r = np.broadcast_to(np.asarray(reliability, dtype=np.float64), p.shape[:1])[:, None]
     after = np.zeros(len(p))
-    for answer in range(3):
-        joint = p * np.where(np.arange(3) == answer, r, (1 - r) / 2)
-        evidence = joint.sum(axis=1, keepdims=True)
-        posterior = np.divide(joint, evidence, out=np.zeros_like(joint), where=evidence > 0)
-        after += evidence[:, 0] * loss(posterior, kind)
+    for first in range(answers + 1):
+        for second in range(answers + 1 - first):
+            counts = np.array([first, second, answers - first - second])
+            ways = math.factorial(answers) / math.prod(math.factorial(c) for c in counts)
+            joint = ways * p * r**counts * ((1 - r) / 2) ** (answers - counts)
+            evidence = joint.sum(axis=1, keepdims=True)
+            posterior = np.divide(joint, evidence, out=np.zeros_like(joint), where=evidence > 0)
+            after += evidence[:, 0] * loss(posterior, kind)
     return np.asarray(np.maximum(loss(p, kind) - after, 0.0))
 
 

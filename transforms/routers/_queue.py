@@ -30,19 +30,23 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Literal, Self
 
+import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.errors import DataError
 from schemas.tables import Queue, conform, polars_schema
 from transforms.plugins import PluginConfig
+from transforms.routers._posterior import gain_of_answers, outcomes
 
+RELIABILITY = 0.9  # P(one annotator is right), for what answers are expected to mend
 OUTLOOK_LABELS = 100
 
 SHORTLIST = pl.Schema(
     {
         "pair_id": pl.String,
         "value": pl.Float64,  # the router's value of one label
+        "gain": pl.Float64,  # labels that `overlap` answers are expected to mend, whatever the router values
         "priority": pl.Float64,  # what is ranked: discounted value, per second if the budget is in seconds
         "overlap": pl.Int32,
         "unit": pl.Float64,  # cost of one answer in units of the budget (labels or seconds)
@@ -138,10 +142,12 @@ def shortlist(
     ids = candidates["pair_id"].to_list()
     seconds = config.base_seconds + pl.col("n_chars") / config.chars_per_second
     per_second = config.budget_seconds is not None
+    overlap = candidates.select(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
     frame = candidates.select(
         "pair_id",
         value.alias("value"),
-        overlaps(pl.col("certainty"), config).alias("overlap"),
+        _gains(candidates, overlap),
+        overlap,
         (seconds if per_second else pl.lit(1.0)).cast(pl.Float64).alias("unit"),
         (pl.col(config.slice) if config.slice else pl.lit(None, dtype=pl.String)).alias("slice"),
         (pl.col(known) if known else pl.lit(None, dtype=pl.String)).alias("known_label"),
@@ -154,6 +160,16 @@ def shortlist(
     place = pl.int_range(pl.len()).over("prompt_id", pl.col("known_label").is_null())
     priority = pl.col("value") * pl.lit(config.same_prompt_decay).pow(place) / pl.col("unit")
     return _keep(frame.with_columns(priority.alias("priority")).select(SHORTLIST.names()), config, asked)
+
+
+def _gains(candidates: pl.DataFrame, overlap: pl.Series) -> pl.Series:
+    """Wrong labels that so many answers to each pair are expected to mend."""
+    p, counts = outcomes(candidates), overlap.to_numpy()
+    gains = np.zeros(candidates.height)
+    for answers in np.unique(counts):
+        asked = counts == answers
+        gains[asked] = gain_of_answers(p[asked], RELIABILITY, "zero_one", int(answers))
+    return pl.Series("gain", gains, dtype=pl.Float64)
 
 
 def narrow(shortlists: Iterable[pl.DataFrame], config: QueueConfig, asked: Collection[str] = ()) -> pl.DataFrame:
@@ -213,14 +229,14 @@ def build_queue(
 
 
 def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:
-    """What the next `labels` answers after this queue are expected to buy, in the router's unit of value.
+    """How many wrong labels the next `labels` answers after this queue are expected to mend.
 
     Args:
         candidates: a shortlist; it keeps `OUTLOOK_LABELS` more pairs than the budget pays for.
     """
     rest = candidates.join(queue, on="pair_id", how="anti").filter(pl.col("known_label").is_null())
     rest = rest.sort(["priority", "draw"], descending=[True, False])
-    return float(rest.filter(pl.col("overlap").cum_sum() <= labels)["value"].sum())
+    return float(rest.filter(pl.col("overlap").cum_sum() <= labels)["gain"].sum())
 
 
 def _ids(queue: pl.DataFrame | None) -> Collection[str]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 from transforms.routers._base import BaseRouter
-from transforms.routers._posterior import gain_of_one_answer, outcomes, without_humans
+from transforms.routers._posterior import gain_of_answers, outcomes, without_humans
 
 
 @register("routers", "bandit")
@@ -57,7 +57,7 @@ class BanditRouter(BaseRouter):
         """Upper confidence bound of the chance that an answer turns the label over."""
         arms: dict[str, list[int]] = model.get("arms", {})
         p_a = candidates["p_a"].cast(pl.Float64)
-        gain = gain_of_one_answer(outcomes(candidates), self.config.reliability, "brier")
+        gain = gain_of_answers(outcomes(candidates), self.config.reliability, "brier")
         rows = pl.DataFrame({"arm": self._arms(candidates, 0.5 + (p_a - 0.5).abs()), "gain": gain})
         rows = rows.with_columns(
             pl.struct(-pl.col("gain"), pl.int_range(pl.len())).rank("ordinal").over("arm").alias("j")

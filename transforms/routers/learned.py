@@ -13,7 +13,7 @@ from scipy.special import expit
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 from transforms.routers._base import BaseRouter
-from transforms.routers._posterior import Floats, gain_of_one_answer, loss, outcomes, without_humans
+from transforms.routers._posterior import Floats, gain_of_answers, loss, outcomes, without_humans
 
 _CATEGORIES = ("kind", "language", "origin", "context_kind")
 _OPTIONAL = ("similarity", "length_difference")
@@ -69,7 +69,7 @@ class LearnedRouter(BaseRouter):
         """P(an answer turns the label over), in [0, 1]; the expected gain where nothing was learned."""
         p = outcomes(candidates)
         if not model:
-            return pl.Series("value", gain_of_one_answer(p, self.config.reliability, "zero_one"))
+            return pl.Series("value", gain_of_answers(p, self.config.reliability, "zero_one"))
         numbers, _ = _numbers(candidates, candidates["p_a"].cast(pl.Float64).to_numpy(), model["numbers"])
         standard = (numbers - np.array(model["mean"])) / np.array(model["scale"])
         return pl.Series("value", expit(_design(standard, candidates, model["levels"]) @ np.array(model["weights"])))

@@ -11,7 +11,7 @@ from pydantic import Field
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 from transforms.routers._base import BaseRouter
-from transforms.routers._posterior import gain_of_one_answer, human_agreement, outcomes, reliability_of
+from transforms.routers._posterior import gain_of_answers, human_agreement, outcomes, reliability_of
 
 _TIE_BREAK = 1e-6
 
@@ -53,5 +53,5 @@ class ValueRouter(BaseRouter):
         kinds = candidates["kind"].fill_null("").to_list()
         reliability = np.array([known.get(kind, self.config.reliability) for kind in kinds], dtype=np.float64)
         p = outcomes(candidates)
-        gain = gain_of_one_answer(p, reliability, self.config.loss)
-        return pl.Series("value", gain + _TIE_BREAK * gain_of_one_answer(p, reliability, "brier"))
+        gain = gain_of_answers(p, reliability, self.config.loss)
+        return pl.Series("value", gain + _TIE_BREAK * gain_of_answers(p, reliability, "brier"))

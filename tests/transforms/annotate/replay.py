@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import polars as pl
 
 from schemas.messages import to_messages
 from schemas.pairs import make_pair, mirrored
+from transforms.annotate.page import PageConfig
+from transforms.annotate.tasks import Tasks, pair_tasks
 from transforms.routers._queue import QueueConfig, build_queue
 
 Pairs = dict[str, dict[str, Any]]
@@ -40,6 +41,8 @@ def queue_of(pairs: Pairs, **config: Any) -> pl.DataFrame:
             "pair_id": list(pairs),
             "prompt_id": [p["prompt_id"] for p in pairs.values()],
             "certainty": [0.5] * len(pairs),
+            "p_a": [0.5] * len(pairs),
+            "p_tie": [0.0] * len(pairs),
             "n_chars": [100] * len(pairs),
         }
     )
@@ -47,13 +50,9 @@ def queue_of(pairs: Pairs, **config: Any) -> pl.DataFrame:
     return build_queue(candidates, values, QueueConfig(**config), seed=7)
 
 
-def pairs_of(pairs: Pairs) -> Any:
-    """What push asks for texts."""
-
-    def get(ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
-        return {i: pairs[i] for i in ids}
-
-    return get
+def tasks_of(pairs: Pairs, config: PageConfig) -> Tasks:
+    """Pairwise tasks of these pairs."""
+    return pair_tasks(lambda ids: {i: pairs[i] for i in ids}, config)
 
 
 def choices(name: str, *values: str) -> dict[str, Any]:

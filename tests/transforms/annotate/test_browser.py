@@ -18,7 +18,7 @@ from schemas.messages import message
 from schemas.pairs import make_pair
 from tests.label_studio_server import LEGACY_TOKEN, Server
 from tests.transforms.annotate.browser import Page, browsing, installed
-from tests.transforms.annotate.replay import Pairs, pairs_of, queue_of
+from tests.transforms.annotate.replay import Pairs, queue_of, tasks_of
 from transforms.annotate.answers import read_answers
 from transforms.annotate.display import page_text, shown_text
 from transforms.annotate.label_studio import LabelStudioServer, Pulled, pull, push
@@ -68,7 +68,7 @@ def pushed(server: Server, pairs: Pairs, name: str) -> Any:
     saved = [empty_ledger()]
     queue = queue_of(pairs, audit_share=0, control_share=0)
     admin = LabelStudioServer(server.url, LEGACY_TOKEN)
-    return push(admin, queue, pairs_of(pairs), CONFIG, saved[0], saved.append, name=name).ledger
+    return push(admin, queue, tasks_of(pairs, CONFIG), saved[0], saved.append, name=name).ledger
 
 
 def pulled(server: Server, ledger: Any, pairs: Pairs) -> Any:

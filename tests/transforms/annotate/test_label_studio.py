@@ -14,7 +14,7 @@ import pytest
 from schemas.errors import AnnotationServerError
 from schemas.tables import Annotations, Rejects, Votes
 from tests.label_studio_server import LEGACY_TOKEN, Server
-from tests.transforms.annotate.replay import Pairs, Person, answer, choices, pairs_of, pandalm_pairs, queue_of, span
+from tests.transforms.annotate.replay import Pairs, Person, answer, choices, pandalm_pairs, queue_of, span, tasks_of
 from transforms.annotate import label_studio as module
 from transforms.annotate.answers import read_answers
 from transforms.annotate.display import page_text
@@ -69,7 +69,7 @@ def test_replayed_humans_come_home_exactly(
     ledger = Ledger()
     steps: list[tuple[int, int]] = []
     pushed = push(
-        admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="replay",
+        admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay",
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert (pushed.created, pushed.recovered, pushed.gone) == (N_PAIRS, 0, 0)
@@ -149,7 +149,7 @@ def test_replayed_humans_come_home_exactly(
         "start": 1,
         "text": text[1:4],
     }
-    assert set(waiting(ledger.saved, after.annotations)["pair_id"]) == {
+    assert set(waiting(queue, after.annotations)["pair_id"]) == {
         p for p in pairs if sum(label is not None for (q, _), label in expected.items() if q == p) < overlap[p]
     }
 
@@ -160,7 +160,7 @@ def test_replayed_humans_come_home_exactly(
     answered = sum(label is not None for label in expected.values())
     assert votes.height + held.height == answered
 
-    again = push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="replay")
+    again = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay")
     assert (again.created, again.recovered, again.gone, again.overlaps_changed) == (0, 0, 0, 0)
     assert sorted(server_tasks(admin, project)) == sorted(pairs)
     third = pull(admin, ledger.saved, second)
@@ -185,14 +185,14 @@ def test_a_skipped_task_goes_to_somebody_else(
     pairs, _ = pandalm_pairs(shared_data, 1)
     ledger = Ledger()
     queue = queue_of(pairs, audit_share=0, control_share=0)
-    push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="skipping")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="skipping")
     project, task = ledger.saved.select("project_id", "task_id").row(0)
     assert people[0].next_task(project) == task
     people[0].post(task, [], was_cancelled=True)
     assert people[0].next_task(project) is None
     assert people[1].next_task(project) == task
     rows = read(pull(admin, ledger.saved, Pulled()), ledger.saved, pairs, people).annotations
-    assert waiting(ledger.saved, rows).row(0, named=True)["skipped"] == 1
+    assert waiting(queue, rows).row(0, named=True)["skipped"] == 1
 
 
 @pytest.mark.parametrize("moment", ["announced", "imported", "during"])
@@ -201,7 +201,6 @@ def test_a_push_interrupted_anywhere_is_finished_without_duplicates(
 ) -> None:
     pairs, _ = pandalm_pairs(shared_data, 60)
     queue = queue_of(pairs, audit_share=0.1, control_share=0)
-    monkeypatch.setattr(module, "BATCH", 20)
     ledger = Ledger()
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
     add_tasks, calls = admin.add_tasks, 0
@@ -222,11 +221,11 @@ def test_a_push_interrupted_anywhere_is_finished_without_duplicates(
     monkeypatch.setattr(admin, "add_tasks", interrupted)
     name = f"crash {moment}"
     with pytest.raises(AnnotationServerError):
-        push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name=name)
+        push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name, batch_size=20)
     label_studio.kill()
     label_studio.start()
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    pushed = push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name=name)
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name)
     assert pushed.created + pushed.recovered == 40
     if moment == "imported":
         assert pushed.recovered == 20
@@ -244,7 +243,7 @@ def test_a_pull_interrupted_is_finished(
     queue = queue_of(pairs, audit_share=0, control_share=0)
     ledger = Ledger()
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="pulling")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="pulling")
     for row in ledger.saved.iter_rows(named=True):
         people[0].post(row["task_id"], answer(humans[row["pair_id"]][0], row["shown"]))
     whole = pull(admin, ledger.saved, Pulled())
@@ -271,19 +270,19 @@ def test_what_others_delete_is_asked_again_and_answers_survive(
     pairs, _ = pandalm_pairs(shared_data, 5)
     queue = queue_of(pairs, audit_share=0, control_share=0)
     ledger = Ledger()
-    push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="deleting")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
     project = ledger.saved["project_id"][0]
     victim = ledger.saved.row(0, named=True)
     people[0].post(victim["task_id"], answer("a", victim["shown"]))
     before = pull(admin, ledger.saved, Pulled())
     admin._client.tasks.delete(str(victim["task_id"]))
-    pushed = push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="deleting")
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
     assert (pushed.created, pushed.gone) == (1, 1)
     assert sorted(server_tasks(admin, project)) == sorted(pairs)
     after = pull(admin, ledger.saved, before)
     assert found(read(after, ledger.saved, pairs, people).annotations) == {(victim["pair_id"], 0): "a"}
     admin._client.projects.delete(project)
-    pushed = push(admin, queue, pairs_of(pairs), CONFIG, ledger.saved, ledger.save, name="deleting")
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
     assert pushed.created == 5
     assert found(read(pull(admin, ledger.saved, after), ledger.saved, pairs, people).annotations) == {
         (victim["pair_id"], 0): "a"

@@ -26,6 +26,8 @@ def candidates(n: int, seed: int = 0, known: float = 0.1) -> pl.DataFrame:
             "pair_id": [hash_fields("pair", str(seed), str(i)) for i in range(n)],
             "prompt_id": [hash_fields("prompt", str(seed), str(i // 3)) for i in range(n)],
             "certainty": rng.uniform(1 / 3, 1, n),
+            "p_a": rng.uniform(0, 1, n),
+            "p_tie": rng.uniform(0, 0.5, n),
             "kind": [("sum", "chat", None)[i % 3] for i in range(n)],
             "n_chars": rng.integers(10, 9000, n),
             "known_label": ["a" if u < known else None for u in rng.random(n)],
@@ -174,13 +176,24 @@ def test_a_budget_of_seconds_prefers_cheap_answers_of_equal_value() -> None:
     assert queue.height == frame.filter(pl.col("n_chars") <= longest).height
 
 
-def test_the_outlook_is_the_value_of_the_next_answers() -> None:
+def test_the_outlook_is_what_the_next_answers_are_expected_to_mend() -> None:
+    """Against a simulation: draw truths and answers from the beliefs, and count the labels that answers mend."""
     frame = candidates(500, known=0).with_columns(prompt_id=pl.col("pair_id"))
     values = values_of(frame)
-    config = QueueConfig(budget=50, audit_share=0, control_share=0)
-    parts = shortlist(frame, values, config, 0)
-    queue = build_queue(frame, values, config, 0)
-    assert outlook(parts, queue) == pytest.approx(values.sort(descending=True)[50:150].sum())
+    config = QueueConfig(budget=50, audit_share=0, control_share=0, overlap_min=2, overlap_max=2)
+    found = outlook(shortlist(frame, values, config, 0), build_queue(frame, values, config, 0))
+    asked = frame.with_columns(values.alias("v")).sort("v", descending=True)[25:75]
+    rng, mended, rounds = np.random.default_rng(3), 0, 4000
+    p_a, p_tie = asked["p_a"].to_numpy(), asked["p_tie"].to_numpy()
+    p = np.stack([p_a * (1 - p_tie), (1 - p_a) * (1 - p_tie), p_tie], axis=1)
+    for _ in range(rounds):
+        truth = (rng.random((50, 1)) > p.cumsum(axis=1)).sum(axis=1)
+        likelihood = np.ones_like(p)
+        for _ in range(2):
+            said = np.where(rng.random(50) < 0.9, truth, (truth + rng.integers(1, 3, 50)) % 3)
+            likelihood *= np.where(np.arange(3) == said[:, None], 0.9, 0.05)
+        mended += int(((p * likelihood).argmax(axis=1) == truth).sum() - (p.argmax(axis=1) == truth).sum())
+    assert found == pytest.approx(mended / rounds, abs=0.3)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from schemas.ids import hash_fields
 from schemas.tables import CONTRIBUTION_FIELDS, Verdicts, polars_schema
 from transforms.registry import find, names
 from transforms.routers._posterior import (
-    gain_of_one_answer,
+    gain_of_answers,
     human_agreement,
     loss,
     outcomes,
@@ -46,13 +46,13 @@ def test_gain_equals_the_definition_summed_over_all_worlds(p: np.ndarray, r: flo
         joint = [p[0, truth] * (r if truth == answer else (1 - r) / 2) for truth in range(3)]
         if sum(joint) > 0:
             expected -= sum(joint) * float(loss(np.array([joint]) / sum(joint), kind)[0])
-    assert gain_of_one_answer(p, r, kind)[0] == pytest.approx(max(expected, 0), abs=1e-9)
+    assert gain_of_answers(p, r, kind)[0] == pytest.approx(max(expected, 0), abs=1e-9)
 
 
 @given(beliefs, st.sampled_from(["zero_one", "brier", "log"]))
 def test_a_perfect_annotator_buys_the_whole_loss_and_a_guessing_one_nothing(p: np.ndarray, kind: str) -> None:
-    assert gain_of_one_answer(p, 1.0, kind)[0] == pytest.approx(float(loss(p, kind)[0]), abs=1e-9)
-    assert gain_of_one_answer(p, 1 / 3, kind)[0] == pytest.approx(0, abs=1e-9)
+    assert gain_of_answers(p, 1.0, kind)[0] == pytest.approx(float(loss(p, kind)[0]), abs=1e-9)
+    assert gain_of_answers(p, 1 / 3, kind)[0] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["all", "random", "uncertainty", "value"])

@@ -1,0 +1,35 @@
+"""The section of the report on people: agreement, each annotator, drift, suspicions, judges, the certificate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.manifest import Manifest
+from transforms.agreement.people import People
+from transforms.agreement.table import interval, sentences
+
+
+def people_context(people: People | None, manifest: Manifest) -> dict[str, Any]:
+    """What `people.html.jinja2` shows; empty where nobody answered."""
+    if people is None:
+        return {}
+    frames = {name: getattr(people, name).fill_nan(None).to_dicts() for name in _FRAMES}
+    return {
+        **frames,
+        "sentences": sentences(people),
+        "alpha": interval(people.alpha),
+        "certificate": _certificate(manifest.certificate),
+    }
+
+
+_FRAMES = ("annotators", "drift", "suspicions", "judges", "agreeing")
+
+
+def _certificate(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """One row for all published labels, then one a slice with audited pairs."""
+    if certificate is None:
+        return []
+    rows = [{"slice": "all", "value": "", **certificate}]
+    for name, values in certificate["slices"].items():
+        rows += [{"slice": name, "value": value, **found} for value, found in values.items() if found["audited"]]
+    return rows
