@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipelines.humans import outlook, people
 from pipelines.stage import PAIR_STAGES, summarise
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, version_name
@@ -31,6 +32,8 @@ def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> 
         costs=_costs(workspace),
         queue=pl.concat(queue).sort("rank"),
         asked=_asked(workspace),
+        people=people(workspace),
+        outlook=outlook(workspace),
     )
     return {REPORT: render(data).encode()}
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from schemas.manifest import Manifest
 from schemas.tables import ACTIONS
+from transforms.agreement.people import People
 from transforms.publish.read import Version
 from transforms.report import voters
 from transforms.report.examples import Example, examples
@@ -47,6 +48,8 @@ class ReportData:
     costs: pl.DataFrame = field(default_factory=pl.DataFrame)
     queue: pl.DataFrame = field(default_factory=pl.DataFrame)
     asked: pl.DataFrame = field(default_factory=pl.DataFrame)
+    people: People | None = None
+    outlook: dict[str, Any] | None = None
 
 
 def report_data(
@@ -55,6 +58,8 @@ def report_data(
     costs: pl.DataFrame | None = None,
     queue: pl.DataFrame | None = None,
     asked: pl.DataFrame | None = None,
+    people: People | None = None,
+    outlook: dict[str, Any] | None = None,
     examples_per_action: int = 2,
 ) -> ReportData:
     """Compute the report's figures.
@@ -64,6 +69,8 @@ def report_data(
         costs: per engine and asker: stage, who, requests, tokens_in, tokens_out.
         queue: the `queue` table.
         asked: per generator, what it asked and got: generator and one column a count.
+        people: statistics of the answers.
+        outlook: how many labels (`gain`) the next `labels` answers are expected to mend.
         examples_per_action: how many pairs of every action are shown in full.
     """
     manifest = version.manifest
@@ -87,6 +94,8 @@ def report_data(
         yields=_yields(judged),
         slices=_slices(judged),
         routing=_routing(judged),
+        people=people,
+        outlook=outlook,
         examples=examples(version, sample, decisive, examples_per_action),
         **{k: v for k, v in {"costs": costs, "queue": queue, "asked": asked}.items() if v is not None},
     )

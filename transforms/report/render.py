@@ -12,6 +12,7 @@ from markupsafe import Markup
 from schemas.tables import SPLITS
 from transforms.report import plots
 from transforms.report.data import BINS, ReportData
+from transforms.report.people import people_context
 from transforms.report.sankey import sankey
 from transforms.report.voters import MOST_VOTERS, calibration_error
 
@@ -25,6 +26,7 @@ _SECTIONS = {
     "yield": "Yield",
     "slices": "Slices",
     "routing": "Routing",
+    "people": "People",
     "cost": "Cost",
     "examples": "Examples",
     "proof": "Provenance",
@@ -71,6 +73,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "asked": data.asked.to_dicts(),
         "slices": data.slices.to_dicts(),
         "routing": data.routing.to_dicts(),
+        "people": people_context(data.people, m),
+        "outlook": data.outlook,
         "n_queue": queue.height,
         "purposes": purposes,
         "costs": data.costs.to_dicts(),
@@ -91,6 +95,8 @@ def _present(section: str, data: ReportData) -> bool:
         "routing": [data.routing, data.queue],
         "cost": [data.costs],
     }
+    if section == "people":
+        return data.people is not None
     if section == "examples":
         return bool(data.examples)
     return any(f.height for f in frames[section]) if section in frames else True
