@@ -1,4 +1,4 @@
-"""Commands that read: status, datasets, show, explain, rejects, queue, export, report, sql."""
+"""Commands that read: status, judges, datasets, show, explain, rejects, queue, export, report, sql."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from cli.options import AsJson, WorkspaceRoot
 from cli.output import console, print_json, print_table
-from pipelines import lookup
+from pipelines import accounts, lookup
 from pipelines.export import export_version
 from pipelines.report import write_report
 from schemas.errors import UsageError
@@ -19,12 +19,20 @@ from transforms.publish.store import Datasets
 from transforms.storage.workspace import Workspace
 
 Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
+_REQUESTS = (
+    *("engine", "who", "calls", "from memo", "failed", "retries", "tokens in", "cached"),
+    *("tokens out", "ms/call", "calls/s", "tokens/s"),
+)
+_JUDGES = (
+    *("judge", "votes", "ties", "invalid", "refused", "errors", "flips", "for the first", "for the longer"),
+    *("humans: longer", "agrees", "compared", "Brier", "with / without context"),
+)
 _ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (status, datasets, show, explain, rejects, queue, export, report, sql):
+    for command in (status, judges, datasets, show, explain, rejects, queue, export, report, sql):
         app.command()(command)
 
 
@@ -46,6 +54,33 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         rows.append((s["stage"], done, s["rows_in"], s["rows_out"], reasons, *total.values(), s["seconds"], eta))
     columns = ("stage", "buckets", "rows in", "rows out", "rejects", "calls", "memo hits", "tokens in", "tokens out")
     print_table(f"Workspace {workspace}", (*columns, "seconds", "ETA s"), rows)
+    asked = [(s["stage"], *_request_cells(row)) for s in stages for row in s["requests"]]
+    if asked:
+        print_table("Requests", ("stage", *_REQUESTS), asked)
+    for s in stages:
+        for engine, share in s["prefix_caches"].items():
+            print(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
+
+
+def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Per judge: ties, failures, order flips, biases of position and length, agreement with humans."""
+    found = accounts.judges(workspace)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            row["voter"],
+            row["n_votes"],
+            *(_share(row[name]) for name in ("tie_rate", "invalid_rate", "refused_rate", "error_rate", "flip_rate")),
+            *(_share(row[name]) for name in ("first_rate", "longer_rate", "human_longer_rate", "agreement")),
+            row["n_compared"],
+            row["brier"],
+            None if row["with_context"] is None else f"{row['with_context']:.1%} / {row['without_context']:.1%}",
+        )
+        for row in found
+    ]
+    print_table("Judges", _JUDGES, rows)
 
 
 def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
@@ -173,6 +208,16 @@ def sql(
 def _store(workspace: str) -> Datasets:
     Workspace.open(workspace)
     return Datasets(f"{workspace.rstrip('/')}/datasets")
+
+
+def _request_cells(row: dict[str, Any]) -> list[Any]:
+    rounded = {name: value if value is None else round(value) for name, value in row.items() if name.endswith("_call")}
+    per_second = {name: None if row[name] is None else f"{row[name]:,.1f}" for name in ("calls_per_s", "tokens_per_s")}
+    return list((row | rounded | per_second | {"cached": _share(row["cached"])}).values())
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
 
 
 def _counts(numbers: dict[str, Any]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from pipelines.progress import LaneProgress
 from pipelines.stage import Stage
+from schemas.ids import canonical_json
 from schemas.recipe import CallBudget, PluginUse
 from transforms.build import build, engines_of
 from transforms.engines.window import Budget, Caller, Ledger, Work, answer
@@ -20,6 +21,8 @@ from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
 Unit = Callable[[], Awaitable[Any]]
+
+CACHES = "prefix-caches.json"  # engine -> tokens looked up and found in its servers' prefix caches, by the last run
 
 _UNITS_PER_SLOT = 2  # open units per request slot: enough that a slot never waits for a unit to start
 
@@ -31,10 +34,12 @@ class AskingStage(Stage):
     Attributes:
         endpoints: base URLs of every engine in use, while the stage runs.
         n_lanes: worker processes or threads that share the engines' concurrency and the budget.
+        left: what is left of the budget, where something was asked before the lanes started.
     """
 
     endpoints: dict[str, list[str]] = field(default_factory=dict)
     n_lanes: int = 1
+    left: Budget | None = None
 
     counts_units: ClassVar[bool] = True
 
@@ -47,8 +52,8 @@ class AskingStage(Stage):
 
     @property
     @abstractmethod
-    def budget(self) -> CallBudget:
-        """What the stage's calls may cost."""
+    def limits(self) -> CallBudget:
+        """What the recipe lets the stage's calls cost."""
 
     @abstractmethod
     def unit_ids(self, bucket: int) -> int:
@@ -77,6 +82,7 @@ class AskingStage(Stage):
             return
         with ExitStack() as stack:
             endpoints = {name: stack.enter_context(engine.serve()) for name, engine in self.engines.items()}
+            stack.enter_context(counted_caches(self, endpoints))
             yield replace(self, endpoints=endpoints, n_lanes=min(len(pending), self.recipe.beam.workers))
 
     def units(self, pending: Sequence[int]) -> tuple[int, str]:
@@ -91,27 +97,32 @@ class AskingStage(Stage):
         """Answer all buckets of the lane in one window."""
         asyncio.run(self._answer(buckets, commit))
 
+    @property
+    def budget(self) -> Budget:
+        """What this run may still spend."""
+        limits = self.limits
+        return self.left or Budget(limits.max_calls, limits.max_tokens, limits.max_seconds)
+
     @asynccontextmanager
-    async def calling(self) -> AsyncIterator[Caller]:
-        """Open clients of every engine, and who answers through them within this lane's share of the budget."""
-        section = self.budget
-        budget = Budget(section.max_calls, section.max_tokens, section.max_seconds).share(self.n_lanes)
+    async def calling(self, lanes: int) -> AsyncIterator[Caller]:
+        """Open clients of every engine, and who answers through them within the share of one of `lanes`."""
         async with AsyncExitStack() as stack:
             clients = {
-                name: await stack.enter_async_context(self.engines[name].connect(urls, self.n_lanes))
+                name: await stack.enter_async_context(self.engines[name].connect(urls, lanes))
                 for name, urls in self.endpoints.items()
             }
-            yield Caller(clients, budget)
+            caller = Caller(clients, self.budget.share(lanes), lanes)
+            try:
+                yield caller
+            except Exception as error:
+                caller.stop(error)
+                await caller.finish()
+                raise
 
     async def _answer(self, buckets: Sequence[int], commit: Callable[[int, Output], None]) -> None:
         progress = LaneProgress(self.workspace, self.name, buckets[0], sum(map(self.unit_ids, buckets)))
-        async with self.calling() as caller:
-            slots = sum(client.concurrency for client in caller.clients.values())
-            await answer(
-                (self._work(bucket, caller, progress, commit) for bucket in buckets),
-                max_units=max(1, _UNITS_PER_SLOT * slots),
-                on_failure=caller.stop,
-            )
+        async with self.calling(self.n_lanes) as caller:
+            await window((self._work(bucket, caller, progress, commit) for bucket in buckets), caller)
 
     def _work(
         self, bucket: int, caller: Caller, progress: LaneProgress, commit: Callable[[int, Output], None]
@@ -139,8 +150,29 @@ class AskingStage(Stage):
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
 
+async def window(works: Iterable[Work[Any]], caller: Caller) -> None:
+    """Do all work in one window as wide as the engines are."""
+    slots = sum(client.concurrency for client in caller.clients.values())
+    await answer(works, max_units=max(1, _UNITS_PER_SLOT * slots), on_failure=caller.stop)
+
+
 def _start(counted: Callable[[Unit], Awaitable[Any]], unit: Unit) -> Unit:
     return lambda: counted(unit)
+
+
+@contextmanager
+def counted_caches(stage: AskingStage, endpoints: dict[str, list[str]]) -> Iterator[None]:
+    """Leave in the workspace what the servers' prefix caches did during the block, where the servers tell."""
+    before = {name: stage.engines[name].prefix_cache(urls) for name, urls in endpoints.items()}
+    try:
+        yield
+    finally:
+        found = {}
+        for name, urls in endpoints.items():
+            earlier, now = before[name], stage.engines[name].prefix_cache(urls) if before[name] else None
+            if earlier and now:
+                found[name] = asdict(now.since(earlier))
+        stage.workspace.write_artefact(stage.name, CACHES, canonical_json(found))
 
 
 def usage_of(ledger: Ledger) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,16 +14,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.asking import AskingStage, Unit
+from pipelines.asking import AskingStage, Unit, usage_of, window
 from pipelines.stage import PAIR_STAGES, Reads, Stage
+from schemas.ids import canonical_json
 from schemas.recipe import CallBudget, PluginUse
 from schemas.tables import Votes, rows_frame
 from transforms.build import build_all
+from transforms.engines.window import Caller, Ledger, Work
 from transforms.judges._panel import PanelModel, fit_panel, panel_votes, untrained_panel, words_of
 from transforms.plugins import Ask, Row
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
+FIT_USAGE = "fit-usage.json"  # what the panel's last fit asked, as checkpoints keep usage
 MIN_LABELLED = 20  # human labels below which a fitted panel would be noise
 
 
@@ -42,7 +46,7 @@ class Judge(AskingStage):
         return self.recipe.judge.judges
 
     @property
-    def budget(self) -> CallBudget:
+    def limits(self) -> CallBudget:
         """The judges' budget."""
         return self.recipe.judge.budget
 
@@ -67,34 +71,53 @@ class Judge(AskingStage):
         """Engines answer; a sequential panel is first asked whole about pairs that people have labelled."""
         with super().ready(pending) as stage:
             assert isinstance(stage, Judge)
-            panel = asyncio.run(stage.fitted_panel()) if stage.endpoints else None
-            yield replace(stage, panel=panel)
+            if not stage.endpoints or not self.recipe.judge.panel.is_sequential:
+                yield stage
+                return
+            started, ledger = time.monotonic(), Ledger()
+            try:
+                panel = asyncio.run(stage.fitted_panel(ledger))
+            finally:
+                self.workspace.write_artefact(self.name, FIT_USAGE, canonical_json(usage_of(ledger)))
+            left = stage.budget.less(ledger.total(), time.monotonic() - started)
+            yield replace(stage, panel=panel, left=left)
 
-    async def fitted_panel(self) -> PanelModel | None:
-        """Order, weights and stopping from the whole panel's words on pairs with human labels; None without either."""
+    async def fitted_panel(self, ledger: Ledger) -> PanelModel:
+        """Order, weights and stopping from the whole panel's words on pairs with human labels.
+
+        Args:
+            ledger: what was asked for it is put down here.
+        """
         section = self.recipe.judge.panel
-        if not section.is_sequential:
-            return None
         labels = self._human_labels(section.fit_pairs)
         names = [judge.name for judge in self.judges]
         if len(labels) < MIN_LABELLED:
             return untrained_panel(names)
-        words: list[NDArray[np.float64]] = []
-        kept: list[tuple[float, str]] = []
-        async with self.calling() as caller:
-            for bucket in self.workspace.buckets:
-                pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
-                rows = pairs.filter(pl.col("pair_id").is_in(list(labels))).to_dicts()
-                with Memo(self.workspace.bucket_dir("generations", bucket)) as memo:
-                    ask = caller.asker(memo)
-                    votes = await asyncio.gather(*(judge.votes([row], ask) for row in rows for judge in self.judges))
-                by_pair = words_of([vote for each in votes for vote in each], names)
-                for row in rows:
-                    words.append(by_pair[row["pair_id"]])
-                    kept.append((labels[row["pair_id"]], row["prompt_id"]))
-        targets = np.array([label for label, _ in kept])
+        said: dict[str, NDArray[np.float64]] = {}
+        prompt_of: dict[str, str] = {}
+
+        def work(bucket: int, caller: Caller) -> Work[list[Row]]:
+            rows = self.workspace.read("pairs", bucket, PAIR_STAGES).filter(pl.col("pair_id").is_in(list(labels)))
+            prompt_of.update(rows.select("pair_id", "prompt_id").iter_rows())
+            memo = Memo(self.workspace.bucket_dir("generations", bucket)).load()
+            ask = caller.asker(memo)
+
+            def finish(results: list[list[Row]]) -> None:
+                memo.close()
+                said.update(words_of([vote for votes in results for vote in votes], names))
+
+            return Work([partial(panel_votes, self.judges, [row], ask) for row in rows.to_dicts()], finish)
+
+        async with self.calling(1) as caller:
+            caller.ledger = ledger
+            await window((work(bucket, caller) for bucket in self.workspace.buckets), caller)
+        if len(said) < MIN_LABELLED:
+            return untrained_panel(names)
+        pairs = sorted(said)
+        targets = np.array([labels[pair] for pair in pairs])
+        groups = [prompt_of[pair] for pair in pairs]
         costs = [section.costs.get(name, 1.0) for name in names]
-        return fit_panel(np.stack(words), targets, [g for _, g in kept], names, costs, seed=self.recipe.seed)
+        return fit_panel(np.stack([said[pair] for pair in pairs]), targets, groups, names, costs, seed=self.recipe.seed)
 
     def _human_labels(self, limit: int) -> dict[str, float]:
         """1 for a, 0 for b, by the strict majority of people; the pairs with the lowest ids."""

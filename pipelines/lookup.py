@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from pipelines.accounts import prefix_caches, requests
 from pipelines.fitted import CURRENT
 from pipelines.progress import read_progress
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
@@ -26,7 +27,7 @@ from transforms.storage.workspace import Workspace
 CATALOG = "catalog.duckdb"
 
 TABLE_STAGES: dict[str, tuple[str, ...]] = {
-    "prompts": ("ingest", "generate"),
+    "prompts": ("screen",),
     "pairs": PAIR_STAGES,
     "votes": VOTE_STAGES,
     "verdicts": ("fuse",),
@@ -38,7 +39,7 @@ TABLE_STAGES: dict[str, tuple[str, ...]] = {
 
 
 def status(root: str) -> list[dict[str, Any]]:
-    """Per stage of a run: buckets done, rows, rejects by reason, calls, tokens, seconds and, while it runs, ETA."""
+    """Per stage of a run: buckets done, rows, rejects by reason, seconds, ETA; what it asked whom."""
     workspace = Workspace.open(root)
     rows = []
     for name in RUN_ORDER:
@@ -47,7 +48,8 @@ def status(root: str) -> list[dict[str, Any]]:
         done, total = read_progress(workspace, name)
         eta = summary.seconds / summary.buckets * (workspace.n_buckets - summary.buckets) if summary.buckets else None
         row = {**asdict(summary), "n_buckets": workspace.n_buckets, "units_done": done, "units_total": total}
-        rows.append({**row, "eta_seconds": eta})
+        asked = {"requests": requests(workspace, name), "prefix_caches": prefix_caches(workspace, name)}
+        rows.append({**row, "eta_seconds": eta, **asked})
     return rows
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipelines.accounts import STAGES, stage_usage
 from pipelines.humans import outlook, people
 from pipelines.stage import PAIR_STAGES, summarise
 from schemas.errors import UsageError
@@ -21,7 +22,6 @@ from transforms.storage.workspace import Workspace
 
 REPORT = "report.html"
 _YIELD_PAIRS = 200_000  # generated pairs up to which the yield table reads their texts
-_STAGES = ("generate", "judge")
 
 
 def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:
@@ -63,8 +63,7 @@ def _costs(workspace: Workspace) -> pl.DataFrame:
     made again from the same inputs has the same bytes.
     """
     rows = []
-    for stage in _STAGES:
-        usage = summarise(stage, list(workspace.checkpoints(stage).values())).usage
+    for stage in STAGES:
         rows += [
             {
                 "stage": stage,
@@ -73,7 +72,7 @@ def _costs(workspace: Workspace) -> pl.DataFrame:
                 "tokens_in": int(sum(numbers.get(k, 0) for k in ("tokens_in", "recalled_in"))),
                 "tokens_out": int(sum(numbers.get(k, 0) for k in ("tokens_out", "recalled_out"))),
             }
-            for who, numbers in sorted(usage.items())
+            for who, numbers in sorted(stage_usage(workspace, stage).items())
         ]
     return pl.DataFrame(rows)
 

@@ -32,6 +32,7 @@ class Options:
     heavy_tail: bool = False  # latency_s is then the mean of a log-normal with sigma 1.5, cut at 40 x the mean
     slots: int = 0  # requests served at once, 0: unlimited; the others queue
     prompt_tokens: int = 0  # reported usage; 0: words of the prompt
+    cached: float = 0.0  # share of the prompt tokens reported as taken from the prefix cache, in replies and /metrics
     rate_limited: float = 0.0  # 429
     retry_after: str | None = None  # sent with 429 and 503
     unavailable: float = 0.0  # 503
@@ -71,6 +72,8 @@ class Stub:
     answered: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     peak: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
@@ -80,6 +83,8 @@ class Stub:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/health", self.models)
         app.router.add_get("/stats", self.stats)
+        if self.options.cached:
+            app.router.add_get("/metrics", self.metrics)
         app.on_startup.append(self.start)
         return app
 
@@ -91,6 +96,12 @@ class Stub:
 
     async def stats(self, _: web.Request) -> web.Response:
         return web.json_response({"received": self.received, "answered": self.answered, "peak": self.peak})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        lines = ["# TYPE vllm:prefix_cache_queries_total counter"]
+        for name, value in (("queries", self.prefix_queries), ("hits", self.prefix_hits)):
+            lines.append(f'vllm:prefix_cache_{name}_total{{engine="0",model_name="stub"}} {float(value)}')
+        return web.Response(text="\n".join(lines) + "\n")
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -171,7 +182,11 @@ class Stub:
             choice["logprobs"] = {"content": [{"token": text[:1], "logprob": max(a, b), "top_logprobs": top}]}
         words = sum(len(str(m.get("content", "")).split()) for m in body.get("messages", [])) or 1
         n_in, n_out = self.options.prompt_tokens or words, len(text.split())
-        usage = {"prompt_tokens": n_in, "completion_tokens": n_out, "total_tokens": n_in + n_out}
+        usage: dict[str, Any] = {"prompt_tokens": n_in, "completion_tokens": n_out, "total_tokens": n_in + n_out}
+        if self.options.cached:
+            hits = int(n_in * self.options.cached)
+            usage["prompt_tokens_details"] = {"cached_tokens": hits}
+            self.prefix_queries, self.prefix_hits = self.prefix_queries + n_in, self.prefix_hits + hits
         return {"id": f"chatcmpl-{key[:8]}", "object": "chat.completion", "choices": [choice], "usage": usage}
 
 

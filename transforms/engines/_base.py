@@ -17,6 +17,7 @@ from pydantic import Field
 
 from schemas.errors import EngineError
 from transforms.engines._http import Client, Patience
+from transforms.engines._metrics import PrefixCache, prefix_cache
 from transforms.plugins import PluginConfig
 
 
@@ -51,6 +52,10 @@ class HttpEngine:
     def headers(self) -> Mapping[str, str]:
         """Extra headers of every request."""
         return {}
+
+    def prefix_cache(self, urls: Sequence[str]) -> PrefixCache | None:
+        """What the servers count of their prefix caches; None where they do not."""
+        return prefix_cache(urls, self.headers())
 
     def connect(self, urls: Sequence[str], workers: int = 1) -> Client:
         """A client for one of `workers` processes, each with its share of the concurrency."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from transforms.plugins import Reply, Request
@@ -25,6 +26,9 @@ class Usage:
     tokens_cached: int = 0
     tokens_out: int = 0
     ms: float = 0.0  # sum over requests, retries and waits included
+    busy_s: float = (
+        0.0  # this account's share of the time in which its engine had anything to do; all shares add up to it
+    )
     recalled_in: int = 0  # tokens of the answers that came from the memo or were joined
     recalled_out: int = 0
 
@@ -33,7 +37,7 @@ class Usage:
         self.recalled_in += reply.tokens_in
         self.recalled_out += reply.tokens_out
 
-    def count(self, reply: Reply) -> None:
+    def count(self, reply: Reply, busy_s: float = 0.0) -> None:
         """Add a request that was sent."""
         self.calls += 1
         self.ok += reply.state == "ok"
@@ -45,6 +49,39 @@ class Usage:
         self.tokens_cached += reply.tokens_cached
         self.tokens_out += reply.tokens_out
         self.ms += reply.ms
+        self.busy_s += busy_s
+
+
+@dataclass
+class SharedClock:
+    """Divides the time in which requests are in flight among them, equally at every moment.
+
+    The shares of all requests add up to the time in which at least one was in flight, so calls over shares is a
+    throughput, of one account as of all of them.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    _in_flight: int = field(default=0, init=False)
+    _share: float = field(default=0.0, init=False)  # of a request that was in flight all the time so far
+    _at: float = field(default=0.0, init=False)
+
+    def begin(self) -> float:
+        """A request goes out; give the result to `end`."""
+        self._advance()
+        self._in_flight += 1
+        return self._share
+
+    def end(self, begun: float) -> float:
+        """A request is back: its seconds."""
+        self._advance()
+        self._in_flight -= 1
+        return self._share - begun
+
+    def _advance(self) -> None:
+        now = self.now()
+        if self._in_flight:
+            self._share += (now - self._at) / self._in_flight
+        self._at = now
 
 
 class Ledger:

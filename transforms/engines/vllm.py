@@ -16,6 +16,9 @@ from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha
 from transforms.engines._supervisor import PORT, shared_server
 from transforms.registry import register
 
+# What prefine asks for unless the recipe says otherwise: how many tokens of each prompt came from the prefix cache.
+DEFAULT_FLAGS: Mapping[str, bool] = {"enable-prompt-tokens-details": True}
+
 # Flags that say where and how fast a model runs, not what it answers.
 NEUTRAL_FLAGS = frozenset(
     {
@@ -27,6 +30,7 @@ NEUTRAL_FLAGS = frozenset(
         "max-num-batched-tokens",
         "enable-prefix-caching",
         "no-enable-prefix-caching",
+        "enable-prompt-tokens-details",
         "enforce-eager",
         "swap-space",
         "disable-log-requests",
@@ -76,7 +80,7 @@ class VLLM(HttpEngine):
             command += ["--revision", config.revision]
         if config.tensor_parallel > 1:
             command += ["--tensor-parallel-size", str(config.tensor_parallel)]
-        for flag, value in sorted(config.flags.items()):
+        for flag, value in sorted({**DEFAULT_FLAGS, **config.flags}.items()):
             if value is True:
                 command.append(f"--{flag}")
             elif value is not False:

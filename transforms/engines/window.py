@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from schemas.errors import BudgetExceeded, UsageError
 from transforms.engines._http import UNIT, Client
-from transforms.engines._usage import Ledger, Usage, sum_usage
+from transforms.engines._usage import Ledger, SharedClock, Usage, sum_usage
 from transforms.plugins import Reply, Request
 from transforms.storage.memo import Memo
 
@@ -36,11 +37,19 @@ class Budget:
 
     def share(self, workers: int) -> Budget:
         """The part of one of `workers` processes; time is not divided."""
+        return Budget(_share(self.max_calls, workers), _share(self.max_tokens, workers), self.max_seconds)
+
+    def less(self, spent: Usage, seconds: float) -> Budget:
+        """What is left when this was spent."""
         return Budget(
-            None if self.max_calls is None else max(1, self.max_calls // workers),
-            None if self.max_tokens is None else max(1, self.max_tokens // workers),
-            self.max_seconds,
+            None if self.max_calls is None else max(0, self.max_calls - spent.calls),
+            None if self.max_tokens is None else max(0, self.max_tokens - spent.tokens_in - spent.tokens_out),
+            None if self.max_seconds is None else max(0.0, self.max_seconds - seconds),
         )
+
+
+def _share(limit: int | None, workers: int) -> int | None:
+    return limit if not limit else max(1, limit // workers)
 
 
 @dataclass
@@ -50,15 +59,19 @@ class Caller:
     Args:
         clients: engine name -> open client.
         budget: this process's share.
+        workers: processes that ask side by side, so that the times of all add up to the time that passed.
     """
 
     clients: Mapping[str, Client]
     budget: Budget = Budget()
+    workers: int = 1
     ledger: Ledger = field(default_factory=Ledger)
 
     def __post_init__(self) -> None:
         self._on_wire: dict[str, asyncio.Future[Reply] | None] = {}
         self._started = time.monotonic()
+        self._clocks: defaultdict[str, SharedClock] = defaultdict(SharedClock)
+        self._landed = asyncio.Event()
         self._calls = 0
         self._tokens = 0
         self._stopped: BaseException | None = None
@@ -70,6 +83,12 @@ class Caller:
     def stop(self, reason: BaseException) -> None:
         """Let every later request that would be sent raise `reason`; what is on the wire is finished and kept."""
         self._stopped = self._stopped or reason
+
+    async def finish(self) -> None:
+        """Wait for what is on the wire: a unit that failed may have left requests of its own behind."""
+        while self._on_wire:
+            self._landed.clear()
+            await self._landed.wait()
 
     async def ask(self, request: Request, memo: Memo, ledger: Ledger) -> Reply:
         """The reply, from the memo if it is there.
@@ -97,8 +116,14 @@ class Caller:
             raise UsageError(f"no engine named {request.engine!r}; known: {', '.join(sorted(self.clients))}")
         self._spend()
         self._on_wire[request.request_id] = None
+        clock = self._clocks[request.engine]
+        begun = clock.begin()
         try:
-            reply = await client.send(request)
+            try:
+                reply = await client.send(request)
+            finally:
+                busy_s = clock.end(begun) / self.workers
+                self._landed.set()
             memo.put(request, reply)
         except BaseException as error:
             waiter = self._on_wire.pop(request.request_id)
@@ -111,7 +136,7 @@ class Caller:
             waiter.set_result(reply)
         self._tokens += reply.tokens_in + reply.tokens_out
         for account in (self.ledger, ledger):
-            account.of(request).count(reply)
+            account.of(request).count(reply, busy_s)
         return reply
 
     def _join(self, request_id: str) -> asyncio.Future[Reply]:

@@ -26,7 +26,7 @@ def judge_statistics(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.Data
         agreement, agreement_low, agreement_high: of strict votes on pairs with a strict human label, those that
         equal it, with Wilson's 95% interval; n_compared: how many;
         brier: mean squared error of p_a against those labels;
-        tokens_in, tokens_out, ms: mean per vote.
+        tokens_in, tokens_out: mean per vote.
     """
     parts = [
         _counts(votes),
@@ -49,10 +49,24 @@ def human_labels(votes: pl.DataFrame) -> pl.DataFrame:
     return top.group_by("pair_id").agg(label.alias("label")).sort("pair_id")
 
 
+def response_lengths(pairs: pl.DataFrame) -> pl.DataFrame:
+    """pair_id, length_a, length_b: characters of the responses' texts, all turns together."""
+    return pairs.select(
+        "pair_id",
+        **{
+            f"length_{side}": pl.col(f"response_{side}")
+            .list.eval(pl.element().struct.field("content").str.len_chars())
+            .list.sum()
+            for side in "ab"
+        },
+    )
+
+
 def context_worth(votes: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
     """Per voter of the context judge: agreement with humans under the context and without it.
 
-    Columns: voter, n, with_context, without_context (shares in [0, 1]), changed (share of labels the context changed).
+    Columns: voter, n_context (labels compared), with_context, without_context (shares in [0, 1]), changed (share of
+    labels the context changed).
     """
     aspects = votes.filter(pl.col("aspects").is_not_null()).with_columns(
         without=pl.col("aspects").str.json_path_match("$.label_without")
@@ -62,7 +76,7 @@ def context_worth(votes: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
     return (
         joined.group_by("voter")
         .agg(
-            n=pl.len(),
+            n_context=pl.len(),
             with_context=(pl.col("label") == pl.col("human")).mean(),
             without_context=(pl.col("without") == pl.col("human")).mean(),
             changed=(pl.col("label") != pl.col("without")).mean(),
@@ -90,7 +104,6 @@ def _counts(votes: pl.DataFrame) -> pl.DataFrame:
         error_rate=(label == "error").mean(),
         tokens_in=pl.col("tokens_in").mean(),
         tokens_out=pl.col("tokens_out").mean(),
-        ms=pl.col("ms").mean(),
     )
 
 

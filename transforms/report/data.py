@@ -17,6 +17,7 @@ from transforms.agreement.people import People
 from transforms.publish.read import Version
 from transforms.report import voters
 from transforms.report.examples import Example, examples
+from transforms.report.judges import judge_table
 
 SAMPLE_PAIRS = 100_000
 BINS = 20
@@ -41,6 +42,7 @@ class ReportData:
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
     position: pl.DataFrame  # voter, n, first, inconsistent, n_both
     length: pl.DataFrame  # voter, n, longer, longer_fused
+    judges: pl.DataFrame  # transforms.report.judges.judge_table
     yields: pl.DataFrame  # origin, pairs, per action
     slices: pl.DataFrame  # slice, value, pairs, rows, certainty, noise
     routing: pl.DataFrame  # reason, n
@@ -91,6 +93,7 @@ def report_data(
         ensemble=_ensemble(decisive, sample),
         position=voters.position_bias(decisive),
         length=voters.length_bias(decisive, sample),
+        judges=judge_table(decisive, sample),
         yields=_yields(judged),
         slices=_slices(judged),
         routing=_routing(judged),

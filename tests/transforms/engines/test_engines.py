@@ -109,8 +109,11 @@ def test_the_command_of_an_8b_judge_on_two_gpus() -> None:
     assert made.command() == [
         *("vllm", "serve", SKYWORK, "--host", "127.0.0.1", "--port", "{port}"),
         *("--served-model-name", SKYWORK, "--revision", "main", "--tensor-parallel-size", "2"),
-        *("--enable-prefix-caching", "--gpu-memory-utilization", "0.9", "--max-model-len", "8192"),
+        *("--enable-prefix-caching", "--enable-prompt-tokens-details", "--gpu-memory-utilization", "0.9"),
+        *("--max-model-len", "8192"),
     ]
+    silent = engine("vllm", model=SKYWORK, flags={"enable-prompt-tokens-details": False})
+    assert "--enable-prompt-tokens-details" not in silent.command()
 
 
 def test_flags_that_change_answers_change_the_identity_and_others_do_not() -> None:
@@ -197,8 +200,8 @@ def test_the_gpu_recipe_is_valid_and_gives_the_command_it_promises() -> None:
     made = engine(use.plugin, **use.settings)
     assert made.command() == [
         *("/opt/vllm/bin/vllm", "serve", "Qwen/Qwen3-8B", "--host", "127.0.0.1", "--port", "{port}"),
-        *("--served-model-name", "Qwen/Qwen3-8B", "--enable-prefix-caching", "--gpu-memory-utilization", "0.9"),
-        *("--max-model-len", "8192", "--max-num-seqs", "256"),
+        *("--served-model-name", "Qwen/Qwen3-8B", "--enable-prefix-caching", "--enable-prompt-tokens-details"),
+        *("--gpu-memory-utilization", "0.9", "--max-model-len", "8192", "--max-num-seqs", "256"),
     ]
     for judge_use in recipe.judge.judges:
         find("judges", judge_use.plugin).Config(**judge_use.settings)

@@ -181,6 +181,28 @@ def test_a_spent_budget_stops_cleanly_and_later_runs_complete(tmp_path: Path, bu
     assert {reply.state for reply in replies} == {"ok"}
 
 
+def test_what_a_failed_unit_leaves_on_the_wire_is_still_kept(tmp_path: Path) -> None:
+    """Both orders of a pair are one unit: when the budget refuses one, the other, already sent, is paid for."""
+
+    async def run(url: str, budget: Budget) -> int:
+        async with Client("e", [url], "stub") as client:
+            caller = Caller({"e": client}, budget)
+            with Memo(tmp_path) as memo:
+                ask = caller.asker(memo)
+                units = [lambda n=n: asyncio.gather(*(ask(request(3 * n + i)) for i in range(3))) for n in range(4)]
+                done: list[object] = []
+                try:
+                    await answer([Work(units, done.extend)], max_units=8, on_failure=caller.stop)
+                except BudgetExceeded:
+                    await caller.finish()
+        return len(done)
+
+    with StubServer(Options(latency_s=0.1)) as stub:
+        assert asyncio.run(run(stub.url, Budget(max_calls=5))) == 0
+        assert asyncio.run(run(stub.url, NO_LIMIT)) == 4
+        assert sorted(stub.stub.received.values()) == [1] * 12
+
+
 def test_an_outage_keeps_what_was_answered_and_the_next_run_buys_only_the_rest(tmp_path: Path) -> None:
     patience = Patience(retries=2, backoff_s=0.01, outage_s=0.5)
     port = free_port()

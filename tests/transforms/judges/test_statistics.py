@@ -131,4 +131,4 @@ def test_what_a_context_is_worth() -> None:
     rows = [vote(n, n, label, aspects=aspects[n]) for n, label in enumerate(["a", "b", "a", "b"])]
     humans = pl.DataFrame({"pair_id": [f"{n:032x}" for n in range(4)], "label": ["a", "b", "a", "b"]})
     (row,) = context_worth(rows_frame(rows, Votes), humans).to_dicts()
-    assert (row["n"], row["with_context"], row["without_context"], row["changed"]) == (4, 1.0, 0.5, 0.5)
+    assert (row["n_context"], row["with_context"], row["without_context"], row["changed"]) == (4, 1.0, 0.5, 0.5)

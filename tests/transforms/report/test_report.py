@@ -170,3 +170,17 @@ def test_length_bias_is_seen() -> None:
     )
     (found,) = voters.length_bias(rows_frame([frames.vote(row["pair_id"], "j", longer)], Votes), sample).to_dicts()
     assert (found["longer"], found["longer_fused"]) == (1.0, 0.0)
+
+
+def test_every_judge_is_described_and_its_flips_are_counted(rich: Version) -> None:
+    data = report_data(rich)
+    judges = {row["voter"]: row for row in data.judges.iter_rows(named=True)}
+    assert "twice" in judges
+    assert {"ann-1", "heads"}.isdisjoint(judges)
+    # It takes the response shown first every time: every pair is a flip.
+    assert judges["twice"]["flip_rate"] == judges["twice"]["first_rate"] == 1.0
+    # One of its two votes on each pair agrees with the three people, who are of one mind.
+    assert judges["twice"]["agreement"] == 0.5
+    html = render(data)
+    assert '<h2 id="judges"' in html
+    assert "<td>twice</td>" in html

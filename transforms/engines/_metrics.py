@@ -1,0 +1,64 @@
+"""What a server counts of itself: the prefix cache of vLLM, from its `/metrics` in Prometheus' text format."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+TIMEOUT_S = 5.0
+_SAMPLE = re.compile(r"^vllm:(?:gpu_)?prefix_cache_(hits|queries)(?:_total)?(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Prompt tokens looked up in the prefix cache, and found there, since the server started."""
+
+    queries: float = 0.0
+    hits: float = 0.0
+
+    def since(self, earlier: PrefixCache) -> PrefixCache:
+        """What was counted after `earlier`; a restarted server counts from 0."""
+        if self.queries < earlier.queries:
+            return self
+        return PrefixCache(self.queries - earlier.queries, self.hits - earlier.hits)
+
+
+def read_prefix_cache(text: str) -> PrefixCache | None:
+    """The counters summed over models and engines of a server, or None where there are none.
+
+    Args:
+        text: Prometheus' text format.
+    """
+    sums = {"hits": 0.0, "queries": 0.0}
+    samples = _SAMPLE.findall(text)
+    for name, value in samples:
+        try:
+            sums[name] += float(value)
+        except ValueError:
+            return None
+    return PrefixCache(sums["queries"], sums["hits"]) if samples else None
+
+
+def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache | None:
+    """The counters of all servers together; None where no server tells (only vLLM does).
+
+    Args:
+        urls: base URLs, each ending in /v1.
+        headers: sent along (authorisation).
+    """
+    found = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
+    if not found:
+        return None
+    return PrefixCache(sum(cache.queries for cache in found), sum(cache.hits for cache in found))
+
+
+def _of_one(url: str, headers: Mapping[str, str]) -> PrefixCache | None:
+    request = urllib.request.Request(f"{url.removesuffix('/v1')}/metrics", headers=dict(headers))  # noqa: S310 given
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:  # noqa: S310 given by the user
+            return read_prefix_cache(reply.read().decode("utf-8", "replace"))
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
