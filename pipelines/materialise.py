@@ -12,14 +12,15 @@ import polars as pl
 
 from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
+from schemas.errors import WorkspaceError
 from transforms.publish.files import Bucket
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.splits import SplitsConfig, assign_splits, key_columns, prompt_keys
 from transforms.publish.version import split_memory
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
-REJECT_STAGES = ("ingest", "generate", "clean", "pull", "materialise")
+REJECT_STAGES = ("ingest", "evolve", "screen", "generate", "clean", "pull", "materialise")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Materialise(FittedStage):
     """Dataset rows and their splits, bucket by bucket; `pipelines/publish.py` makes the version of them."""
 
     name: ClassVar[str] = "materialise"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("verdicts", ("fuse",)))
 
     @property
@@ -61,15 +63,18 @@ class Materialise(FittedStage):
         """The split of every prompt, computed once per fit."""
         known = self.frame("splits.parquet")
         if known is None:
-            keys = pl.concat(list(self.gathered()))
-            known = assign_splits(keys, self.splits_config, self.recipe.seed, self.memory[1])
-            self.store("splits.parquet", parquet_bytes(known))
+            keys = list(self.gathered())
+            known = assign_splits(pl.concat(keys), self.splits_config, self.recipe.seed, self.memory[1])
+            assigned = known.select("prompt_id", "split", "reason")
+            for bucket, own in zip(self.workspace.buckets, keys, strict=True):
+                self.store(_splits_name(bucket), parquet_bytes(assigned.join(own, on="prompt_id", how="semi")))
+            self.store("splits.parquet", parquet_bytes(known))  # last: it says that the buckets' are there
         return known
 
     def first_pass(self, bucket: int) -> pl.DataFrame:
         """What the splits of the bucket's prompts depend on."""
-        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
-        verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
+        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES, key_columns(self.splits_config))
+        verdicts = self.workspace.read("verdicts", bucket, ("fuse",), ("action",))
         return prompt_keys(pairs, verdicts, self.splits_config)
 
     def process(self, bucket: int) -> Output:
@@ -79,7 +84,10 @@ class Materialise(FittedStage):
             return Output()
         verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
         config = RowsConfig.model_validate(self.recipe.materialise.rows)
-        rows, rejects = dataset_rows(pairs, verdicts, self.splits(), config)
+        splits = self.frame(_splits_name(bucket))
+        if splits is None:
+            raise WorkspaceError(f"bucket {bucket} has no splits; run materialise again")
+        rows, rejects = dataset_rows(pairs, verdicts, splits, config)
         return Output({"rows": rows, "rejects": rejects}, rows_in=pairs.height, rows_out=rows.height)
 
     def buckets(self) -> Iterator[Bucket]:
@@ -93,3 +101,7 @@ class Materialise(FittedStage):
                 votes=self.workspace.read("votes", bucket, VOTE_STAGES),
                 verdicts=self.workspace.read("verdicts", bucket, ("fuse",)),
             )
+
+
+def _splits_name(bucket: int) -> str:
+    return f"splits-{bucket:04d}.parquet"

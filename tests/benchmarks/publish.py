@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from transforms.publish.diff import diff
 from transforms.publish.files import Bucket
 from transforms.publish.read import open_version
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.splits import SplitsConfig, assign_splits, key_columns, prompt_keys
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish, split_memory
@@ -142,18 +142,24 @@ def plain(folder: Path, out: Path) -> None:
     votes.sink_parquet(out / "votes.parquet", compression_level=3)
 
 
-def bucket_frames(folder: Path, b: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Pairs and verdicts of a bucket."""
-    pairs, verdicts = (pl.read_parquet(folder / t / f"{b:04d}.parquet") for t in ("pairs", "verdicts"))
-    return pairs, verdicts
+def table(folder: Path, name: str, b: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """A bucket of a table of the inputs."""
+    return pl.read_parquet(folder / name / f"{b:04d}.parquet", columns=list(columns) if columns else None)
 
 
 def split_step(folder: Path, out: Path) -> None:
-    """Similarity keys of every bucket and the assignment."""
+    """Similarity keys of every bucket and the assignment, as stage materialise does it."""
     config = SplitsConfig()
     _, memory = split_memory(out / "datasets", "bench")
-    keys = pl.concat([prompt_keys(*bucket_frames(folder, b), config) for b in range(N_BUCKETS)])
-    assign_splits(keys, config, 0, memory).write_parquet(folder / "splits.parquet")
+    keys = []
+    for b in range(N_BUCKETS):
+        pairs = table(folder, "pairs", b, key_columns(config))
+        keys.append(prompt_keys(pairs, table(folder, "verdicts", b, ["pair_id", "action"]), config))
+    splits = assign_splits(pl.concat(keys), config, 0, memory)
+    for b, own in enumerate(keys):
+        own = splits.select("prompt_id", "split", "reason").join(own, on="prompt_id", how="semi")
+        own.write_parquet(folder / f"splits-{b:04d}.parquet")
+    splits.write_parquet(folder / "splits.parquet")
 
 
 def publish_step(folder: Path, out: Path) -> None:
@@ -162,9 +168,9 @@ def publish_step(folder: Path, out: Path) -> None:
 
     def buckets() -> Iterator[Bucket]:
         for b in range(N_BUCKETS):
-            pairs, verdicts = bucket_frames(folder, b)
-            rows, rejects = dataset_rows(pairs, verdicts, splits, RowsConfig())
-            yield Bucket(rows, rejects, pairs, pl.read_parquet(folder / "votes" / f"{b:04d}.parquet"), verdicts)
+            pairs, votes, verdicts = (table(folder, name, b) for name in ("pairs", "votes", "verdicts"))
+            own = pl.read_parquet(folder / f"splits-{b:04d}.parquet")
+            yield Bucket(*dataset_rows(pairs, verdicts, own, RowsConfig()), pairs, votes, verdicts)
 
     parent, _ = split_memory(out / "datasets", "bench")
     provenance = Provenance(recipe="", recipe_hash="0" * 32, code_version="bench")
@@ -278,7 +284,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(inputs, ignore_errors=True)
     make_inputs(inputs, options.pairs, seed=0)
-    cpu: dict[str, float] = {}
+    cpu_of: dict[str, float] = {}
     print(f"{options.pairs:,} pairs\n\n| step | s | CPU s | peak GB | x plain (CPU) |\n|---|---|---|---|---|")
     for step in STEPS:
         if step == "splits again":
@@ -288,9 +294,9 @@ def main() -> None:
             [*command, "--folder", str(options.folder), "--step", step], check=True, stdout=subprocess.PIPE, text=True
         )
         result = json.loads(done.stdout.splitlines()[-1])
-        cpu[step] = result["cpu"]
+        cpu_of[step] = result["cpu"]
         base = COMPARED_WITH.get(step)
-        ratio = f"{cpu[step] / cpu[base]:.2f}" if base else ""
+        ratio = f"{cpu_of[step] / cpu_of[base]:.2f}" if base else ""
         times = f"{result['seconds']:.1f} | {result['cpu']:.1f}"
         print(f"| {step} | {times} | {result['peak_gb']:.2f} | {ratio} |", flush=True)
 

@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.ids import hash_fields, unit_interval
 from schemas.tables import SPLITS
+from transforms.minhash import text_hashes
 from transforms.publish.rows import PUBLISHED
-from transforms.publish.similarity import canonical_text, key_lists, similarity_keys
+from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
 
 Split = Literal["train", "validation", "test"]
 BRIDGES = "bridges_splits"
+_PARTS = 16  # of all keys, looked through one after another
 KEYS_SCHEMA = pl.Schema(
     [("prompt_id", pl.String), ("slice", pl.String), ("n_rows", pl.Int64), ("keys", pl.List(pl.UInt64))]
 )
@@ -53,8 +54,18 @@ class SplitsConfig(BaseModel):
         return self
 
 
+def key_columns(config: SplitsConfig) -> tuple[str, ...]:
+    """Columns of `pairs` that splits depend on."""
+    return tuple(dict.fromkeys(["pair_id", "prompt_id", "prompt", "group_id", *config.stratify]))
+
+
 def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfig) -> pl.DataFrame:
     """What the split of a bucket's prompts depends on.
+
+    Args:
+        pairs: `pairs` rows; columns `key_columns` are enough.
+        verdicts: `verdicts` rows; pair_id and action are enough.
+        config: what is stratified and what is alike.
 
     Returns:
         `KEYS_SCHEMA`, one row a prompt, sorted by prompt_id: its slice, how many of its pairs the verdicts
@@ -64,27 +75,22 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
         return pl.DataFrame(schema=KEYS_SCHEMA)
     published = verdicts.filter(pl.col("action").is_in(PUBLISHED)).select("pair_id", published=pl.lit(1, pl.Int64))
     slice_ = pl.concat_str([pl.col(c).fill_null("") for c in config.stratify] or [pl.lit("")], separator="|")
+    # What was generated from an ungrouped prompt names that prompt as its group.
+    group = pl.col("group_id").fill_null(pl.col("prompt_id"))
+    rows = pairs.select("prompt_id", "pair_id", slice=slice_, group=group)
     prompts = (
-        pairs.with_columns(slice=slice_, text=canonical_text())
-        .join(published, on="pair_id", how="left")
+        rows.join(published, on="pair_id", how="left")
         .sort("prompt_id", "pair_id")
         .group_by("prompt_id", maintain_order=True)
-        .agg(
-            pl.col("slice").first(),
-            n_rows=pl.col("published").sum(),
-            text=pl.col("text").first(),
-            # What was generated from an ungrouped prompt names that prompt as its group.
-            groups=pl.col("group_id").fill_null(pl.col("prompt_id")).unique().sort(),
-        )
+        .agg(pl.col("slice").first(), n_rows=pl.col("published").sum())
     )
-    similar = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
-    names = sorted(set(prompts["groups"].explode().to_list()))
-    group_key = pl.Series([int(hash_fields("group", g)[:16], 16) for g in names], dtype=pl.UInt64)
-    groups = pl.col("groups").list.eval(
-        pl.element().replace_strict(pl.Series(names, dtype=pl.String), group_key, return_dtype=pl.UInt64)
-    )
-    keyed = prompts.with_columns(keys=key_lists(similar))
-    return keyed.with_columns(pl.col("keys").list.concat(groups)).select(KEYS_SCHEMA.names())
+    groups = rows.select("prompt_id", "group").unique().sort("prompt_id", "group")
+    hashed = groups.with_columns(key=pl.Series(text_hashes("group:" + groups["group"]), dtype=pl.UInt64))
+    shared = hashed.group_by("prompt_id", maintain_order=True).agg("key")["key"]
+    texts = canonical_texts(pairs.select("prompt_id", "prompt").unique("prompt_id").sort("prompt_id")["prompt"])
+    similar = similarity_keys(texts, config.bands, config.rows_per_band, config.shingle)
+    keyed = prompts.with_columns(keys=key_lists(similar).list.concat(shared))
+    return keyed.select(KEYS_SCHEMA.names())
 
 
 def assign_splits(
@@ -105,47 +111,62 @@ def assign_splits(
     nodes = _nodes(keys, memory)
     if nodes.is_empty():
         return pl.DataFrame(schema=SPLITS_SCHEMA)
-    edges = _shared_keys(nodes)
+    edges = shared_keys(nodes["keys"])
     component = _components(edges, nodes.height)
-    old = nodes["old_split"].to_list()
     rejected = _bridges(edges, component, nodes)
     if rejected:
         edges = edges.filter(~pl.col("node").is_in(sorted(rejected)))
         component = _components(edges, nodes.height)
-    nodes = nodes.with_columns(component=pl.Series(component))
-    nodes = nodes.with_columns(cluster_id=pl.col("prompt_id").min().over("component"))
-    chosen = _choose(nodes.filter(~pl.int_range(pl.len()).is_in(sorted(rejected))), config, seed)
-    split = [
-        o or (None if i in rejected else chosen[c])
-        for i, (o, c) in enumerate(zip(old, nodes["cluster_id"].to_list(), strict=True))
-    ]
-    reason = [BRIDGES if i in rejected else None for i in range(nodes.height)]
-    return nodes.with_columns(
-        pl.Series("split", split, dtype=pl.String), pl.Series("reason", reason, dtype=pl.String)
-    ).select(SPLITS_SCHEMA.names())
+    # Nodes are sorted by id, so the first of a component has its smallest.
+    first, cluster = np.unique(component, return_index=True, return_inverse=True)[1:]
+    left_out = np.zeros(nodes.height, np.bool_)
+    left_out[sorted(rejected)] = True
+    nodes = nodes.with_columns(
+        cluster=pl.Series(cluster, dtype=pl.UInt32),
+        cluster_id=nodes["prompt_id"].gather(first[cluster]),
+        left_out=pl.Series(left_out),
+    ).with_columns(reason=pl.when("left_out").then(pl.lit(BRIDGES)))
+    chosen = _choose(nodes.filter(pl.col("reason").is_null()), config, seed)
+    split = pl.when(pl.col("reason").is_null()).then(pl.coalesce("old_split", "split"))
+    return (
+        nodes.join(chosen, on="cluster", how="left", maintain_order="left")
+        .with_columns(split=split)
+        .select(SPLITS_SCHEMA.names())
+    )
 
 
 def _nodes(keys: pl.DataFrame, memory: pl.DataFrame | None) -> pl.DataFrame:
     """Old and new prompts, one row each, sorted by id; keys of the same prompt united."""
-    remembered = pl.DataFrame(schema=SPLITS_SCHEMA) if memory is None else memory.filter(pl.col("split").is_not_null())
+    columns = ["prompt_id", "slice", "n_rows", "keys", "old_split"]
+    if memory is None:
+        return keys.sort("prompt_id").with_columns(old_split=pl.lit(None, pl.String)).select(columns)
+    remembered = memory.filter(pl.col("split").is_not_null())
     old = remembered.select("prompt_id", old_split="split", old_slice="slice", old_rows="n_rows", old_keys="keys")
-    return (
-        keys.join(old, on="prompt_id", how="full", coalesce=True)
-        .with_columns(
-            slice=pl.coalesce("slice", "old_slice"),
-            n_rows=pl.coalesce("n_rows", pl.lit(0)),
-            keys=pl.coalesce(pl.col("keys").list.set_union("old_keys"), "keys", "old_keys"),
-        )
-        .sort("prompt_id")
-        .select("prompt_id", "slice", "n_rows", "keys", "old_split")
+    joined = keys.join(old, on="prompt_id", how="full", coalesce=True).with_columns(
+        slice=pl.coalesce("slice", "old_slice"), n_rows=pl.coalesce("n_rows", pl.lit(0))
     )
+    # Most prompts have the keys they had: only the others need the union, which copies.
+    moved = pl.col("keys").ne_missing(pl.col("old_keys"))
+    union = pl.coalesce(pl.col("keys").list.set_union("old_keys"), "keys", "old_keys")
+    parts = [joined.filter(~moved), joined.filter(moved).with_columns(keys=union)]
+    return pl.concat([part.select(columns) for part in parts]).sort("prompt_id")
 
 
-def _shared_keys(nodes: pl.DataFrame) -> pl.DataFrame:
-    """(node, key) for keys held by at least two prompts; all others join nothing."""
-    pairs = nodes.lazy().select(node=pl.int_range(pl.len(), dtype=pl.UInt32), key="keys").explode("key").unique()
-    shared = pairs.group_by("key").len().filter(pl.col("len") > 1)
-    return pairs.join(shared, on="key", how="semi").sort("key", "node").collect()
+def shared_keys(lists: pl.Series) -> pl.DataFrame:
+    """(node, key) for keys held by at least two lists; a node is a list's place. Sorted by key and node."""
+    lengths = lists.list.len()
+    keys = lists.filter(lengths > 0).explode().to_numpy()
+    found = []
+    for part in range(_PARTS):
+        at = np.flatnonzero(keys % np.uint64(_PARTS) == part)
+        order = at[np.argsort(keys[at])]
+        equal = np.zeros(len(order) + 1, np.bool_)
+        equal[1:-1] = keys[order[1:]] == keys[order[:-1]]
+        found.append(order[equal[1:] | equal[:-1]])
+    places = np.concatenate(found)
+    node = np.searchsorted(np.cumsum(lengths.to_numpy().astype(np.int64)), places, side="right")
+    held = pl.DataFrame({"node": pl.Series(node, dtype=pl.UInt32), "key": pl.Series(keys[places], dtype=pl.UInt64)})
+    return held.unique().filter(pl.len().over("key") > 1).sort("key", "node")
 
 
 def _components(edges: pl.DataFrame, n: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
@@ -201,32 +222,34 @@ def _bridges(
     return rejected
 
 
-def _choose(nodes: pl.DataFrame, config: SplitsConfig, seed: int) -> dict[str, str]:
-    """Splits of new clusters: in seeded order, each takes the split furthest below its share in its slice."""
+def _choose(nodes: pl.DataFrame, config: SplitsConfig, seed: int) -> pl.DataFrame:
+    """cluster, split: in seeded order, each new cluster takes the split furthest below its share in its slice."""
     clusters = (
-        nodes.sort("prompt_id")
-        .group_by("cluster_id", maintain_order=True)
-        .agg(pl.col("slice").first(), pl.col("n_rows").sum(), old=pl.col("old_split").drop_nulls().first())
+        nodes.group_by("cluster", maintain_order=True)
+        .agg(pl.col("cluster_id", "slice").first(), pl.col("n_rows").sum(), pl.col("old_split").drop_nulls().first())
+        # Clusters without a published row are balanced among themselves: a later version may publish them.
+        .with_columns(
+            stratum=pl.struct("slice", pl.col("n_rows") > 0).rank("dense") - 1, size=pl.max_horizontal("n_rows", 1)
+        )
     )
     order = [s for s in SPLITS if s in config.fractions]
     fractions = [config.fractions[s] for s in order]
-    filled: dict[tuple[str, bool], list[int]] = defaultdict(lambda: [0] * len(order))
-    fresh: list[tuple[float, str, tuple[str, bool], int]] = []
-    result: dict[str, str] = {}
-    for cluster, slice_, rows, old in clusters.iter_rows():
-        # Clusters without a published row are balanced among themselves: a later version may publish them.
-        stratum, size = (slice_, rows > 0), max(rows, 1)
-        if old is None:
-            fresh.append((unit_interval(str(seed), "split", cluster), cluster, stratum, size))
-        else:
-            result[cluster] = old
-            if old in order:
-                filled[stratum][order.index(old)] += size
-    for _, cluster, stratum, size in sorted(fresh):
+    filled = [[0] * len(order) for _ in range(clusters["stratum"].n_unique())]
+    old = clusters.filter(pl.col("old_split").is_not_null())
+    for stratum, split, size in old.group_by("stratum", "old_split").agg(pl.col("size").sum()).iter_rows():
+        if split in order:
+            filled[stratum][order.index(split)] = size
+    total = [sum(have) for have in filled]
+    fresh = clusters.filter(pl.col("old_split").is_null())
+    draw = pl.Series("draw", text_hashes(f"{seed} split " + fresh["cluster_id"]), dtype=pl.UInt64)
+    fresh = fresh.with_columns(draw).sort("draw", "cluster_id")
+    choices = []
+    for stratum, size in fresh.select("stratum", "size").iter_rows():
         have = filled[stratum]
-        total = sum(have) + size
-        need = [f * total - h for f, h in zip(fractions, have, strict=True)]
+        total[stratum] = n = total[stratum] + size
+        need = [f * n - h for f, h in zip(fractions, have, strict=True)]
         best = need.index(max(need))
         have[best] += size
-        result[cluster] = order[best]
-    return result
+        choices.append(order[best])
+    new = fresh.select("cluster", split=pl.Series(choices, dtype=pl.String))
+    return pl.concat([old.select("cluster", split="old_split"), new])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -16,8 +16,8 @@ from schemas.tables import DatasetRows, Rejects, Verdicts, polars_schema
 from transforms.publish.files import reject_sum, row_sum
 from transforms.publish.read import Version
 from transforms.publish.rows import STAGE
-from transforms.publish.similarity import canonical_text, key_lists, similarity_keys
-from transforms.publish.splits import SplitsConfig
+from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
+from transforms.publish.splits import SplitsConfig, shared_keys
 from transforms.publish.store import Datasets
 
 TOLERANCE = 1e-6
@@ -65,7 +65,7 @@ def verify(
         *_separation(version),
     ]
     if contaminated is not None:
-        checks.append(_contamination(rows, contaminated))
+        checks.append(_contamination(version, contaminated))
     if parent is not None:
         checks.append(_stability(version, parent))
     return checks
@@ -209,12 +209,15 @@ def _separation(version: Version) -> list[Check]:
         across = rows.filter(pl.col(column).is_not_null()).group_by(column).agg(pl.col("split").n_unique())
         text = f"{column} {{}} is in several splits"
         checks.append(_none(across.filter(pl.col("split") > 1).select(column), name, text, "each is in one split only"))
-    prompts = rows.select("prompt_id", "split", text=canonical_text()).unique("prompt_id").collect(engine="streaming")
-    keys = similarity_keys(prompts["text"], config.bands, config.rows_per_band, config.shingle)
+    parts = [pl.DataFrame(schema={"prompt_id": pl.String, "split": pl.String, "keys": pl.List(pl.UInt64)})]
+    for frame in _prompts(version):
+        keys = similarity_keys(canonical_texts(frame["prompt"]), config.bands, config.rows_per_band, config.shingle)
+        parts.append(frame.select("prompt_id", "split", keys=key_lists(keys)))
+    prompts = pl.concat(parts).unique("prompt_id")
+    held = shared_keys(prompts["keys"])
     shared = (
-        prompts.lazy()
-        .select("prompt_id", "split", key=key_lists(keys))
-        .explode("key")
+        held.with_columns(prompts[column].gather(held["node"]) for column in ("prompt_id", "split"))
+        .lazy()
         .group_by("key")
         .agg(pl.col("split").n_unique(), pl.col("prompt_id").min())
         .filter(pl.col("split") > 1)
@@ -229,13 +232,18 @@ def _none(offenders: pl.LazyFrame, name: str, text: str, fine: str) -> Check:
     return _check(name, [text.format(x) for x in first], fine)
 
 
-def _contamination(rows: pl.LazyFrame, contaminated: Callable[[str], tuple[str, str] | None]) -> Check:
-    prompts = rows.select("prompt_id", text=canonical_text()).unique("prompt_id").sort("prompt_id").collect()
+def _prompts(version: Version) -> Iterator[pl.DataFrame]:
+    """prompt_id, split and prompt of each file's rows, once a prompt."""
+    for file in version.files("rows"):
+        yield version.read(file).select("prompt_id", "split", "prompt").unique("prompt_id").sort("prompt_id")
 
+
+def _contamination(version: Version, contaminated: Callable[[str], tuple[str, str] | None]) -> Check:
     def problems() -> Iterable[str]:
-        for prompt, text in prompts.iter_rows():
-            if hit := contaminated(text):
-                yield f"prompt {prompt} overlaps with {hit[0]}: {hit[1]!r}"
+        for frame in _prompts(version):
+            for prompt, text in zip(frame["prompt_id"], canonical_texts(frame["prompt"]), strict=True):
+                if hit := contaminated(text):
+                    yield f"prompt {prompt} overlaps with {hit[0]}: {hit[1]!r}"
 
     return _check("decontamination", problems(), "no prompt overlaps with a benchmark")
 

@@ -12,7 +12,7 @@ from schemas.pairs import make_pair
 from schemas.tables import Pairs, Prompts, rows_frame
 from transforms.hygiene.duplicates import KEYS, pair_keys, prompt_keys, resolve
 from transforms.hygiene.semantic import semantic_duplicates
-from transforms.hygiene.signatures import BANDS, PERMUTATIONS, ROWS, signatures, similarity, split_words
+from transforms.hygiene.signatures import BANDS, PERMUTATIONS, ROWS, signatures, similarity, word_texts
 from transforms.hygiene.similarity import jaccard, normalised, shingles, words
 
 VOCABULARY = [f"word{i}" for i in range(400)]
@@ -77,8 +77,8 @@ def test_signature_of_a_text_does_not_depend_on_its_company(texts: list[str], at
 @given(st.text("abzAZ019éßÄж漢_ ,.!-\n'", max_size=80))
 @settings(deadline=None)
 def test_words_are_those_of_the_row_wise_similarity(text: str) -> None:
-    [split] = split_words(pl.Series([text])).to_list()
-    assert [w.casefold() for w in split] == words(text)
+    [spaced] = word_texts(pl.Series([text])).to_list()
+    assert [w.casefold() for w in spaced.split()] == words(text)
 
 
 @given(seed=st.integers(0, 30), buckets=st.integers(1, 7))

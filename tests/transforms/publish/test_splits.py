@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from schemas.tables import Pairs, Verdicts, rows_frame
 from tests.transforms.publish import frames
-from transforms.publish.similarity import canonical_text, similarity_keys
+from transforms.publish.similarity import canonical_texts, similarity_keys
 from transforms.publish.splits import BRIDGES, SplitsConfig, assign_splits, prompt_keys
 
 CONFIG = SplitsConfig(fractions={"train": 0.6, "validation": 0.2, "test": 0.2})
@@ -125,14 +125,13 @@ def test_what_descends_from_an_ungrouped_prompt_stays_with_it() -> None:
 def test_a_shared_system_message_does_not_make_prompts_alike() -> None:
     system = {"role": "system", "content": "You are a helpful assistant who answers briefly and to the point. " * 20}
     prompts = [[system, {"role": "user", "content": t}] for t in ("Name a river", "Why is the sky blue?")]
-    texts = pl.DataFrame({"prompt": prompts}).select(canonical_text())["prompt"].to_list()
+    texts = canonical_texts(pl.Series(prompts)).to_list()
     assert texts == ["name a river", "why is the sky blue"]
 
 
 @pytest.mark.parametrize("text", ["", "!!!", "a", "日本語の文章です", "x" * 10_000, "á ﬁ", "  two   spaces "])
 def test_keys_of_a_text_do_not_depend_on_its_company(text: str) -> None:
-    frame = pl.DataFrame({"prompt": [[{"role": "user", "content": t}] for t in (text, "some other words here")]})
-    texts = frame.select(canonical_text())["prompt"]
+    texts = canonical_texts(pl.Series([[{"role": "user", "content": t}] for t in (text, "some other words here")]))
     alone = similarity_keys(texts.head(1), 20, 10, 3)
     assert (similarity_keys(texts, 20, 10, 3)[:1] == alone).all()
 
