@@ -13,7 +13,7 @@ from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
 from transforms.judges._statistics import context_worth, human_labels, judge_statistics, response_lengths
 from transforms.storage.workspace import Workspace
 
-STAGES = ("generate", "judge")
+STAGES = ("evolve", "generate", "judge")
 
 
 def stage_usage(workspace: Workspace, stage: str) -> dict[str, dict[str, float]]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from pipelines.asking import AskingStage, Unit
 from pipelines.clean import Clean
+from pipelines.evolve import Evolve
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
 from pipelines.judge import Judge
+from pipelines.screen import Screen
 from pipelines.stage import PAIR_STAGES, run_stage
 from schemas.ids import hash_bytes
 from schemas.recipe_file import RecipeFile
@@ -67,6 +69,8 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
         seen = sum(count_rows(source, file.base_dir, sampled) for source in recipe.sources)
         scale = rows / seen if seen else 1.0
         costs: dict[tuple[str, str], Cost] = {}
+        _walk(Evolve(workspace, recipe, file.base_dir), root, costs)
+        run_stage(Screen(workspace, recipe, file.base_dir, flags=flags), quiet=True)
         _walk(Generate(workspace, recipe, file.base_dir), root, costs)
         run_stage(Clean(workspace, recipe, file.base_dir, flags=flags), quiet=True)
         _walk(Judge(workspace, recipe, file.base_dir), root, costs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.clean import Clean
+from pipelines.evolve import Evolve
 from pipelines.fuse import Fuse
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
@@ -12,9 +13,14 @@ from pipelines.pull import Pull
 from pipelines.push import Push
 from pipelines.route import Route
 from pipelines.score import Score
+from pipelines.screen import Screen
 from pipelines.stage import Stage
 
 STAGES: dict[str, type[Stage]] = {
-    stage.name: stage for stage in (Ingest, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
+    stage.name: stage
+    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
 }
-RUN_ORDER = ("ingest", "generate", "clean", "judge", "pull", "score", "fuse", "route", "push", "materialise")
+RUN_ORDER = (
+    *("ingest", "evolve", "screen", "generate", "clean", "judge"),
+    *("pull", "score", "fuse", "route", "push", "materialise"),
+)

@@ -102,6 +102,7 @@ class Generator(Protocol):
 
     Config: ClassVar[type[PluginConfig]]
     consumes: ClassVar[str]  # "prompts" or "pairs"
+    makes: ClassVar[str]  # "pairs" or "prompts"
     name: str
     identity: Any
 

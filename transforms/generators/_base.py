@@ -85,6 +85,7 @@ class BaseGenerator(ABC):
     """
 
     consumes: ClassVar[str] = "prompts"
+    makes: ClassVar[str] = "pairs"
     templates: ClassVar[tuple[str, ...]] = ()
     plugin_name: ClassVar[str]
     version: ClassVar[int] = 1

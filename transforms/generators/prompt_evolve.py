@@ -49,6 +49,7 @@ _LEAK = re.compile(r"\b(?:the )?(?:given|rewritten|new|evolved|original) prompt\
 class PromptEvolve(BaseGenerator):
     """Prompts to further prompts (no pairs), `k` operators each; they keep the seed's group, so its split."""
 
+    makes: ClassVar[str] = "prompts"
     templates = (_EVOLVE,)
 
     class Config(OneEngine):

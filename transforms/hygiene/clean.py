@@ -97,9 +97,14 @@ def drop(frame: pl.DataFrame, drops: pl.DataFrame, id_column: str) -> tuple[pl.D
     rejects = []
     for row in going.to_dicts():
         found = named[row[id_column]]
-        detail = f"like {found['kept_id']}, which stays (similarity {found['similarity']:.2f})"
+        detail = duplicate_detail(found["kept_id"], found["similarity"])
         rejects.append(reject(found["reason"], detail, row[id_column], row))
     return frame.join(drops.select("id"), left_on=id_column, right_on="id", how="anti"), rows_frame(rejects, Rejects)
+
+
+def duplicate_detail(kept_id: str, similarity: float) -> str:
+    """What a duplicate's reject says."""
+    return f"like {kept_id}, which stays (similarity {similarity:.2f})"
 
 
 def reject(reason: str, detail: str, record_id: str, row: Row) -> Row:

@@ -40,10 +40,10 @@ Indices = npt.NDArray[np.int64]
 
 
 def prompt_keys(prompts: pl.DataFrame) -> pl.DataFrame:
-    """One row of `KEYS` for each row of a `prompts` table."""
+    """One row of `KEYS` for each row of a `prompts` table; prompts with other documents are other prompts."""
     text = text_column(prompts["prompt"])
-    made = signatures(text)
-    return _keys(prompts["prompt_id"], _digest(_normal(text)), _digest(pl.Series([""] * len(text))), made, None)
+    documents = prompts["documents"].list.join("\x1f").fill_null("")
+    return _keys(prompts["prompt_id"], _digest(_normal(text)), _digest(documents), signatures(text), None)
 
 
 def pair_keys(pairs: pl.DataFrame) -> pl.DataFrame:
