@@ -98,6 +98,7 @@ class Client:
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._turn = 0
         self._failures_in_row = 0
+        self._lost_because = ""
         self._answered_at = time.monotonic()
         self._dead: EngineError | None = None
         self._prober: asyncio.Task[None] | None = None
@@ -147,7 +148,7 @@ class Client:
             if outcome.permanent:
                 return Reply(request.request_id, "error", error=outcome.reason, ms=ms, retries=attempts)
             if outcome.lost:
-                self._mark_down(server)
+                self._mark_down(server, outcome.reason)
             attempts += not outcome.lost
             self._note_failure(outcome, now)
             wait = self._wait(request.request_id, attempts, outcome)
@@ -228,8 +229,9 @@ class Client:
                 return ready[unit % len(ready)], dark
             await asyncio.sleep(min(server.resume_at for server in alive) - now)
 
-    def _mark_down(self, server: _Server) -> None:
+    def _mark_down(self, server: _Server, reason: str) -> None:
         server.down = True
+        self._lost_because = reason
         if self._prober is None or self._prober.done():
             self._prober = asyncio.get_running_loop().create_task(self._probe())
 
@@ -247,8 +249,9 @@ class Client:
                 dark_since = time.monotonic()
             elif time.monotonic() - dark_since >= self.patience.outage_s:
                 self._die(
-                    f"engine {self.name!r}: nothing answers at {self._addresses()} for {self.patience.outage_s:.0f} s. "
-                    "Is the server running? Everything answered so far is kept: run again when it answers."
+                    f"engine {self.name!r}: nothing answers at {self._addresses()} for {self.patience.outage_s:.0f} s "
+                    f"({self._lost_because}). Is the server running? Everything answered so far is kept: "
+                    "run again when it answers."
                 )
                 return
 
