@@ -16,13 +16,12 @@ from airflow.sdk import (
     DAG,
     Asset,
     BaseOperator,
-    DeadlineAlert,
-    DeadlineReference,
-    SyncCallback,
     chain,
     get_current_context,
     task,
 )
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 sys.path.append(str(Path(__file__).parent))  # Airflow does so for bundles, not for every way to load a DAG
@@ -123,7 +122,7 @@ def announce(recipe: Recipe, materialise: BaseOperator) -> Any:
     asset = asset_of(recipe.dataset)
 
     @task(task_id="announce", inlets=[asset], outlets=[asset], pool=CPU_POOL)
-    def announced(published: dict[str, Any]) -> str:
+    def announced(published: Any) -> str:
         if published["dataset"] != recipe.dataset:
             raise AirflowFailException(
                 f"the recipe publishes {published['dataset']!r}, the settings say {recipe.dataset!r}: make them agree"
@@ -141,7 +140,7 @@ def announce(recipe: Recipe, materialise: BaseOperator) -> Any:
 def last_version(asset: Asset) -> Any:
     """The version in the asset's last event; None before the first."""
     events = get_current_context()["inlet_events"][asset]
-    return events[-1].extra.get("version") if len(events) else None
+    return (events[-1].extra or {}).get("version") if len(events) else None
 
 
 for _recipe in load():

@@ -24,14 +24,14 @@ def upkeep(recipe: Recipe) -> None:
     dataset = recipe.dataset
 
     @task(pool=CPU_POOL)
-    def published(versions: list[dict[str, Any]]) -> list[str]:
+    def published(versions: Any) -> list[str]:
         """The versions there are."""
         found = [row["version"] for row in versions if row["name"] == dataset]
         if not found:
             raise AirflowSkipException(f"{dataset} has no version yet")
         return found
 
-    with TaskGroup(recipe.name, default_args=default_args(recipe)):
+    with TaskGroup(recipe.name, default_args=default_args(recipe)):  # type: ignore[arg-type]
         # In the pool of the stages that write the memo: they must not run while it is compacted.
         compact = call(recipe, "compact", ["compact", *where], "generate")
         versions = call(recipe, "datasets", ["datasets", *where], "export")

@@ -46,7 +46,7 @@ def consumer(recipe: Recipe) -> DAG:
             events = context["triggering_asset_events"].get(asset) or context["inlet_events"][asset]
             if not len(events):
                 raise AirflowSkipException(f"no version of {recipe.dataset} has been announced yet")
-            return dict(events[-1].extra)
+            return {**(events[-1].extra or {})}
 
         @task
         def check_split(
