@@ -49,9 +49,7 @@ def consumer(recipe: Recipe) -> DAG:
             return {**(events[-1].extra or {})}
 
         @task
-        def check_split(
-            event: dict[str, Any], exported: dict[str, Any], checks: list[dict[str, Any]]
-        ) -> dict[str, Any]:
+        def check_split(event: Any, exported: Any, checks: Any) -> dict[str, Any]:
             """Whether the version keeps every law (splits share no prompt) and the export has rows to train on."""
             broken = [check["name"] for check in checks if not check["ok"]]
             if broken or ("rows" in exported and not exported["rows"].get("train")):

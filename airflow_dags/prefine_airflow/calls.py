@@ -123,16 +123,20 @@ class LocalCall(BaseOperator):
             )
         except FileNotFoundError:
             raise AirflowFailException(f"no executable {self.prefine[0]}; set place.prefine in the settings") from None
+        lines: list[str] = []
         errors: list[str] = []
-        reader = Thread(target=self._log_lines, args=(self._process.stderr, errors), daemon=True)
-        reader.start()
+        readers = [
+            Thread(target=self._read, args=(self._process.stdout, lines, False), daemon=True),
+            Thread(target=self._read, args=(self._process.stderr, errors, True), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
         try:
-            assert self._process.stdout is not None
-            lines = self._process.stdout.read().splitlines()
             code = self._process.wait()
         finally:  # a time limit or a stop ends the call too
             self.on_kill()
-        reader.join(_PATIENCE)
+        for reader in readers:  # what the call left running may keep a pipe open
+            reader.join(_PATIENCE)
         if code:
             raise failure(code, words, "\n".join(errors[-_TAIL:]))
         return last_json(lines)
@@ -152,7 +156,8 @@ class LocalCall(BaseOperator):
             except ProcessLookupError:
                 return
 
-    def _log_lines(self, stream: IO[str], kept: list[str]) -> None:
+    def _read(self, stream: IO[str], kept: list[str], is_log: bool) -> None:
         for line in stream:
             kept.append(line.rstrip("\n"))
-            self.log.info("%s", kept[-1])
+            if is_log:
+                self.log.info("%s", kept[-1])

@@ -27,7 +27,7 @@ from typing import Any
 DAGS = Path(__file__).resolve().parent.parent
 USER = "admin"
 POOLS = {"prefine_gpu": (1, "stages that ask models"), "prefine_cpu": (2, "everything else")}
-_STARTING, _STOPPING = 300.0, 60.0  # seconds
+_STARTING, _STOPPING = 600.0, 60.0  # seconds
 
 
 @dataclass
@@ -85,12 +85,15 @@ class Standalone:
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "180",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             **self.settings,
         }
 

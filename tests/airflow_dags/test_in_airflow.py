@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.airflow_dags.environment import airflow_bin, airflow_environment
+from tests.airflow_dags.environment import DAGS, airflow_bin, airflow_environment
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +48,11 @@ def test_structure_serialisation_and_every_branch(tmp_path: Path) -> None:
     command = [tools / "python", "-m", "pytest", "-c", INSIDE / "pytest.ini", "--rootdir", INSIDE, INSIDE, "-q"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000, cwd=tmp_path)
     assert done.returncode == 0, f"{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+
+
+def test_types(tmp_path: Path) -> None:
+    """mypy --strict of the DAG files against Airflow's own environment; the main one has no Airflow."""
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", str(tmp_path)]
+    command += ["--python-executable", str(airflow_bin() / "python")]
+    done = subprocess.run(command, cwd=DAGS, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr

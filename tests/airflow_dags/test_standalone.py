@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -16,7 +21,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from airflow_dags.prefine_airflow.local import USER, Standalone
+from airflow_dags.prefine_airflow.local import USER, Standalone, free_port
 from pipelines.annotation import asked, ledger
 from pipelines.lookup import table_frame
 from tests.airflow_dags.environment import airflow_bin
@@ -147,6 +152,7 @@ class Project:
                     "budget": 8,
                     "labels": {"enough": 1.0, "hours": 2, "poll_minutes": 0.1},
                     "sign_off": True,
+                    "late_hours": 0.005,
                     "retry_minutes": 0.05,
                 }
             ],
@@ -180,9 +186,34 @@ class Project:
 
 
 @pytest.fixture
-def airflow(tmp_path: Path) -> Iterator[Standalone]:
+def alerts() -> Iterator[tuple[str, list[str]]]:
+    """A URL for alerts, and the texts that arrived there."""
+    arrived: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not a word on standard error."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", arrived
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def airflow(tmp_path: Path, alerts: tuple[str, list[str]]) -> Iterator[Standalone]:
     settings = {
         "PREFINE_CURATION": str(tmp_path / "curation.yaml"),
+        "AIRFLOW_CONN_PREFINE_ALERTS": json.dumps({"conn_type": "generic", "password": alerts[0]}),
         "AIRFLOW_CONN_LABEL_STUDIO": json.dumps({"conn_type": "generic", "password": LEGACY_TOKEN}),
     }
     standalone = Standalone(tmp_path / "airflow", airflow_bin(), settings=settings)
@@ -201,7 +232,7 @@ def kill_scheduler(airflow: Standalone) -> None:
 
 
 def test_from_prompts_to_a_version_that_starts_its_consumer(
-    tmp_path: Path, airflow: Standalone, label_studio: Server
+    tmp_path: Path, airflow: Standalone, label_studio: Server, alerts: tuple[str, list[str]]
 ) -> None:
     project = Project(tmp_path, label_studio)
     airflow.start()
@@ -244,6 +275,9 @@ def test_from_prompts_to_a_version_that_starts_its_consumer(
     assert event["extra"]["path"] == published["path"]
     assert event["extra"]["certificate"] == published["certificate"]
 
+    late = f"curate_nightly: run {first} has not ended after 0.005 hours"
+    api.until("the alert", lambda: any(text.startswith(late) for text in alerts[1]))
+
     before = project.snapshot()
     second = api.start(dag, conf)
     api.approve(dag, second)
@@ -259,3 +293,29 @@ def test_from_prompts_to_a_version_that_starts_its_consumer(
     assert len(api.ask("GET", f"dags/{consumer}/dagRuns")["dag_runs"]) == 1
     logs = (airflow.home / "logs").rglob("*.log")
     assert not [str(path) for path in logs if LEGACY_TOKEN in path.read_text(errors="replace")]
+
+
+def test_one_command_starts_it_for_a_person_and_an_interrupt_stops_it_all(tmp_path: Path) -> None:
+    Project(tmp_path, Server(tmp_path, port=9))
+    tools, port = airflow_bin(), free_port()
+    command = [str(tools / "python"), "-m", "prefine_airflow.local", str(tmp_path / "home"), "--port", str(port)]
+    environment = {**os.environ, "PREFINE_CURATION": str(tmp_path / "curation.yaml")}
+    with subprocess.Popen(
+        command, cwd=ROOT / "airflow_dags", env=environment, stdout=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        for line in started.stdout:
+            if line.startswith("open "):
+                break
+        words = line.split()
+        password = words[words.index("password") + 1]
+        assert words[1] == f"http://127.0.0.1:{port}"
+        login = httpx.post(f"{words[1]}/auth/token", json={"username": USER, "password": password}, timeout=60)
+        assert login.is_success
+        processes = psutil.Process(started.pid).children(recursive=True)
+        assert len(processes) >= 5
+        mine = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == "LISTEN" and c.laddr]
+        assert "127.0.0.1" in mine
+        started.send_signal(signal.SIGINT)
+        assert started.wait(300) == 0
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
