@@ -111,7 +111,7 @@ class VLLM(HttpEngine):
         if shutil.which(command[0]) is None:
             raise MissingExtra(
                 f"engine {self.name!r}: no executable {command[0]!r}. vLLM needs an environment of its own: "
-                "see docs (vLLM), then set `executable` to its vllm, or `urls` to running servers"
+                "see README (GPU), then set `executable` to its vllm, or `urls` to running servers"
             )
         with shared_server(
             self.name,
