@@ -5,13 +5,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 LABEL_STUDIO ?= .venv-labelstudio
+AIRFLOW ?= .venv-airflow
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test fuzz lint unit integration bench setup clean labelstudio vllm
+.PHONY: help demo test fuzz lint unit integration bench setup clean labelstudio vllm airflow
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -46,8 +47,8 @@ fuzz: $(DEV) ## the property tests with new random examples, for as long as you 
 
 test: lint unit ## everything that `make test` promises
 
-integration: $(DEV) $(LABEL_STUDIO)/.ready ## the slow tests: real LLM, real servers
-	PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m pytest -m slow
+integration: $(DEV) $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready ## the slow tests: real LLM, real servers
+	PREFINE_AIRFLOW=$(abspath $(AIRFLOW)) PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m pytest -m slow
 
 $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)
@@ -64,6 +65,15 @@ labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for 
 	LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK=true LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false COLLECT_ANALYTICS=0 \
 	SENTRY_DSN= FRONTEND_SENTRY_DSN= LATEST_VERSION_CHECK=0 $(LABEL_STUDIO)/bin/label-studio start --no-browser \
 	--internal-host 127.0.0.1 --port 8080 --username admin@example.com --password change-me-1 --user-token $(TOKEN)
+
+$(AIRFLOW)/.ready: constraints-airflow.txt
+	$(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/python -m pip install --quiet --constraint constraints-airflow.txt apache-airflow \
+		apache-airflow-providers-docker apache-airflow-providers-cncf-kubernetes pytest
+	touch $@
+
+airflow: $(SETUP) $(AIRFLOW)/.ready ## start Airflow with our DAGs on this machine for a person to click through
+	cd airflow_dags && exec $(abspath $(AIRFLOW))/bin/python -m prefine_airflow.local ../workspace-airflow/home
 
 bench: $(DEV) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
