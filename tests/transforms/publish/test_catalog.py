@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
 
+import transforms.publish
 from schemas.errors import UsageError
 from tests.transforms.publish import frames
 from transforms.publish.catalog import identifier, query, rebuild
@@ -18,6 +20,7 @@ from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish, split_memory
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
+README = (Path(transforms.publish.__path__[0]) / "README.md").read_text()
 NAMES = ["demo", "select", "a.b-c", "votes", "versions", "1;drop"[:1]]
 
 
@@ -54,18 +57,7 @@ def test_every_version_and_table_has_its_view(root: Path) -> None:
     assert "empty" not in views
 
 
-@pytest.mark.parametrize(
-    "example",
-    [
-        "SELECT origin, action, count(*) AS n, avg(margin) AS margin FROM demo GROUP BY ALL ORDER BY ALL",
-        'SELECT decided_by, count(*) AS n FROM "demo@v0001" GROUP BY decided_by ORDER BY n DESC',
-        'SELECT r.pair_id FROM "demo@v0002" r ANTI JOIN "demo@v0001" USING (pair_id) ORDER BY pair_id',
-        'SELECT v.voter, avg((v.label = d.label)::INT) AS agrees FROM "demo@v0002/votes" v '
-        "JOIN \"demo@v0002/verdicts\" d USING (pair_id) WHERE v.label IN ('a', 'b') GROUP BY v.voter ORDER BY v.voter",
-        "SELECT name, max(version) AS latest, sum(bytes) AS bytes FROM version_files GROUP BY name ORDER BY name",
-        'SELECT reason, count(*) AS n FROM "demo@v0002/rejects" GROUP BY reason ORDER BY n DESC',
-    ],
-)
+@pytest.mark.parametrize("example", re.findall(r"```sql\n(.*?)```", README, re.DOTALL))
 def test_example_queries_run(root: Path, example: str) -> None:
     catalog = root / "catalog.duckdb"
     rebuild(catalog, Datasets(root / "datasets"))
