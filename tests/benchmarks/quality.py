@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a smoke test: fewer seeds and sets, small sizes")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the real data")
+    parser.add_argument("--cache", type=Path, help="folder that keeps embeddings between runs (tables 1 and 3)")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     args = parser.parse_args(argv)
     common = ["--data", str(args.data), "--seeds", str(args.seeds), *(["--quick"] if args.quick else [])]
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     if noise_tables := [t for t in args.tables if t in ("1", "3")]:
         from tests.benchmarks.quality import noise
 
-        code |= noise.main([*common, "--tables", *noise_tables])
+        kept = ["--cache", str(args.cache)] if args.cache else []
+        code |= noise.main([*common, *kept, "--tables", *noise_tables])
     if fusion_tables := [t for t in args.tables if t in ("2", "4", "5")]:
         from tests.benchmarks.quality import fusion
 

@@ -24,7 +24,9 @@ class LogisticFit:
     evidence: float
 
 
-def fit_logistic(design: Any, target: Floats, weight: Floats, mean: Floats, variance: Floats) -> LogisticFit:
+def fit_logistic(
+    design: Any, target: Floats, weight: Floats, mean: Floats, variance: Floats, tolerance: float = TOLERANCE
+) -> LogisticFit:
     """Most probable weights of P(1) = expit(design @ w), w_j ~ N(mean_j, variance_j), by Newton's method.
 
     Args:
@@ -32,6 +34,7 @@ def fit_logistic(design: Any, target: Floats, weight: Floats, mean: Floats, vari
         target: (n,) in [0, 1]; a fraction is a split opinion.
         weight: (n,) how much each row counts, at least 0.
         mean, variance: (d,) prior; variance > 0.
+        tolerance: largest last Newton step, in prior standard deviations.
 
     Returns:
         The weights (d,) and the evidence (MacKay 1992), by which priors can be compared without held-out labels:
@@ -42,8 +45,8 @@ def fit_logistic(design: Any, target: Floats, weight: Floats, mean: Floats, vari
         return LogisticFit(mean.copy(), 0.0)
     # In units of the prior's standard deviation the Hessian is at least the identity: well conditioned.
     root = np.sqrt(variance)
-    scaled = sparse.csr_matrix(design).multiply(root[None, :]).tocsr()
-    if scaled.shape[0] * scaled.shape[1] <= MAX_DENSE:
+    scaled = sparse.csr_matrix(design).multiply(root[None, :]).tocsr() if sparse.issparse(design) else design * root
+    if sparse.issparse(scaled) and scaled.shape[0] * scaled.shape[1] <= MAX_DENSE:
         scaled = scaled.toarray()
     base = np.asarray(design @ mean, dtype=np.float64)
 
@@ -63,7 +66,7 @@ def fit_logistic(design: Any, target: Floats, weight: Floats, mean: Floats, vari
         if moved > value:
             break
         v, value = v - rate * step, moved
-        if float(np.abs(rate * step).max()) < TOLERANCE:
+        if float(np.abs(rate * step).max()) < tolerance:
             break
     _, hessian = _derivatives(scaled, base, target, weight, v)
     return LogisticFit(mean + root * v, -value - 0.5 * float(np.linalg.slogdet(hessian)[1]))

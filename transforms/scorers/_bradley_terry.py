@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from transforms.fusers._logistic import fit_logistic
+
 Array = NDArray[np.float64]
 LossName = Literal["logistic", "corrected", "gce"]
 
@@ -59,34 +61,35 @@ def objective(w: Array, x: Array, y: Array, weight: Array, ridge: float, loss: L
     )
 
 
-def fit_head(
-    x: Array,
-    y: Array,
-    weight: Array,
-    ridge: float,
-    loss: Loss | None = None,
-    start: Array | None = None,
-    tolerance: float = 1e-7,
-) -> Array:
-    """Weights that minimise `objective`, by L-BFGS to a gradient of `tolerance`; shape (d,).
+def fit_head(x: Array, y: Array, weight: Array, ridge: float, loss: Loss | None = None) -> Array:
+    """Weights that minimise `objective`; shape (d,).
 
-    Only the logistic loss is convex; the others are started from its minimum, which makes them
-    deterministic and keeps them in its basin. No labelled rows: zeros, which prefer neither side.
+    The logistic loss is convex and solved by Newton's method. The others are not: L-BFGS starts from the minimum
+    of the logistic loss, which makes them deterministic and keeps them in its basin. No labelled rows: zeros, which
+    prefer neither side.
+
+    Args:
+        x: difference features (n, d); d x d must fit in memory. y: labels (n,). weight: weights of labels (n,).
+        ridge: penalty, positive.
     """
-    if not len(x) or weight.sum() <= 0.0:
-        return np.zeros(x.shape[1])
-    w = np.zeros(x.shape[1]) if start is None else start
-    stages = [Loss("logistic")] if loss is None or loss.name == "logistic" else [Loss("logistic"), loss]
-    for stage in stages:
-        w = minimize(
+    d = x.shape[1]
+    total = float(weight.sum())
+    if not len(x) or not d or total <= 0.0:
+        return np.zeros(d)
+    # Mean loss with a ridge is a posterior: sum of losses with the prior N(0, 1 / (ridge total)).
+    w = fit_logistic(x, y, weight, np.zeros(d), np.full(d, 1.0 / (ridge * total)), tolerance=1e-7).weights
+    if loss is None or loss.name == "logistic":
+        return w
+    return np.asarray(
+        minimize(
             objective,
             w,
-            args=(x, y, weight, ridge, stage),
+            args=(x, y, weight, ridge, loss),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 500, "gtol": tolerance, "ftol": 1e-12},
+            options={"maxiter": 500, "gtol": 1e-6, "ftol": 1e-12},
         ).x
-    return np.asarray(w, dtype=np.float64)
+    )
 
 
 def deviance(z: Array, y: Array, weight: Array, flip: float = 0.0) -> float:

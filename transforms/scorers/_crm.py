@@ -57,7 +57,7 @@ def peer_review(
     for epoch in range(1, epochs + 1):
         share = (1.0 - flip) * (0.5 + 0.5 * epoch / epochs)
         selected = np.stack([select_low_loss(loss.value_and_slope(x @ heads[1 - h], y)[0], share) for h in (0, 1)])
-        heads = [fit_head(x[rows], y[rows], weight[rows], ridge, start=heads[h]) for h, rows in enumerate(selected)]
+        heads = [fit_head(x[rows], y[rows], weight[rows], ridge) for h, rows in enumerate(selected)]
     return Peers(np.stack(heads), selected, flip)
 
 

@@ -1,30 +1,29 @@
 """Cross-fitted Bradley-Terry heads: fitting, scoring, and the ensemble as bytes.
 
-Folds are hashes of a pair's group. For each fold the heads are trained on the other folds alone, ridge and
-block weights included, so no pair is scored by a head that saw its group, and a pair outside the training
+Folds are hashes of a pair's group. For each fold the heads are trained on the other folds alone, the choice of
+their priors included, so no pair is scored by a head that saw its group, and a pair outside the training
 sample finds its heads by its group's hash.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from schemas.errors import WorkspaceError
 from schemas.ids import unit_interval
-from transforms.scorers._bradley_terry import Array, Loss, LossName, deviance, fit_head
+from transforms.scorers._bradley_terry import Array, Loss, LossName, fit_head
+from transforms.scorers._noise_rate import FlipRate, estimate_flip_rate
 from transforms.scorers._pair_features import Blocks, Projection
+from transforms.scorers._shrinkage import PRIORS, evidence, in_proportion
 from transforms.scorers._siblings import PairGraph, Siblings, fit_siblings, held_out_margins, predictive
 
-_MAGIC = b"prefine-bt-heads-1\n"
-RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
-# Weights of the (embedding, interaction) blocks against surface features of weight 1.
-BLOCK_WEIGHTS = ((0.0, 0.0), (0.1, 0.1), (0.3, 0.1), (0.3, 0.3), (1.0, 0.3))
+_MAGIC = b"prefine-bt-heads-2\n"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Settings:
     n_folds: int = 5
     n_embedding: int = 96
     n_interaction: int = 48
-    feature_share: float = 0.8
+    feature_share: float = 0.9
     losses: tuple[LossName, ...] = ("logistic", "gce")
     tune_pairs: int = 4000
     use_siblings: bool = True
@@ -44,11 +43,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Fitted heads. `weights` has shape (folds, heads, features) and acts on `projection.apply(blocks)`."""
+    """Fitted heads. `weights` has shape (folds, heads, features) and acts on `projection.apply(blocks)`; `noise` is
+    how often the training labels are wrong, and what held-out margins are multiplied with to be log-odds."""
 
     projection: Projection
     weights: Array
     siblings: Siblings
+    noise: FlipRate
 
     def margins(self, blocks: Blocks, folds: NDArray[np.int64]) -> Array:
         """r(a) - r(b) by each head of the pair's own fold, shape (n, heads), log-odds."""
@@ -65,6 +66,7 @@ class Ensemble:
         header = {
             "arrays": {name: list(array.shape) for name, array in arrays.items()},
             "siblings": [self.siblings.scale, self.siblings.spread, self.siblings.flip],
+            "noise": [self.noise.flip, self.noise.scale],
         }
         body = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays.values())
         return _MAGIC + orjson.dumps(header) + b"\n" + body
@@ -89,6 +91,7 @@ class Ensemble:
             Projection(arrays["embedding"], arrays["interaction"], arrays["scale"]),
             arrays["weights"],
             Siblings(*header["siblings"]),
+            FlipRate(*header["noise"]),
         )
 
 
@@ -113,9 +116,11 @@ def score_pairs(
     heads = ensemble.margins(blocks, folds)
     average = heads.mean(axis=1)
     mean, variance = held_out_margins(average, labels, graph, ensemble.siblings)
-    shift = mean - ensemble.siblings.scale * average
-    margins = ensemble.siblings.scale * heads + shift[:, None]
-    return PairScores(margins, shift, predictive(margins, variance[:, None]).mean(axis=1))
+    # Uncertainty shrinks the margins (MacKay's probit approximation) before they are scaled to log-odds.
+    scale = ensemble.noise.scale / np.sqrt(1.0 + np.pi * variance / 8.0)
+    shift = scale * (mean - ensemble.siblings.scale * average)
+    margins = ensemble.siblings.scale * scale[:, None] * heads + shift[:, None]
+    return PairScores(margins, shift, expit(margins).mean(axis=1))
 
 
 def folds_of(groups: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:
@@ -142,92 +147,74 @@ def fit_ensemble(
     for fold in range(settings.n_folds):
         rows = known & (design.folds != fold)
         names = [group for group, used in zip(groups, rows, strict=True) if used]
-        for head, (block_scale, ridge) in enumerate(design.choices(fold, settings.n_heads)):
-            rng = np.random.default_rng([settings.seed, fold, head])
-            scale = block_scale * (rng.random(x.shape[1]) < settings.feature_share)
-            resampled = weight[rows] * _bootstrap(names, rng)
+        rng = np.random.default_rng([settings.seed, fold])
+        draws = _bootstrap(names, settings.n_heads, rng)
+        for head, deviations in enumerate(design.scales(fold, settings.n_heads)):
+            scale = deviations * (rng.random(x.shape[1]) < settings.feature_share)
+            resampled = weight[rows] * draws[head]
             loss = Loss(settings.losses[head % len(settings.losses)])
-            weights[fold, head] = scale * fit_head(x[rows] * scale, y[rows], resampled, ridge, loss)
-    heads = Ensemble(design.projection, weights, Siblings())
+            # A weight in units of its prior standard deviation has the prior N(0, 1): a ridge of one label.
+            ridge = 1.0 / max(float(resampled.sum()), 1.0)
+            used = np.flatnonzero(scale)
+            found = fit_head(x[np.ix_(rows, used)] * scale[used], y[rows], resampled, ridge, loss)
+            weights[fold, head, used] = scale[used] * found
+    heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
     mean = heads.margins(blocks, design.folds).mean(axis=1)
-    siblings = fit_siblings(mean, np.where(known, y, np.nan), graph)
+    labels = np.where(known, y, np.nan)
+    siblings = fit_siblings(mean, labels, graph)
     if not settings.use_siblings:
         siblings = Siblings(siblings.scale, 0.0, siblings.flip)
-    return Ensemble(design.projection, weights, siblings)
-
-
-Choice = tuple[tuple[float, float], float]
+    log_odds = logit(predictive(*held_out_margins(mean, labels, graph, siblings)))
+    noise = estimate_flip_rate(log_odds[known], y[known], weight[known])
+    return Ensemble(design.projection, weights, siblings, noise)
 
 
 @dataclass(frozen=True)
 class Design:
-    """A training sample ready for heads: features x (n, d), folds (n,), which rows are labelled, and per choice of
-    block weights and ridge its deviance within each fold's training folds."""
+    """A training sample ready for heads: features x (n, d), folds (n,), which rows are labelled, the prior standard
+    deviation of each weight under each prior (priors, d), and the evidence for it (priors, folds) in the labels
+    outside the fold."""
 
     projection: Projection
     x: Array
     folds: NDArray[np.int64]
     known: NDArray[np.bool_]
-    tuning: dict[Choice, Array]
+    deviations: Array
+    evidence: Array
 
     @classmethod
     def of(cls, blocks: Blocks, y: Array, weight: Array, groups: Sequence[str], settings: Settings) -> Design:
-        """Project the features, assign folds and measure every choice."""
+        """Project the features, assign folds and weigh the priors, each on at most `tune_pairs` labels."""
         projection = Projection.fit(blocks, settings.n_embedding, settings.n_interaction)
         x = projection.apply(blocks)
         folds = folds_of(groups, settings.n_folds, settings.seed)
         known = ~np.isnan(y) & (weight > 0.0)
-        tuning = _tuning_table(x[known], y[known], weight[known], folds[known], projection, settings)
-        return cls(projection, x, folds, known, tuning)
+        ends = np.cumsum([projection.embedding.shape[1], projection.interaction.shape[1]])
+        embedding, interaction, surface = np.split((x**2).mean(axis=0) if len(x) else np.zeros(x.shape[1]), ends)
+        deviations = np.stack([prior.deviations((embedding, interaction, surface)) for prior in PRIORS])
+        table = np.zeros((len(PRIORS), settings.n_folds))
+        for fold in range(settings.n_folds):
+            rows = _drawn(np.flatnonzero(known & (folds != fold)), settings, fold)
+            table[:, fold] = [evidence(x[rows], y[rows], weight[rows], d) for d in deviations]
+        return cls(projection, x, folds, known, deviations, table)
 
-    def choices(self, fold: int, n_heads: int) -> list[tuple[Array, float]]:
-        """Feature scales and ridge of each of a fold's heads: as many heads per choice as exp(-deviance) says, so
-        that where the labels cannot tell choices apart (much noise) the ensemble averages over them."""
-        ranked = sorted(self.tuning, key=lambda choice: (self.tuning[choice][fold], choice))
-        losses = np.array([self.tuning[choice][fold] for choice in ranked])
-        shares = np.exp(losses[0] - losses)
-        ends = np.cumsum(shares / shares.sum())
-        quantiles = (np.arange(n_heads) + 0.5) / n_heads
-        chosen = [ranked[int(i)] for i in np.minimum(np.searchsorted(ends, quantiles), len(ranked) - 1)]
-        return [(_block_scale(block, self.projection), ridge) for block, ridge in chosen]
-
-
-def _tuning_table(
-    x: Array, y: Array, weight: Array, folds: NDArray[np.int64], projection: Projection, settings: Settings
-) -> dict[Choice, Array]:
-    """Per choice of block weights and ridge: for fold f, summed deviance on the other folds, neither f nor the
-    fold measured having been trained on; shape (folds,)."""
-    if len(x) > settings.tune_pairs:
-        chosen = np.sort(np.random.default_rng([settings.seed, 77]).permutation(len(x))[: settings.tune_pairs])
-        x, y, weight, folds = x[chosen], y[chosen], weight[chosen], folds[chosen]
-    table: dict[Choice, Array] = {}
-    for block in BLOCK_WEIGHTS:
-        scaled = x * _block_scale(block, projection)
-        active = np.flatnonzero(np.abs(scaled).sum(axis=0))
-        scaled = scaled[:, active]
-        starts: dict[tuple[int, int], Array] = {}
-        for ridge in sorted(RIDGES, reverse=True):
-            losses = np.zeros(settings.n_folds)
-            for f, g in itertools.combinations(range(settings.n_folds), 2):
-                rows = (folds != f) & (folds != g)
-                w = fit_head(scaled[rows], y[rows], weight[rows], ridge, start=starts.get((f, g)), tolerance=1e-5)
-                starts[f, g] = w
-                for held, other in ((f, g), (g, f)):
-                    part = folds == held
-                    if weight[part].sum() > 0.0:
-                        losses[other] += deviance(scaled[part] @ w, y[part], weight[part]) * float(part.sum())
-            table[block, ridge] = losses
-    return table
+    def scales(self, fold: int, n_heads: int) -> list[Array]:
+        """Prior standard deviations of the weights of each of a fold's heads, priors in proportion to evidence."""
+        return [self.deviations[i] for i in in_proportion(self.evidence[:, fold], n_heads)]
 
 
-def _block_scale(block: tuple[float, float], projection: Projection) -> Array:
-    n_embedding, n_interaction = projection.embedding.shape[1], projection.interaction.shape[1]
-    n_surface = len(projection.scale) - n_embedding - n_interaction
-    return np.concatenate([np.full(n_embedding, block[0]), np.full(n_interaction, block[1]), np.ones(n_surface)])
+def _drawn(rows: NDArray[np.int64], settings: Settings, fold: int) -> NDArray[np.int64]:
+    if len(rows) <= settings.tune_pairs:
+        return rows
+    return np.sort(np.random.default_rng([settings.seed, fold, 77]).permutation(rows)[: settings.tune_pairs])
 
 
-def _bootstrap(groups: Sequence[str], rng: np.random.Generator) -> Array:
-    """Bayesian bootstrap by group (Rubin 1981): one exponential weight per group, the same for its pairs."""
-    names = sorted(set(groups))
-    drawn = dict(zip(names, rng.exponential(size=len(names)), strict=True))
-    return np.array([drawn[group] for group in groups])
+def _bootstrap(groups: Sequence[str], n_heads: int, rng: np.random.Generator) -> Array:
+    """Weights (heads, n) of a Bayesian bootstrap by group (Rubin 1981): exponential, the same for a group's pairs.
+
+    Balanced (Davison, Hinkley & Schechtman 1986): a group's weights average to 1 over the heads, so that the mean over
+    heads is that of the labels and not of the draw.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    drawn = rng.exponential(size=(n_heads, len(names)))
+    return np.asarray((drawn / drawn.mean(axis=0))[:, index]) if len(names) else np.zeros((n_heads, 0))

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
@@ -97,7 +98,9 @@ class HeadScorer(ABC):
         if np.isnan(y).all() or weight.sum() <= 0.0:
             return b""
         blocks = difference_blocks(PairTexts.of(sample), self._embedder, self._cache)
-        return self.train(Sample(blocks, y, weight, self._groups(sample), pair_graph(sample))).to_bytes()
+        # The matrices are small: on a busy machine BLAS threads that wait for each other cost 10x.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self.train(Sample(blocks, y, weight, self._groups(sample), pair_graph(sample))).to_bytes()
 
     def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
         """One vote per pair; none where nothing was learnt. All pairs of a prompt must come together."""

@@ -27,11 +27,11 @@ class BtHeads(HeadScorer):
 
         heads: int = Field(10, ge=2, description="number of heads M per fold")
         losses: tuple[LossName, ...] = Field(("logistic", "gce"), min_length=1, description="heads' losses, in turn")
-        feature_share: float = Field(0.8, gt=0.0, le=1.0, description="share of features a head sees")
+        feature_share: float = Field(0.9, gt=0.0, le=1.0, description="share of features a head sees")
         siblings: bool = Field(True, description="let the labels of a prompt's other pairs count")
 
     measures: ClassVar[str] = "P(a better) by reward heads trained on the labels of other prompts."
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:

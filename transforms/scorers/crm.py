@@ -11,7 +11,7 @@ from transforms.registry import register
 from transforms.scorers._crm import peer_review
 from transforms.scorers._ensemble import Design, Ensemble, Settings, folds_of
 from transforms.scorers._heads import HeadConfig, HeadScorer, Sample
-from transforms.scorers._noise_rate import estimate_flip_rate
+from transforms.scorers._noise_rate import FlipRate, estimate_flip_rate
 from transforms.scorers._siblings import Siblings
 
 
@@ -19,7 +19,7 @@ from transforms.scorers._siblings import Siblings
 class Crm(HeadScorer):
     """Two cross-fitted Bradley-Terry heads per fold, trained by peer review with an estimated noise rate.
 
-    Block weights and ridge of a fold are those with the smallest deviance within its training folds.
+    The prior of a fold's heads is the one with most evidence in its training folds.
     """
 
     class Config(HeadConfig):
@@ -29,7 +29,7 @@ class Crm(HeadScorer):
         flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
 
     measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:
@@ -45,7 +45,8 @@ class Crm(HeadScorer):
         weights = np.zeros((settings.n_folds, 2, design.x.shape[1]))
         for fold in range(settings.n_folds):
             rows = design.known & (design.folds != fold)
-            (scale, ridge) = design.choices(fold, 1)[0]
+            scale = design.scales(fold, 1)[0]
+            ridge = 1.0 / max(float(sample.weight[rows].sum()), 1.0)
             peers = peer_review(
                 design.x[rows] * scale,
                 sample.y[rows],
@@ -56,7 +57,7 @@ class Crm(HeadScorer):
                 self.config.flip,
             )
             weights[fold] = peers.weights * scale
-        heads = Ensemble(design.projection, weights, Siblings())
+        heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
         mean = heads.margins(sample.blocks, design.folds).mean(axis=1)
         rate = estimate_flip_rate(mean[design.known], sample.y[design.known], sample.weight[design.known])
-        return Ensemble(design.projection, weights, Siblings(rate.scale, 0.0, rate.flip))
+        return Ensemble(design.projection, weights, Siblings(), rate)

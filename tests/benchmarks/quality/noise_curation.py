@@ -29,7 +29,7 @@ def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
     accuracy = {}
     curated, relabelled = curate(train, noisy, seed)
     for name, y in zip(TRAINED_ON, (noisy, curated, relabelled, train.y), strict=True):
-        w = fit_head(x, y, np.ones(len(y)), best_ridge(x, y, folds), tolerance=1e-6)
+        w = fit_head(x, y, np.ones(len(y)), best_ridge(x, y, folds))
         accuracy[name] = float(((x_test @ w > 0) == (test.y > 0.5)).mean())
     return accuracy
 
@@ -51,5 +51,5 @@ def curate(pairs: Pairs, noisy: Array, seed: int) -> tuple[Array, Array]:
     ensemble = fit_ensemble(pairs.blocks, noisy, np.ones(len(noisy)), pairs.groups, pairs.graph, settings)
     folds = folds_of(pairs.groups, settings.n_folds, seed)
     p = np.clip(score_pairs(ensemble, pairs.blocks, folds, noisy, pairs.graph).p_a, 1e-9, 1.0 - 1e-9)
-    right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(ensemble.siblings.flip, 1.0))
+    right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(ensemble.noise.flip, 1.0))
     return np.where(noisy > 0.5, right, 1.0 - right), p

@@ -58,7 +58,7 @@ def out_of_fold(x: Array, y: Array, folds: NDArray[np.int64], ridge: float) -> A
     z = np.zeros(len(y))
     for fold in np.unique(folds):
         rows = folds != fold
-        z[~rows] = x[~rows] @ fit_head(x[rows], y[rows], np.ones(int(rows.sum())), ridge, tolerance=1e-5)
+        z[~rows] = x[~rows] @ fit_head(x[rows], y[rows], np.ones(int(rows.sum())), ridge)
     return z
 
 
@@ -70,7 +70,7 @@ def single_head(x: Array, given: Array, train: Array, folds: NDArray[np.int64], 
     z = np.zeros(len(given))
     for fold in np.unique(folds):
         rows = folds != fold
-        w = fit_head(x[rows], train[rows], np.ones(int(rows.sum())), ridges[int(fold)], tolerance=1e-5)
+        w = fit_head(x[rows], train[rows], np.ones(int(rows.sum())), ridges[int(fold)])
         z[~rows] = x[~rows] @ w
     return -toward_label(z, given)
 

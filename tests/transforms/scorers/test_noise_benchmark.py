@@ -66,6 +66,7 @@ def test_embeddings_survive_in_the_folder(tmp_path: Path) -> None:
     assert FolderCache(tmp_path).get(["y", "z"])["y"].tolist() == [0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_flips_among_real_labels_are_found_by_siblings(shared_data: Path) -> None:
     pairs, _, majority = load("wmt23_mqm_sxs_ende", shared_data)
     clean = pairs.join(majority.select("pair_id", "label"), on="pair_id").filter(pl.col("label").is_in(["a", "b"]))
