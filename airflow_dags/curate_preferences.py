@@ -16,6 +16,7 @@ from airflow.sdk import (
     DAG,
     Asset,
     BaseOperator,
+    TaskGroup,
     chain,
     get_current_context,
     task,
@@ -70,24 +71,31 @@ def curation(recipe: Recipe) -> DAG:
         deadline=late if recipe.late_hours else None,
         tags=["prefine", recipe.dataset],
     ) as dag:
-        before = [call(recipe, name, stage_words(name)) for name in BEFORE_PEOPLE]
-        wait = label_wait(call_class(recipe.place.kind))(
-            task_id="wait_for_labels",
-            words=["labels", RECIPE, *WORKSPACE],
-            since="{{ ti.xcom_pull(task_ids='push')['ended'] }}",
-            labels=recipe.labels,
-            **call_args(recipe, "pull"),
-        )
-        pull = call(recipe, "pull", stage_words("pull"))
-        again = [call(recipe, f"{name}_again", stage_words(name), name) for name in ("score", "fuse")]
-        materialise = call(recipe, "materialise", stage_words("materialise"))
-        chain(*before, wait, pull, *again, *sign_off(recipe), materialise)
-        announce(recipe, materialise)
-        materialise >> exports(recipe)
+        with TaskGroup("gather", prefix_group_id=False, tooltip="pairs, and every vote but people's"):
+            gather = [call(recipe, name, stage_words(name)) for name in ("ingest", "generate", "clean", "judge")]
+        with TaskGroup("ask", prefix_group_id=False, tooltip="what people are asked, and the wait for them"):
+            ask = [call(recipe, name, stage_words(name)) for name in ("score", "fuse", "route", "push")]
+            ask.append(wait_for_labels(recipe))
+        with TaskGroup("learn", prefix_group_id=False, tooltip="their answers, and what they change"):
+            pull = call(recipe, "pull", stage_words("pull"))
+            learn = [pull, *(call(recipe, f"{name}_again", stage_words(name), name) for name in ("score", "fuse"))]
+        with TaskGroup("release", prefix_group_id=False, tooltip="the version, if anything is new"):
+            materialise = call(recipe, "materialise", stage_words("materialise"))
+            chain(*gather, *ask, *learn, *sign_off(recipe), materialise)
+            announce(recipe, materialise)
+            materialise >> exports(recipe)
     return dag
 
 
-BEFORE_PEOPLE = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "push")
+def wait_for_labels(recipe: Recipe) -> BaseOperator:
+    """The wait for people; see `prefine_airflow.labels`."""
+    return label_wait(call_class(recipe.place.kind))(
+        task_id="wait_for_labels",
+        words=["labels", RECIPE, *WORKSPACE],
+        since="{{ ti.xcom_pull(task_ids='push')['ended'] }}",
+        labels=recipe.labels,
+        **call_args(recipe, "pull"),
+    )
 
 
 def sign_off(recipe: Recipe) -> list[Any]:

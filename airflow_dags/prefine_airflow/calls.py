@@ -6,10 +6,12 @@ Exit 2 (wrong words or recipe) fails the task at once; any other failure may be 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
@@ -21,6 +23,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 WRONG_WORDS = 2
 _PATIENCE = 10.0  # seconds a call gets to end after it was asked to
+_PR_SET_PDEATHSIG = 1
 _TAIL = 20  # lines of standard error that a failure quotes
 _HIDDEN = ("AIRFLOW", "_AIRFLOW", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 _MODULES = {
@@ -80,6 +83,12 @@ def failure(code: int, words: Sequence[str], quoted: str) -> Exception:
     return AirflowFailException(text) if code == WRONG_WORDS else AirflowException(text)
 
 
+def _end_with_parent() -> None:
+    """Let the kernel end a call whose task was killed, or the next try would run beside it (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class LocalCall(BaseOperator):
     """A call on the worker itself.
 
@@ -120,6 +129,7 @@ class LocalCall(BaseOperator):
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         except FileNotFoundError:
             raise AirflowFailException(f"no executable {self.prefine[0]}; set place.prefine in the settings") from None

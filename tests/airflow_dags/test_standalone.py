@@ -127,10 +127,7 @@ class Project:
             "sources": [{"name": "prompts", "kind": "prompts", "path": "prompts.jsonl"}],
             "engines": {"llm": {"plugin": "llamacpp", "context": 2048, "slots": 4}},
             "generate": {
-                "generators": [
-                    {"name": "sample", "plugin": "sample_n", "engines": ["llm"], "n": 2, "max_tokens": 24},
-                    {"name": "twins", "plugin": "context_reversal", "engines": ["llm"], "n": 2, "max_tokens": 24},
-                ]
+                "generators": [{"name": "sample", "plugin": "sample_n", "engines": ["llm"], "n": 2, "max_tokens": 24}]
             },
             "judge": {"judges": [{"name": "smollm", "plugin": "logprob", "engine": "llm"}]},
             "score": {"scorers": [{"plugin": "length"}, {"plugin": "repetition"}]},
@@ -164,15 +161,19 @@ class Project:
         return Workspace.open(str(self.folder / "w"))
 
     def answer_everything(self) -> int:
-        """A person prefers the longer response and answers every task."""
-        person = Person(self.server.url, *self.server.add_user("nightly@example.com"))
+        """People prefer the longer response and answer every task as often as was asked; how many answers that is."""
+        overlaps = dict(asked(self.workspace).select("pair_id", "overlap").iter_rows())
+        numbers = range(max(overlaps.values()))
+        people = [Person(self.server.url, *self.server.add_user(f"nightly{i}@example.com")) for i in numbers]
         pairs = {row["pair_id"]: row for row in table_frame(self.workspace, "pairs").collect().to_dicts()}
-        tasks = ledger(self.workspace).to_dicts()
-        for task in tasks:
+        for task in ledger(self.workspace).to_dicts():
             lengths = [len(pairs[task["pair_id"]][side][-1]["content"]) for side in ("response_a", "response_b")]
-            person.post(task["task_id"], answer("a" if lengths[0] >= lengths[1] else "b", task["shown"]))
-        person.close()
-        return len(tasks)
+            said = answer("a" if lengths[0] >= lengths[1] else "b", task["shown"])
+            for person in people[: overlaps[task["pair_id"]]]:
+                person.post(task["task_id"], said)
+        for person in people:
+            person.close()
+        return sum(overlaps.values())
 
     def snapshot(self) -> dict[str, Any]:
         """What a run that repeats nothing leaves as it is: versions and exports byte by byte, calls, tasks."""

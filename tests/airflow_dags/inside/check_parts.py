@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from prefine_airflow import alerts as alerting
@@ -115,6 +119,30 @@ def test_a_status_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert alerting.stage_status(task, "w", "judge") == "unknown (FileNotFoundError)"
 
 
+def test_a_call_ends_when_its_task_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    sleeper = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    task = (
+        "import sys; from prefine_airflow.calls import LocalCall;"
+        "LocalCall(task_id='x', words=[], prefine=[sys.executable, '-c', sys.argv[1]]).call({})"
+    )
+    path = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+    with subprocess.Popen([sys.executable, "-c", task, sleeper], env={**os.environ, "PYTHONPATH": path}) as running:
+        deadline = time.monotonic() + 300
+        while not (pid.exists() and pid.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        running.kill()
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(int(pid.read_text())).status() == psutil.STATUS_ZOMBIE:
+                return  # ended; where nobody collects orphans it stays listed
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.1)
+    pytest.fail("the call lives on")
+
+
 WORDS = {"words": ["stage", "judge", "", "--json"], "prefine": ["prefine"], "env": {"TOKEN": "t"}, "task_id": "judge"}
 
 
@@ -152,8 +180,6 @@ def test_a_pod_runs_the_words_and_hands_over_its_result(monkeypatch: pytest.Monk
 
 
 def test_the_pod_s_script_keeps_result_and_exit_code(tmp_path: Path) -> None:
-    import subprocess
-
     from prefine_airflow.kubernetes_call import SCRIPT
 
     script = SCRIPT.replace("/airflow/xcom", str(tmp_path))
