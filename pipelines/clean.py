@@ -49,7 +49,7 @@ class Clean(HygieneStage):
     def process(self, bucket: int) -> Output:
         """The bucket's pairs that stay; what goes is rejected with its reason."""
         pairs = self.workspace.read("pairs", bucket, _RAW)
-        if not self.recipe.hygiene:
+        if self.is_idle:
             parts = {"pairs": self.workspace.parts("pairs", bucket, _RAW)}
             return Output(rows_in=pairs.height, rows_out=pairs.height, counts={"pairs": pairs.height}, parts=parts)
         drops = self.frame(DROPS_FILE) if self.is_global else None

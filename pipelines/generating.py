@@ -35,6 +35,11 @@ class GeneratingStage(AskingStage):
         return [use for use in self.recipe.generate.generators if find(self.kind, use.plugin).makes == self.makes]
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the recipe has no such generator."""
+        return not self.uses
+
+    @property
     def limits(self) -> CallBudget:
         """The generators' budget."""
         return self.recipe.generate.budget

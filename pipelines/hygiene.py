@@ -16,6 +16,7 @@ from transforms.hygiene.config import HygieneConfig
 from transforms.hygiene.decontamination import read_prompts
 from transforms.scorers._embedding import Embedder
 from transforms.storage.memo import EmbeddingCache
+from transforms.storage.workspace import Workspace
 
 DROPS_FILE = "drops.parquet"
 
@@ -28,6 +29,11 @@ class HygieneStage(FittedStage):
     def config(self) -> HygieneConfig:
         """The recipe's hygiene."""
         return HygieneConfig.model_validate(self.recipe.hygiene)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every bucket's parts stay as they are."""
+        return not self.recipe.hygiene
 
     @property
     def is_global(self) -> bool:
@@ -53,6 +59,10 @@ class HygieneStage(FittedStage):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of unit length, bought once a workspace."""
-        cache = EmbeddingCache(self.workspace.path("tables", "embeddings"))
-        vectors = Embedder().embed_memoised(texts, cache)
-        return np.stack([vectors[text] for text in texts])
+        return embedded(self.workspace, texts)
+
+
+def embedded(workspace: Workspace, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embeddings of unit length, shape (len(texts), d), bought once a workspace."""
+    vectors = Embedder().embed_memoised(texts, EmbeddingCache(workspace.path("tables", "embeddings")))
+    return np.stack([vectors[text] for text in texts])

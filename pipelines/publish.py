@@ -78,7 +78,9 @@ class Publication:
             self.stage.splits(),
             self.provenance(),
             parent=self.stage.memory[0],
-            documents=lambda manifest, folder: report_documents(self.workspace, manifest, folder),
+            documents=lambda manifest, folder: report_documents(
+                self.workspace, manifest, folder, self.file.recipe.materialise.spread_pairs
+            ),
         )
 
     def _fingerprint(self, table: str, stages: tuple[str, ...]) -> str:

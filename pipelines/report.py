@@ -10,10 +10,11 @@ import polars as pl
 
 from pipelines.accounts import STAGES, stage_usage
 from pipelines.humans import outlook, people
+from pipelines.hygiene import embedded
 from pipelines.stage import PAIR_STAGES, summarise
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, version_name
-from transforms.generators._yield import yield_table
+from transforms.generators._yield import sampled_texts, yield_table
 from transforms.publish.read import Version
 from transforms.publish.store import Datasets
 from transforms.report.data import report_data
@@ -24,14 +25,16 @@ REPORT = "report.html"
 _YIELD_PAIRS = 200_000  # generated pairs up to which the yield table reads their texts
 
 
-def report_documents(workspace: Workspace, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:
-    """The report of a version whose files are staged in `folder`."""
+def report_documents(
+    workspace: Workspace, manifest: Manifest, folder: Path, spread_pairs: int = 0
+) -> Mapping[str, bytes]:
+    """The report of a version whose files are staged in `folder`; `spread_pairs` of each generator are embedded."""
     queue = [workspace.read("queue", bucket, ("route",)) for bucket in workspace.buckets]
     data = report_data(
         Version(manifest, str(folder)),
         costs=_costs(workspace),
         queue=pl.concat(queue).sort("rank"),
-        asked=_asked(workspace),
+        asked=_asked(workspace, spread_pairs),
         people=people(workspace),
         outlook=outlook(workspace),
     )
@@ -77,20 +80,26 @@ def _costs(workspace: Workspace) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _asked(workspace: Workspace) -> pl.DataFrame:
+def _asked(workspace: Workspace, spread_pairs: int) -> pl.DataFrame:
     """Per generator: what it asked, parsed and made, what hygiene kept and how sure the voters are of it."""
-    summary = summarise("generate", list(workspace.checkpoints("generate").values()))
     counts: dict[str, dict[str, int]] = {}
-    for name, n in summary.counts.items():
-        generator, dot, key = name.rpartition(".")
-        if dot:
-            counts.setdefault(generator, {})[key] = int(n)
+    made = 0
+    for stage in ("evolve", "generate"):
+        summary = summarise(stage, list(workspace.checkpoints(stage).values()))
+        made += summary.rows_out
+        for name, n in summary.counts.items():
+            generator, dot, key = name.rpartition(".")
+            if dot:
+                counts.setdefault(generator, {})[key] = int(n)
     if not counts:
         return pl.DataFrame()
-    if summary.rows_out > _YIELD_PAIRS:
+    if made > _YIELD_PAIRS:
         return pl.DataFrame([{"generator": name, **numbers} for name, numbers in sorted(counts.items())])
     columns = ("origin", "response_a", "response_b")
     kept = pl.concat([workspace.read("pairs", bucket, PAIR_STAGES, columns) for bucket in workspace.buckets])
     verdicts = pl.concat([workspace.read("verdicts", bucket, ("fuse",)) for bucket in workspace.buckets])
-    table = yield_table(counts, kept, verdicts)
+    vectors = {
+        name: embedded(workspace, texts) for name in counts if (texts := sampled_texts(kept, name, spread_pairs))
+    }
+    table = yield_table(counts, kept, verdicts, vectors)
     return table.select(c for c in table.columns if not table[c].is_null().all())

@@ -33,6 +33,11 @@ class Screen(HygieneStage):
     reads: ClassVar[Reads] = (("prompts", _RAW),)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether every bucket's parts stay as they are."""
+        return not self.recipe.hygiene and not self._evolves
+
+    @property
     def is_global(self) -> bool:
         """Evolved prompts lie in their seeds' buckets, so equal ones may lie in two."""
         return self.config.duplicates is not None or self._evolves
@@ -52,7 +57,7 @@ class Screen(HygieneStage):
 
     def process(self, bucket: int) -> Output:
         """The bucket's prompts that stay; what goes is rejected with its reason."""
-        if not self.recipe.hygiene and not self._evolves:
+        if self.is_idle:
             parts = {"prompts": self.workspace.parts("prompts", bucket, _RAW)}
             n = self.workspace.read("prompts", bucket, _RAW, []).height
             return Output(rows_in=n, rows_out=n, counts={"prompts": n}, parts=parts)

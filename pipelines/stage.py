@@ -56,6 +56,11 @@ class Stage:
         inputs = {table: self.workspace.parts(table, bucket, stages) for table, stages in self.reads}
         return hash_json([self.name, self.version, self.identity, inputs])
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the recipe asks nothing of this stage: its buckets are then committed without Beam."""
+        return False
+
     def refresh(self) -> None:
         """Bring in what lies outside the workspace, before it is known which buckets are stale."""
 
@@ -134,7 +139,10 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
     pending = stage.pending()
     if pending:
         with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):
-            run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
+            if stage.is_idle:
+                StageWork(ready)(tuple(pending))
+            else:
+                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
     return summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
 
 

@@ -132,6 +132,9 @@ class MaterialiseSection(Strict):
     dataset: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     splits: dict[str, Any] = Field(default={}, description="see transforms/publish/splits.py")
     rows: dict[str, Any] = Field(default={}, description="see transforms/publish/rows.py")
+    spread_pairs: int = Field(
+        default=0, ge=0, description="pairs per generator embedded for the report's spread; 0: none"
+    )
     exports: list[ExportUse] = []
 
 

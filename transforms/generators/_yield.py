@@ -58,9 +58,8 @@ def yield_table(
     rows = []
     for name in sorted(counts):
         own = kept.filter(pl.col("origin") == name)
+        texts = sampled_texts(kept, name, sample)
         figures = {key: int(counts[name].get(key, 0)) for key in COUNTS}
-        shown = own.sort("pair_id").head(sample)
-        texts = [text for side in ("response_a", "response_b") for text in _texts(shown[side])]
         tokens = figures["tokens_in"] + figures["tokens_out"]
         row: dict[str, object] = {
             "generator": name,
@@ -84,6 +83,12 @@ def yield_table(
         }
     )
     return pl.DataFrame(rows, schema=schema)
+
+
+def sampled_texts(kept: pl.DataFrame, generator: str, sample: int) -> list[str]:
+    """Both responses of the generator's pairs with the lowest ids, `sample` pairs at most."""
+    shown = kept.filter(pl.col("origin") == generator).sort("pair_id").head(sample)
+    return [text for side in ("response_a", "response_b") for text in _texts(shown[side])]
 
 
 def _margins(own: pl.DataFrame, verdicts: pl.DataFrame | None) -> dict[str, object]:

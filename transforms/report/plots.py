@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,8 +117,8 @@ def agreement_matrix(table: pl.DataFrame) -> str:
             if n <= 14:
                 axes.text(j, i, f"{value * 100:.0f}", ha="center", va="center", fontsize=8)
         axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal")
-        axes.set_xticks(range(n), [_short(x) for x in names], rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), [_short(x) for x in names])
+        axes.set_xticks(range(n), [short(x) for x in names], rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n), [short(x) for x in names])
         axes.grid(visible=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -133,7 +133,7 @@ def bias_bars(names: list[str], values: list[float], reference: list[float], lab
             axes.plot([value], [i], marker="o", markersize=5.5, color=ACCENT)
             axes.plot([ref], [i], marker="|", markersize=11, markeredgewidth=1.4, color=INK)
         axes.axvline(0.5, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(names)), [_short(x) for x in names])
+        axes.set_yticks(range(len(names)), [short(x) for x in names])
         axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel=label)
         axes.grid(visible=False, axis="y")
         return _svg(figure, label)
@@ -148,27 +148,46 @@ def stacked_shares(names: list[str], counts: dict[str, list[int]]) -> str:
             share = [n / t for n, t in zip(column, totals, strict=True)]
             axes.barh(range(len(names)), share, 0.7, left, color=ACTION_COLOURS[action], label=action)
             left = [x + s for x, s in zip(left, share, strict=True)]
-        axes.set_yticks(range(len(names)), [_short(x) for x in names])
+        axes.set_yticks(range(len(names)), [short(x) for x in names])
         axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of pairs")
         axes.grid(visible=False, axis="y")
         axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=0.9, columnspacing=1.2)
         return _svg(figure, "Share of each action by origin")
 
 
-def routing_curve(values: list[float]) -> str:
-    """Share of the queue's whole expected gain bought by its first items."""
-    total = sum(values) or 1.0
-    running, points = 0.0, [0.0]
-    for value in sorted(values, reverse=True):
-        running += value
-        points.append(running / total)
-    step = max(1, len(points) // 400)
-    xs = sorted({*range(0, len(points), step), len(points) - 1})
+def routing_curve(answers: list[int], values: list[float]) -> str:
+    """Expected gain of the queue against the answers bought, best first; dashed: the same pairs in any order.
+
+    Args:
+        answers: how many people are asked about each pair.
+        values: what the pair's label is expected to buy, in the router's unit.
+    """
+    order = sorted(range(len(values)), key=lambda i: (-values[i] / answers[i], i))
+    bought, gained = [0], [0.0]
+    for i in order:
+        bought.append(bought[-1] + answers[i])
+        gained.append(gained[-1] + values[i])
+    step = max(1, len(order) // 400)
+    shown = sorted({*range(0, len(bought), step), len(order)})
     with _figure(4.6, 2.9) as (figure, axes):
-        axes.plot([0, len(points) - 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(xs, [points[x] for x in xs], color=ACCENT, linewidth=1.8)
-        axes.set(xlabel="labels bought, best first", ylabel="share of expected gain", xlim=(0, None), ylim=(0, 1.02))
-        return _svg(figure, "Expected gain against labels bought")
+        axes.plot([0, bought[-1]], [0, gained[-1]], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot([bought[i] for i in shown], [gained[i] for i in shown], color=ACCENT, linewidth=1.8)
+        axes.set(xlabel="answers bought, best first", ylabel="expected gain", xlim=(0, None), ylim=(0, None))
+        return _svg(figure, "Expected gain against answers bought")
+
+
+@contextmanager
+def panels(width: float, height: float, columns: int) -> Iterator[tuple[list[Any], Callable[[str], str]]]:
+    """Axes side by side that share their vertical axis, and what makes an <svg> of them, given a title."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots(1, columns, sharey=True, squeeze=False)
+        yield list(axes[0]), lambda title: _svg(figure, title)
 
 
 @contextmanager
@@ -211,5 +230,6 @@ def _font_size(match: re.Match[str]) -> str:
     return f"font-size: {size[1]}px" if size else "font-style: normal"
 
 
-def _short(name: str, most: int = 22) -> str:
+def short(name: str, most: int = 22) -> str:
+    """The name as an axis label: at most `most` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

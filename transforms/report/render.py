@@ -15,6 +15,7 @@ from transforms.report.data import BINS, ReportData
 from transforms.report.people import people_context
 from transforms.report.sankey import sankey
 from transforms.report.voters import MOST_VOTERS, calibration_error
+from transforms.report.yields import yield_panels
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS = {
@@ -125,7 +126,6 @@ def _plots(data: ReportData) -> dict[str, str]:
     """Every plot by its name in the template; empty where there is nothing to draw."""
     position, length = data.position, data.length
     agreeing = data.agreement.filter(pl.col("voter") != pl.col("other"))
-    values = data.queue["value"].to_list() if data.queue.height else []
     actions = [a for a in plots.ACTION_COLOURS if data.yields.height and data.yields[a].sum()]
     return {
         "flow": sankey(data.flow) if data.flow.height else "",
@@ -152,5 +152,8 @@ def _plots(data: ReportData) -> dict[str, str]:
         "yields": plots.stacked_shares(data.yields["origin"].to_list(), {a: data.yields[a].to_list() for a in actions})
         if data.yields.height
         else "",
-        "routing": plots.routing_curve(values) if values else "",
+        "routing": plots.routing_curve(data.queue["overlap"].to_list(), data.queue["value"].to_list())
+        if data.queue.height
+        else "",
+        "asked": yield_panels(data.asked) if data.asked.height else "",
     }

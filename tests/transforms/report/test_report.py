@@ -7,17 +7,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
 import pytest
 
 from schemas.tables import Verdicts, Votes, rows_frame
 from tests.transforms.publish import frames
+from transforms.generators._yield import yield_table
 from transforms.publish.read import Version, open_version
 from transforms.publish.version import Provenance, publish
 from transforms.report import voters
 from transforms.report.data import report_data
+from transforms.report.plots import routing_curve
 from transforms.report.render import render
+from transforms.report.yields import yield_panels
 
 EVIL = '<script>alert("x")</script><img src=x onerror=y>{{ 7 * 7 }} & "quotes"'
 
@@ -67,7 +71,7 @@ def test_the_page_needs_nothing_and_runs_nothing(rich: Version) -> None:
     costs = pl.DataFrame(
         {"stage": ["judge"], "who": ["local/judge"], "requests": [4], "tokens_in": [5], "tokens_out": [2]}
     )
-    queue = pl.DataFrame({"value": [0.5, 0.25], "purpose": ["value", "audit"]})
+    queue = pl.DataFrame({"value": [0.5, 0.25], "purpose": ["value", "audit"], "overlap": [1, 3]})
     html = render(report_data(rich, costs=costs, queue=queue))
     page = Page(html)
     assert "script" not in page.tags
@@ -184,3 +188,23 @@ def test_every_judge_is_described_and_its_flips_are_counted(rich: Version) -> No
     html = render(data)
     assert '<h2 id="judges"' in html
     assert "<td>twice</td>" in html
+
+
+def test_yields_are_drawn_for_what_is_known(rich: Version) -> None:
+    counts = {name: {"asked": 40, "answered": 39, "parsed": 30, "valid": 20} for name in ("<tree>", "rag")}
+    pairs = (
+        rich.scan("rows").select("pair_id", response_a="chosen", response_b="rejected", origin=pl.lit("rag")).collect()
+    )
+    table = yield_table(counts, pairs, rich.scan("verdicts").collect(), {"rag": np.eye(4)})
+    drawn = yield_panels(table)
+    assert all(f">{name}" in drawn for name in ("&lt;tree&gt;", "rag", "asked", "kept", "distinct-2", "spread"))
+    assert "tokens per kept pair" in drawn
+    known = table.select(c for c in table.columns if not table[c].is_null().all())
+    assert yield_panels(known.drop("tokens_per_kept")).count("<svg") == 1
+    assert yield_panels(table.select("generator")) == ""
+    assert yield_panels(table) == drawn
+    assert drawn in render(report_data(rich, asked=table))
+
+
+def test_the_routing_curve_ends_with_everything_bought() -> None:
+    assert routing_curve([1, 2], [0.5, 0.25]) == routing_curve([2, 1], [0.25, 0.5])
