@@ -148,7 +148,7 @@ def _one(item: Any, index: int) -> Message:
     tool_calls = item.get("tool_calls")
     if content is None and tool_calls:
         content = ""
-    media = item.get("media")
+    media = _media(item.get("media"), index)
     if isinstance(content, list):
         content, media = _content_parts(content, index)
     if not isinstance(content, str):
@@ -156,6 +156,18 @@ def _one(item: Any, index: int) -> Message:
     if tool_calls is not None and not isinstance(tool_calls, str):
         tool_calls = orjson.dumps(tool_calls, option=orjson.OPT_SORT_KEYS).decode() if tool_calls else None
     return message(str(role), _valid_text(content), item.get("name"), tool_calls, media or None)
+
+
+def _media(value: Any, index: int) -> list[Media] | None:
+    """Attachments with every field present, so that they hash the same before and after they are stored."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise MessageError(f"message {index} has media of type {type(value).__name__}, not a list")
+    for item in value:
+        if not isinstance(item, Mapping) or not all(isinstance(item.get(k), str) for k in ("kind", "uri")):
+            raise MessageError(f"message {index} has an attachment {item!r}; expected kind and uri")
+    return [{"kind": m["kind"], "uri": m["uri"], "sha256": m.get("sha256"), "mime": m.get("mime")} for m in value]
 
 
 def _content_parts(parts: list[Any], index: int) -> tuple[str, list[Media]]:

@@ -103,7 +103,7 @@ def test_what_attacks_is_shown_and_published_as_it_is(
     recipe = {
         "name": "hostile",
         "buckets": 2,
-        "sources": [{"name": "mine", "kind": "pairs", "path": "pairs.jsonl"}],
+        "sources": [{"name": "mine", "kind": "pairs", "path": "pairs.jsonl", "max_reject_share": 0.2}],
         "route": {"queue": {"audit_share": 0, "control_share": 0}},
         "annotate": {"plugin": "label_studio", "url": label_studio.url, "token_env": "PREFINE_TEST_TOKEN"},
         "materialise": {"splits": {"fractions": {"train": 1.0}}},
@@ -158,11 +158,9 @@ def test_what_attacks_is_shown_and_published_as_it_is(
 
     published = open_version(str(tmp_path / "w" / "datasets"), "hostile@2")
     found = {row["pair_id"]: row for row in published.scan("rows").collect().iter_rows(named=True)}
-    evidence = {row["pair_id"]: row for row in published.scan("pairs").collect().iter_rows(named=True)}
     assert set(found) == set(pairs)
     given = {json.dumps(row["prompt"]) if isinstance(row["prompt"], list) else row["prompt"]: row for row in rows}
-    for pair_id, row in found.items():
-        assert evidence[pair_id]["prompt"] == row["prompt"]
+    for row in found.values():
         source = given.get(text_of(row["prompt"])) or rows[-1]
         texts = [r if isinstance(r, str) else r[0]["content"] for r in (source["chosen"], source["rejected"])]
         assert sorted(text_of(row[side]) for side in ("chosen", "rejected")) == sorted(texts)
@@ -170,10 +168,12 @@ def test_what_attacks_is_shown_and_published_as_it_is(
         media = [m["uri"] for side in ("prompt", "chosen", "rejected") for m in row[side][0]["media"] or ()]
         assert len(media) == (0 if isinstance(source["prompt"], str) else 3)
     project.prefine("verify", "hostile@2", "-w", "w")
-    project.prefine("export", "hostile@2", "-w", "w", "--format", "trl-dpo", "--out", "dpo")
-    exported = pl.concat([pl.read_parquet(p) for p in sorted((tmp_path / "dpo").rglob("*.parquet"))])
-    sent = {message["content"] for messages in exported["chosen"] for message in messages}
-    assert sent == {text_of(row["chosen"]) for row in found.values()}
+    project.prefine("export", "hostile@2", "-w", "w", "--format", "jsonl", "--out", "out")
+    lines = [line for path in sorted((tmp_path / "out").rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    exported = {row["pair_id"]: row for row in map(json.loads, lines)}
+    assert {p: row["chosen"][0]["content"] for p, row in exported.items()} == {
+        p: text_of(row["chosen"]) for p, row in found.items()
+    }
     report = (tmp_path / "w" / "datasets" / "hostile" / "v0002" / "report.html").read_text()
     assert "<script" not in report
     assert "<img" not in report

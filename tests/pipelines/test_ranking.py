@@ -61,7 +61,7 @@ def test_rankings_answer_every_pair_they_show(
     recipe = {
         "name": "ranked",
         "buckets": 2,
-        "sources": [{"name": "wmt", "kind": "pairs", "path": "pairs.parquet"}],
+        "sources": [{"name": "wmt", "kind": "pairs", "path": "pairs.parquet", "columns": {"label": None}}],
         "route": {"queue": {"audit_share": 0, "control_share": 0, "overlap_min": 3, "overlap_max": 3}},
         "annotate": {
             "plugin": "label_studio", "url": label_studio.url, "token_env": "PREFINE_TEST_TOKEN", "ranking": RESPONSES

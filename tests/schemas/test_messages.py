@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages import (
+    MESSAGE_FIELDS,
     ROLES,
     Message,
     MessageError,
@@ -90,3 +92,18 @@ def test_anything_else_is_an_error_that_says_what(value: Any, words: str) -> Non
     with pytest.raises(MessageError) as error:
         to_messages(value, "user")
     assert words in str(error.value)
+
+
+def test_attachments_have_every_field_and_hash_the_same_after_they_were_stored() -> None:
+    item = {"kind": "image", "uri": "https://x/y.png"}
+    found = to_messages([{"role": "user", "content": "see", "media": [item]}], "user")
+    assert found[0]["media"] == [{"kind": "image", "uri": "https://x/y.png", "sha256": None, "mime": None}]
+    stored = pl.DataFrame({"m": [found]}, schema={"m": pl.List(pl.Struct(_message_type()))})["m"].to_list()[0]
+    assert messages_id(stored) == messages_id(found)
+    for wrong in ("x.png", [{"uri": "x"}], ["x"], [{"kind": "image", "uri": 3}]):
+        with pytest.raises(MessageError, match=r"media|attachment"):
+            to_messages([{"role": "user", "content": "see", "media": wrong}], "user")
+
+
+def _message_type() -> dict[str, Any]:
+    return {name: column.dtype for name, column in MESSAGE_FIELDS.items()}
