@@ -21,6 +21,8 @@ from crowdkit.metrics.data import alpha_krippendorff
 from transforms.agreement.alpha import krippendorff_alpha
 from transforms.agreement.certificate import certify
 
+SETTINGS = (((1,), 0.0), ((2,), 0.05), ((2,), 0.1), ((2,), 0.2), ((3,), 0.1), ((3,), 0.2), ((1, 2, 3), 0.1))
+
 
 def simulated_answers(n: int, seed: int = 0) -> pl.DataFrame:
     """About n answers a, b, tie on n / 4 items by 1000 workers, right three times in four."""
@@ -63,7 +65,7 @@ def alpha_figures(n: int) -> dict[str, Any]:
     }
 
 
-def coverage(audits: int, overlap: int, error: float, seed: int) -> dict[str, float]:
+def coverage(audits: int, overlap: tuple[int, ...], error: float, seed: int) -> dict[str, Any]:
     """Simulated audits: how often the interval holds the true share of right labels, and how wide it is."""
     rng = np.random.default_rng(seed)
     covered, widths = 0, []
@@ -71,12 +73,13 @@ def coverage(audits: int, overlap: int, error: float, seed: int) -> dict[str, fl
         population, n = int(rng.integers(800, 200_000)), int(rng.integers(50, 600))
         right = int(rng.binomial(population, rng.uniform(0.55, 0.98)))
         drawn = int(rng.hypergeometric(right, population - right, n))
-        agrees = (rng.random((n, overlap)) < error) ^ (np.arange(n) < drawn)[:, None]
+        answers = rng.choice(overlap, n)
+        agrees = (rng.random(answers.sum()) < error) ^ np.repeat(np.arange(n) < drawn, answers)
         audit = pl.DataFrame(
             {
-                "pair_id": np.repeat(np.arange(n).astype(str), overlap),
-                "published": ["a"] * (n * overlap),
-                "answer": np.where(agrees, "a", "b").ravel(),
+                "pair_id": np.repeat(np.arange(n).astype(str), answers),
+                "published": ["a"] * len(agrees),
+                "answer": np.where(agrees, "a", "b"),
             }
         )
         found = certify(audit, population)
@@ -101,9 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = {
         "alpha": alpha_figures(options.answers),
-        "certificate": [
-            coverage(options.audits, overlap, error, options.seed) for overlap, error in ((1, 0.0), (2, 0.1), (2, 0.2))
-        ],
+        "certificate": [coverage(options.audits, overlap, error, options.seed) for overlap, error in SETTINGS],
     }
     text = json.dumps(figures, indent=2)
     print(text)

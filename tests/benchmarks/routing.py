@@ -3,9 +3,10 @@
     python -m tests.benchmarks.routing [--data pandalm_test,...] [--routers value,...] [--seeds 3] [--out F] [--html F]
 
 Every answer that the data's humans gave can be bought once, for one unit. In rounds a router values the
-pairs under the model fitted on what was bought so far, the best are asked once more, and the model is
-fitted again. The model is the same for all routers: a Bradley-Terry regression with a strength per response, the
-votes of the data's judges and a length feature, and an own effect per pair, all with ridge penalties.
+pairs under the model fitted on what was bought so far, the best are asked once more (the queue's discount for
+pairs of one prompt applies to every router but `random`), and the model is fitted again. The model is the same
+for all routers: a Bradley-Terry regression with a strength per response, the votes of the data's judges and a
+length feature, and an own effect per pair, all with ridge penalties.
 
 label accuracy: share of pairs whose gold label (the data's own aggregate of all humans) is a or b and
 whose modelled label agrees. head accuracy: a logistic preference head on bags of words, trained on the modelled labels
@@ -18,6 +19,7 @@ import argparse
 import itertools
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, hstack, identity
+from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +36,7 @@ from sklearn.linear_model import LogisticRegression
 from schemas.ids import hash_fields, unit_interval
 from schemas.tables import Verdicts, polars_schema
 from transforms.registry import find
-from transforms.routers._queue import uniform
+from transforms.routers._queue import QueueConfig, uniform
 
 DATA = ("ukpconvarg1", "pandalm_test", "wmt23_mqm_sxs_ende")
 ROUTERS = ("value", "learned", "bandit", "uncertainty", "random")
@@ -52,11 +55,18 @@ class Replay:
     slices: list[str]
     n_chars: list[int]
     answers: list[list[float]]  # +1 a, -1 b, 0 tie, in the order they would come
+    prompts: list[str]
+    components: list[NDArray[np.int64]]  # pairs whose responses hang together, each a list of rows
     gold: Floats  # +1 a, -1 b, 0 where there is no preference
     strengths: csr_matrix
     features: Floats
     words: Any
     test: NDArray[np.bool_]
+
+    @cached_property
+    def design(self) -> csr_matrix:
+        """One row a pair: strengths, features, the pair's own effect."""
+        return hstack([self.strengths, csr_matrix(self.features), identity(len(self.ids))], format="csr")
 
 
 def load(folder: Path, name: str, limit: int | None) -> Replay:
@@ -79,12 +89,16 @@ def load(folder: Path, name: str, limit: int | None) -> Replay:
     vectorizer = HashingVectorizer(n_features=2**12, alternate_sign=False, norm="l2", ngram_range=(1, 2))
     words = vectorizer.transform(rows["response_a"]) - vectorizer.transform(rows["response_b"])
     answers = [[sign[x] for x in row] for row in rows["human_labels"].to_list()]
+    links = csr_matrix((np.ones(n), (at[:, 0], at[:, 1])), (len(number), len(number)))
+    component = connected_components(links, directed=False)[1][at[:, 0]]
     return Replay(
         name,
         [hash_fields(x) for x in rows["id"]],
         [str(x)[:60] for x in rows["prompt"]] if rows["prompt"].n_unique() < 64 else ["all"] * n,
         [a + b + len(p) for (a, b), p in zip(lengths, rows["prompt"], strict=True)],
         answers,
+        rows["prompt"].to_list(),
+        [np.flatnonzero(component == c) for c in np.unique(component)],
         np.array([sign[x] for x in rows["gold"]]),
         strengths,
         np.array(features),
@@ -102,22 +116,29 @@ def held_out(prompts: list[str]) -> NDArray[np.bool_]:
 
 @dataclass
 class Model:
-    """The posterior: margin without a pair's own answers, what these add, and P(a better)."""
+    """The posterior: margin without a pair's own answers, what these add, its variance, and P(a better)."""
 
     shared: Floats
     own: Floats
+    variance: Floats
     p_a: Floats
+    weights: Floats  # of the regression
+
+    @property
+    def step(self) -> Floats:
+        """How far one more answer moves the margin: one Newton step from even odds."""
+        return np.asarray(0.5 * self.variance / (1 + self.variance / 4))
 
 
-def fitted(data: Replay, wins: Floats, losses: Floats) -> Model:
-    """Maximum a posteriori, with a diagonal Laplace approximation of the margin's variance.
+def fitted(data: Replay, wins: Floats, losses: Floats, before: Model | None = None) -> Model:
+    """Maximum a posteriori, with a Laplace approximation of the margin's variance.
 
     Before any answer the judges' majority (or the longer response, where there is no judge) is the model.
     """
     n = len(data.ids)
     counts = wins + losses
     prior = 0.8 * data.features[:, 1:].sum(axis=1) if data.features.shape[1] > 1 else 0.3 * data.features[:, 0]
-    x = hstack([data.strengths, csr_matrix(data.features), identity(n)], format="csr")
+    x = data.design
     sizes = (data.strengths.shape[1], data.features.shape[1], n)
     ridge = np.repeat([PENALTY_STRENGTH, PENALTY_FEATURE, PENALTY_PAIR], sizes)
 
@@ -126,13 +147,32 @@ def fitted(data: Replay, wins: Floats, losses: Floats) -> Model:
         value = (counts * np.logaddexp(0, z) - wins * z).sum() + 0.5 * (ridge * w) @ w
         return float(value), x.T @ (counts * expit(z) - wins) + ridge * w
 
-    w = minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
+    start = np.zeros(x.shape[1]) if before is None else before.weights
+    w = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
     own = w[-n:]
     shared = prior + x[:, :-n] @ w[:-n]
     p = expit(shared + own)
-    precision = ridge + np.asarray(x.multiply(x).T @ (counts * p * (1 - p))).ravel()
-    variance = np.asarray(x.multiply(x) @ (1 / precision)).ravel()
-    return Model(shared, own, expit((shared + own) / np.sqrt(1 + np.pi * variance / 8)))
+    variance = margin_variance(data, counts * p * (1 - p))
+    return Model(shared, own, variance, expit((shared + own) / np.sqrt(1 + np.pi * variance / 8)), w)
+
+
+def margin_variance(data: Replay, information: Floats) -> Floats:
+    """Variance of each pair's margin given the Fisher information of its answers.
+
+    The own effects are integrated out, so per component only the strengths' covariance is inverted: an answer
+    tells of the strengths as much as `information` and the own effect's prior allow in series.
+    """
+    series = information * PENALTY_PAIR / (PENALTY_PAIR + information)
+    variance = np.empty(len(information))
+    for rows in data.components:
+        part = data.strengths[rows]
+        columns = np.unique(part.indices)
+        x = part[:, columns].toarray()
+        covariance = np.linalg.inv(PENALTY_STRENGTH * np.eye(len(columns)) + (x * series[rows, None]).T @ x)
+        of_strengths = ((x @ covariance) * x).sum(axis=1)
+        rest = PENALTY_PAIR / (PENALTY_PAIR + information[rows])
+        variance[rows] = 1 / (PENALTY_PAIR + information[rows]) + rest**2 * of_strengths
+    return variance
 
 
 def candidates(data: Replay, model: Model, asked: NDArray[np.int64]) -> pl.DataFrame:
@@ -157,6 +197,7 @@ def candidates(data: Replay, model: Model, asked: NDArray[np.int64]) -> pl.DataF
             "language": ["en"] * n,
             "origin": [data.name] * n,
             "n_chars": data.n_chars,
+            "step": model.step,
         },
         schema_overrides={"contributions": polars_schema(Verdicts)["contributions"]},
     )
@@ -176,7 +217,7 @@ def accuracies(data: Replay, model: Model) -> tuple[float, float]:
 def curve(data: Replay, router: str, seed: int, round_share: float) -> list[dict[str, float]]:
     """Accuracy at every share of the answers, bought in rounds of `round_share`."""
     rng = np.random.default_rng(seed)
-    answers = [list(rng.permutation(row)) for row in data.answers]
+    answers = [[row[i] for i in rng.permutation(len(row))] for row in data.answers]
     available = np.array([len(row) for row in answers])
     asked = np.zeros(len(answers), dtype=np.int64)
     wins, losses = np.zeros(len(answers)), np.zeros(len(answers))
@@ -191,18 +232,26 @@ def curve(data: Replay, router: str, seed: int, round_share: float) -> list[dict
             values = plugin.values(plugin.fit(rows.filter(pl.Series(asked > 0))), rows).to_numpy()
             # The routers' ties, and all of random's order, are broken by a draw that differs every round.
             draws = np.array(uniform(data.ids, seed, f"{router}{int(asked.sum())}"))
-            order = np.lexsort((draws, -(draws if router == "random" else values)))
+            priority = draws if router == "random" else priorities(data, values, draws, asked < available)
+            order = np.lexsort((draws, -priority))
             step = min(round(share * total) - int(asked.sum()), round(round_share * total))
             order = order[asked[order] < available[order]][:step]
-            for i in order:
-                said = answers[i][asked[i]]
-                wins[i] += (said + 1) / 2
-                losses[i] += (1 - said) / 2
-                asked[i] += 1
-            model = fitted(data, wins, losses)
+            said = np.array([answers[i][asked[i]] for i in order])
+            wins[order] += (1 + said) / 2
+            losses[order] += (1 - said) / 2
+            asked[order] += 1
+            model = fitted(data, wins, losses, model)
         label, head = accuracies(data, model)
         points.append({"share": share, "answers": int(asked.sum()), "label": label, "head": head})
     return points
+
+
+def priorities(data: Replay, values: Floats, draws: Floats, open_: NDArray[np.bool_]) -> Floats:
+    """Values with the discount that `transforms.routers._queue` gives the further pairs of one prompt."""
+    frame = pl.DataFrame({"prompt_id": data.prompts, "value": values, "draw": draws, "open": open_})
+    place = pl.struct(~pl.col("open"), -pl.col("value"), "draw").rank("ordinal").over("prompt_id") - 1
+    discounted = pl.col("value") * pl.lit(QueueConfig().same_prompt_decay).pow(place)
+    return frame.select(discounted.cast(pl.Float64)).to_series().to_numpy()
 
 
 def share_needed(points: list[dict[str, float]], level: float, key: str = "label") -> float:

@@ -72,7 +72,7 @@ class QueueConfig(PluginConfig):
     overlap_max: int = Field(default=1, ge=1, description="answers for the hardest pair")
     slice: Literal["kind", "language", "origin", "context_kind"] | None = None
     slice_minimum: int = Field(default=0, ge=0, description="pairs every slice gets before values compete")
-    same_prompt_decay: float = Field(default=0.5, ge=0, le=1, description="discount per better pair of that prompt")
+    same_prompt_decay: float = Field(default=0.9, ge=0, le=1, description="discount per better pair of that prompt")
     base_seconds: float = Field(default=15.0, gt=0, description="seconds to answer, without reading")
     chars_per_second: float = Field(default=24.0, gt=0, description="reading speed; 238 words/min, Brysbaert 2019")
 

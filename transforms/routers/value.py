@@ -23,6 +23,8 @@ class ValueRouter(BaseRouter):
     `reliability` is how often one annotator names the right outcome. Where several humans already answered
     the same pairs, `fit` replaces it per kind of task by what their agreement shows, shrunk towards the
     configured figure: an answer buys little where people themselves cannot tell.
+    Where candidates have a column `step`, it says per pair how far one more answer moves the log-odds of a against
+    b under the fused model, and stands above both: where it moves little, an answer buys little.
     Pairs whose label no single answer can turn are ordered by what it buys in squared error.
     """
 
@@ -52,6 +54,9 @@ class ValueRouter(BaseRouter):
         known: dict[str, float] = model.get("reliability", {})
         kinds = candidates["kind"].fill_null("").to_list()
         reliability = np.array([known.get(kind, self.config.reliability) for kind in kinds], dtype=np.float64)
+        if "step" in candidates.columns:
+            odds = np.exp(candidates["step"].cast(pl.Float64).to_numpy())
+            reliability = odds / (2 + odds)  # of three outcomes, the odds against each other one are `odds`
         p = outcomes(candidates)
         gain = gain_of_answers(p, reliability, self.config.loss)
         return pl.Series("value", gain + _TIE_BREAK * gain_of_answers(p, reliability, "brier"))

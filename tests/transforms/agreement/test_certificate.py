@@ -15,22 +15,27 @@ from schemas.errors import DataError
 from transforms.agreement.certificate import Certificate, certify, certify_slices, jeffreys_interval
 
 
-def audit_of(right: np.ndarray, overlap: int, error: float, rng: np.random.Generator) -> pl.DataFrame:
-    """Held-out answers to audited pairs whose labels are right or wrong, by annotators wrong with P(error)."""
+def audit_of(right: np.ndarray, overlap: int | tuple[int, ...], error: float, rng: np.random.Generator) -> pl.DataFrame:
+    """Held-out answers to audited pairs whose labels are right or wrong, by annotators wrong with P(error).
+
+    Args:
+        overlap: answers per pair, or what a pair's number of answers is drawn from.
+    """
     n = len(right)
-    published = np.where(rng.random(n) < 0.5, "a", "b")
-    agrees = (rng.random((n, overlap)) < error) ^ right[:, None]
+    answers = rng.choice(overlap, n) if isinstance(overlap, tuple) else np.full(n, overlap)
+    published = np.repeat(np.where(rng.random(n) < 0.5, "a", "b"), answers)
+    agrees = (rng.random(len(published)) < error) ^ np.repeat(right, answers)
     other = np.where(published == "a", "b", "a")
     return pl.DataFrame(
         {
-            "pair_id": np.repeat([f"{i:032x}" for i in range(n)], overlap),
-            "published": np.repeat(published, overlap),
-            "answer": np.where(agrees, published[:, None], other[:, None]).ravel(),
+            "pair_id": np.repeat([f"{i:032x}" for i in range(n)], answers),
+            "published": published,
+            "answer": np.where(agrees, published, other),
         }
     )
 
 
-def coverage(audits: int, overlap: int, error: float, seed: int) -> float:
+def coverage(audits: int, overlap: int | tuple[int, ...], error: float, seed: int) -> float:
     """Share of simulated audits whose interval holds the true share of right labels."""
     rng = np.random.default_rng(seed)
     covered = 0
@@ -45,6 +50,15 @@ def coverage(audits: int, overlap: int, error: float, seed: int) -> float:
 
 def test_a_thousand_audits_are_covered_as_promised() -> None:
     assert coverage(1000, overlap=1, error=0.0, seed=11) == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_thousand_audits_by_annotators_who_err_are_covered_as_promised() -> None:
+    """All settings together within one point, each within that and three standard errors of a thousand audits."""
+    settings: list[tuple[int | tuple[int, ...], float]] = [(2, 0.05), (2, 0.1), (2, 0.2), (3, 0.1), ((1, 2, 3), 0.1)]
+    found = [coverage(1000, overlap, error, seed=21 + i) for i, (overlap, error) in enumerate(settings)]
+    assert np.mean(found) == pytest.approx(0.95, abs=0.01)
+    assert found == pytest.approx([0.95] * len(settings), abs=0.01 + 3 * math.sqrt(0.95 * 0.05 / 1000))
 
 
 def test_annotator_error_is_corrected_where_answers_overlap() -> None:

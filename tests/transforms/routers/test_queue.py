@@ -162,7 +162,9 @@ def test_slices_get_their_minimum_and_one_prompt_does_not_take_all() -> None:
         prompt_id=pl.when(pl.int_range(pl.len()).is_between(60, 160)).then(pl.lit("0" * 32)).otherwise("prompt_id"),
     )
     value = pl.Series([0.01] * 60 + [1.0] * 101 + [0.4] * (900 - 161))
-    config = QueueConfig(budget=100, audit_share=0, control_share=0, slice="kind", slice_minimum=10)
+    config = QueueConfig(
+        budget=100, audit_share=0, control_share=0, slice="kind", slice_minimum=10, same_prompt_decay=0.5
+    )
     chosen = build_queue(frame, value, config, seed=0).join(frame, on="pair_id")
     assert chosen.filter(kind="rare").height == 10
     assert chosen.filter(prompt_id="0" * 32).height == 2  # 1, 0.5; the third would be worth 0.25 < 0.4

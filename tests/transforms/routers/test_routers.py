@@ -125,3 +125,21 @@ def test_human_contributions_are_taken_off_and_flips_seen() -> None:
     assert machine["flipped"].to_list() == [True, False, False]
     agreement = human_agreement(rows)
     assert agreement.row(0, named=True) == {"kind": "x", "compared": 1.0, "agreeing": 1.0}
+
+
+def test_an_answer_is_worth_what_it_moves() -> None:
+    """Told how far an answer moves the log-odds, `value` finds what an annotator of just that weight would bring."""
+    router = find("routers", "value")
+    plugin = router("value", router.Config(), 0)
+    steps = [0.0, 0.2, 1.0, 3.0]
+    rows = frame([0.55] * 4, [0.0] * 4, step=steps)
+    values = plugin.values({}, rows).to_list()
+    assert values[0] == pytest.approx(0, abs=1e-12)
+    assert values == sorted(values)
+    assert len(set(values)) == 4
+    for value, step in zip(values, steps, strict=True):
+        # With no ties an answer names the better side exp(step) times as often as each other one: Bayes by hand.
+        p, other = 0.55, 1 / (2 + np.exp(step))
+        right = 1 - 2 * other
+        after = max(p * right, (1 - p) * other) + max(p * other, (1 - p) * right) + other * max(p, 1 - p)
+        assert value == pytest.approx(max(after - max(p, 1 - p), 0), abs=1e-5)
