@@ -147,7 +147,7 @@ class Project:
                     "schedule": None,
                     "formats": ["trl-dpo", "jsonl"],
                     "budget": 8,
-                    "labels": {"enough": 1.0, "hours": 2, "poll_minutes": 0.1},
+                    "labels": {"enough": 1.0, "hours": 2, "poll_minutes": 0.2},
                     "sign_off": True,
                     "late_hours": 0.005,
                     "retry_minutes": 0.05,
@@ -225,11 +225,12 @@ def airflow(tmp_path: Path, alerts: tuple[str, list[str]]) -> Iterator[Standalon
 
 
 def kill_scheduler(airflow: Standalone) -> None:
+    """End the scheduler with its workers at once, as running out of memory would."""
     assert airflow.process is not None
     children = psutil.Process(airflow.process.pid).children()
     (scheduler,) = [p for p in children if "scheduler" in p.cmdline()]
-    scheduler.kill()
-    scheduler.wait(60)
+    for process in [scheduler, *scheduler.children(recursive=True)]:
+        process.kill()
 
 
 def test_from_prompts_to_a_version_that_starts_its_consumer(
@@ -249,7 +250,7 @@ def test_from_prompts_to_a_version_that_starts_its_consumer(
     kill_scheduler(airflow)
     wanted = int(asked(project.workspace)["overlap"].sum())
     assert project.answer_everything() == wanted > 0
-    assert api.tasks(dag, first)["wait_for_labels"] == "deferred"
+    assert api.tasks(dag, first)["wait_for_labels"] in ("deferred", "scheduled")  # nobody is there to take it up
     airflow.stop()
     airflow.start()
     api.login()
