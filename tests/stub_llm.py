@@ -123,7 +123,7 @@ class Stub:
 
     async def respond(self, request: web.Request, key: str, attempt: int, body: dict[str, Any]) -> web.StreamResponse:
         options = self.options
-        await asyncio.sleep(self.latency(key, attempt))
+        await asyncio.sleep(self.latency(key))
         if sum(self.received.values()) <= options.storm or self.falls(options.rate_limited, key, attempt, "429"):
             return self.failure(429, "too many requests")
         if attempt <= options.fail_first or self.falls(options.unavailable, key, attempt, "503"):
@@ -156,11 +156,11 @@ class Stub:
     def falls(self, share: float, key: str, attempt: int, fault: str) -> bool:
         return share > 0 and draw(key, str(attempt), fault) < share
 
-    def latency(self, key: str, attempt: int) -> float:
+    def latency(self, key: str) -> float:
         mean = self.options.latency_s
         if not self.options.heavy_tail:
             return mean
-        u, v = draw(key, str(attempt), "u"), draw(key, str(attempt), "v")
+        u, v = draw(key, "u"), draw(key, "v")
         normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
         return min(40 * mean, mean * math.exp(1.5 * normal - 1.5**2 / 2))
 

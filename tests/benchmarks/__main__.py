@@ -9,6 +9,8 @@ import tempfile
 
 BENCHMARKS = {
     "llm": ["-m", "tests.benchmarks.llm"],
+    "llm_heavy": ["-m", "tests.benchmarks.llm", "--heavy"],
+    "attacks": ["-m", "tests.benchmarks.attacks"],
     "panel": ["-m", "tests.benchmarks.panel"],
     "agreement": ["-m", "tests.benchmarks.agreement"],
     "near_duplicates": ["-m", "tests.benchmarks.near_duplicates"],

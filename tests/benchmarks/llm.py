@@ -1,17 +1,20 @@
-"""Requests per second against one stub server: plain client, our window, our judge stage on Beam, Beam's own handler.
+"""Requests per second against one stub server: plain client, our window, our judge stage on Beam, other people's.
 
-    python -m tests.benchmarks.llm [--requests 8000] [--rounds 3] [--only raw,window] [--heavy] [--out FILE.json]
+    python -m tests.benchmarks.llm [--requests 4000] [--rounds 7] [--only window,beam] [--heavy]
+                                   [--distilabel PYTHON] [--out FILE.json]
 
 The stub (a process of its own) serves 256 requests at once, 50 ms each (`--heavy`: log-normal latency, mean 0.5 s),
 and reports token counts. All contenders send the same bodies (the log-probability judge, pairs of 1 kB, both orders)
-with 256 in flight. Rounds are interleaved, so that a busy machine is busy for all; the median counts. On a machine
-shared with other work the processor time per request is the figure to trust: it bounds the rate wherever the client
-is the bottleneck.
+with 256 in flight, and the stub takes equally long for equal bodies. On a machine shared with other work rates jump
+about, so every contender's round stands between two rounds of the plain client, its ratio is to the mean of these two,
+and the median of the ratios counts. The processor time per request hardly feels the load: it bounds the rate wherever
+the client is the bottleneck.
 
 raw: one aiohttp session, 256 workers over a shared iterator, JSON out and in, nothing else.
 window: our client, memo journal, accounting, in-flight joining, votes built, on asyncio.
 beam: the judge stage of a recipe, run by Beam: reading pairs, templates, hashes, memo, votes, Parquet, checkpoints.
 stock: `RunInference` with Beam's VLLMChatModelHandler, its model server pointed at the stub (needs `openai`).
+distilabel: `OpenAILLM.generate` in batches of 256, run by PYTHON, an environment that has distilabel.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -204,46 +209,105 @@ def stock(url: str, pairs: list[Row]) -> Timed:
     return timed
 
 
-CONTENDERS: dict[str, Callable[[str, list[Row]], Timed]] = {"raw": raw, "window": window, "beam": beam, "stock": stock}
+def distilabel(python: str) -> Callable[[str, list[Row]], Timed]:
+    """The contender that an environment of its own runs."""
+
+    def run(url: str, pairs: list[Row]) -> Timed:
+        _, judge = judge_for(url)
+        chats = json.dumps([judge.messages(pair, order) for pair in pairs for order in ("ab", "ba")])
+        command = [python, str(Path(__file__).with_name("llm_distilabel.py")), url, str(SLOTS)]
+        done = subprocess.run(command, input=chats, capture_output=True, text=True, check=True)
+        answered, wall, cpu = json.loads(done.stdout.splitlines()[-1])
+        assert answered == 2 * len(pairs), f"{answered} of {2 * len(pairs)} answered"
+        timed = Timed(answered)
+        timed.per_second, timed.cpu_us = answered / wall, cpu / answered * 1e6
+        return timed
+
+    return run
 
 
-def measure(names: list[str], requests: int, rounds: int, heavy: bool) -> dict[str, list[Timed]]:
+CONTENDERS: dict[str, Callable[[str, list[Row]], Timed]] = {"window": window, "beam": beam, "stock": stock}
+SLOW = frozenset({"stock", "distilabel"})  # asked less, or the benchmark would be theirs alone
+
+
+@dataclass
+class Round:
+    """A contender's round and the plain client's before and after it."""
+
+    timed: Timed
+    before: Timed
+    after: Timed
+
+    @property
+    def ratio(self) -> float:
+        """Requests per second, of the plain client's."""
+        return 2 * self.timed.per_second / (self.before.per_second + self.after.per_second)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Processor time per request, of the plain client's."""
+        return 2 * self.timed.cpu_us / (self.before.cpu_us + self.after.cpu_us)
+
+
+def measure(
+    contenders: dict[str, Callable[[str, list[Row]], Timed]], requests: int, rounds: int, heavy: bool
+) -> dict[str, list[Round]]:
     """Every round by contender."""
-    rates: dict[str, list[Timed]] = {name: [] for name in names}
+    found: dict[str, list[Round]] = {name: [] for name in contenders}
     with stub(heavy) as url:
-        raw(url, made_pairs(512, "warm"))
+        raw(url, made_pairs(256, "warm"))
         for number in range(rounds):
-            for name in names:
-                count = min(requests, 1000 if name == "stock" else requests) // 2
-                timed = CONTENDERS[name](url, made_pairs(count, f"{name} {number}"))
-                rates[name].append(timed)
-                print(f"{name}: {timed.per_second:.0f}/s, {timed.cpu_us:.0f} us", file=sys.stderr, flush=True)
-    return rates
+            pairs = made_pairs(requests // 2, f"round {number}")
+            before = raw(url, pairs)
+            for name, contender in contenders.items():
+                timed = contender(url, pairs[: 256 if name in SLOW else None])
+                after = raw(url, pairs)
+                found[name].append(Round(timed, before, after))
+                print(
+                    f"{number} {name}: {timed.per_second:.0f}/s, {timed.cpu_us:.0f} us; {found[name][-1].ratio:.2f} of "
+                    f"{before.per_second:.0f} and {after.per_second:.0f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                before = after
+    return found
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=8000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default=",".join(CONTENDERS))
     parser.add_argument("--heavy", action="store_true")
+    parser.add_argument("--distilabel", metavar="PYTHON")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    rates = measure(arguments.only.split(","), arguments.requests, arguments.rounds, arguments.heavy)
-    medians = {
-        name: [statistics.median(t.per_second for t in found), statistics.median(t.cpu_us for t in found)]
-        for name, found in rates.items()
-    }
-    base = medians.get("raw", [float("nan"), float("nan")])
-    print("| contender | requests/s | of raw | processor us/request | of raw | rounds |")
+    contenders = {name: CONTENDERS[name] for name in arguments.only.split(",")}
+    if arguments.distilabel:
+        contenders["distilabel"] = distilabel(arguments.distilabel)
+    found = measure(contenders, arguments.requests, arguments.rounds, arguments.heavy)
+    print(f"load average {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
+    print("| contender | requests/s | of raw | quartiles | processor us/request | of raw |")
     print("|---|---|---|---|---|---|")
-    for name, (speed, cpu) in medians.items():
-        rounds = ", ".join(f"{timed.per_second:.0f}" for timed in rates[name])
-        print(f"| {name} | {speed:.0f} | {speed / base[0]:.2f} | {cpu:.0f} | {cpu / base[1]:.2f} | {rounds} |")
+    plain = [timed for rounds in found.values() for each in rounds for timed in (each.before, each.after)]
+    print(f"| raw | {_median(t.per_second for t in plain):.0f} | 1 | | {_median(t.cpu_us for t in plain):.0f} | 1 |")
+    for name, rounds in found.items():
+        ratios = [each.ratio for each in rounds]
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        speed, cpu = _median(each.timed.per_second for each in rounds), _median(each.timed.cpu_us for each in rounds)
+        cpu_ratio = _median(each.cpu_ratio for each in rounds)
+        print(f"| {name} | {speed:.0f} | {_median(ratios):.2f} | {low:.2f}-{high:.2f} | {cpu:.0f} | {cpu_ratio:.2f} |")
     if arguments.out:
-        values = {name: [vars(timed) for timed in found] for name, found in rates.items()}
-        arguments.out.write_text(json.dumps({"heavy": arguments.heavy, "rates": values}, indent=1))
+        values = {
+            name: [{side: vars(getattr(each, side)) for side in ("timed", "before", "after")} for each in rounds]
+            for name, rounds in found.items()
+        }
+        arguments.out.write_text(json.dumps({"heavy": arguments.heavy, "rounds": values}, indent=1))
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 if __name__ == "__main__":

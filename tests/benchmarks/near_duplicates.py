@@ -66,7 +66,8 @@ def ours(texts: list[str]) -> dict[int, int]:
         part = texts[start : start + SHARD]
         messages = pl.Series([[{"content": text}] for text in part])
         ids = [f"{i:032x}" for i in range(start, start + len(part))]
-        keys.append(prompt_keys(pl.DataFrame({"prompt_id": ids, "prompt": messages})))
+        frame = pl.DataFrame({"prompt_id": ids, "prompt": messages})
+        keys.append(prompt_keys(frame.with_columns(documents=pl.lit(None, pl.List(pl.String)))))
     drops = resolve(pl.concat(keys), THRESHOLD)
     return {int(i, 16): int(k, 16) for i, k in drops.select("id", "kept_id").iter_rows()}
 

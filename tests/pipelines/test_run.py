@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
-import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,36 +63,76 @@ def test_workers_in_threads_and_in_processes_give_the_same_bytes(project: Projec
     assert version_bytes(project.folder / "one") == version_bytes(project.folder / "two")
 
 
-def test_killed_anywhere_and_run_again_buys_nothing_twice_and_ends_the_same(
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_the_votes_are_the_same_and_only_what_was_in_flight_is_paid_twice(
     tmp_path: Path, stub: Callable[..., str]
 ) -> None:
-    slow = stub(latency_s=0.15, slots=8)
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
-    recipe = recipe_of(slow)
-    recipe["engines"]["stub"]["concurrency"] = 8
-    project = Project(tmp_path, slow, recipe)
+    kills, concurrency = 20, 8
+    chance = random.Random(11)
+    prompts = [{"prompt": f"Explain item {i} of the list in a few words."} for i in range(32)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    url = stub(latency_s=0.2, slots=concurrency)
+    recipe = recipe_of(url)
+    recipe["engines"]["stub"]["concurrency"] = concurrency
+    project = Project(tmp_path, url, recipe)
     project.run("undisturbed")
-    paid = project.stats()["answered"]
-    kills = 0
-    for step in range(40):
+    once = project.stats()["answered"]
+    total = len(once)
+    assert set(once.values()) == {1}
+    paid: list[int] = []  # requests of this workspace answered at each kill
+    while len(paid) < kills:
         process = project.start("run", str(project.recipe_path), "--workspace", "killed", "--quiet")
-        try:
-            process.wait(timeout=2.5 + 0.37 * (step % 5))
-            break
-        except subprocess.TimeoutExpired:
+        # A moment is a number of answers, or of seconds after the start: waiting for answers, a slow machine kills as
+        # deep into the run as a fast one.
+        by_time = len(paid) % 5 == 4 or (paid and paid[-1] == total)
+        deadline = time.monotonic() + (chance.uniform(0.1, 3.0) if by_time else 120)
+        wanted = project.calls() + chance.randint(1, total // kills)
+        while process.poll() is None and time.monotonic() < deadline and (by_time or project.calls() < wanted):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.1))
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-        finally:
-            for stream in (process.stdout, process.stderr):
-                assert stream is not None
-                stream.close()
+            paid.append(sum(n > 1 for n in project.stats()["answered"].values()))
+        process.communicate()
     result = project.run("killed")
     assert result["version"] == "v0001"
-    assert kills >= 1
+    assert sum(0 < n < total for n in paid) >= 8, paid
+    # The requests of a run are the same whatever happened to it, and so is what it publishes.
+    again = {key: n - 1 for key, n in project.stats()["answered"].items()}
+    assert again.keys() == once.keys()
+    assert min(again.values()) == 1
+    assert sum(again.values()) - total <= kills * concurrency
+    assert votes_of(project.folder / "killed") == votes_of(project.folder / "undisturbed")
     assert version_bytes(tmp_path / "killed") == version_bytes(tmp_path / "undisturbed")
-    twice = sum(n - 1 - paid[key] for key, n in project.stats()["answered"].items())
-    assert twice <= kills * recipe["engines"]["stub"]["concurrency"]
+
+
+@pytest.mark.slow
+def test_a_server_that_does_everything_wrong_changes_no_vote_and_is_paid_once(
+    tmp_path: Path, stub: Callable[..., str]
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
+    well = stub()
+    project = Project(tmp_path, well, recipe_of(well))
+    project.run("well")
+    once = project.stats()["answered"]
+    faults = dict.fromkeys(("rate_limited", "unavailable", "hang", "cut", "truncate", "malformed"), 0.1)
+    ill = stub(storm=20, retry_after="0", latency_s=0.02, heavy_tail=True, **faults)
+    recipe = recipe_of(ill)
+    recipe["engines"]["stub"] |= {"attempt_s": 15.0, "retries": 30, "backoff_s": 0.01}
+    project = Project(tmp_path, ill, recipe)
+    result = project.run("ill")
+    usage = [numbers for stage in result["stages"] for numbers in stage["usage"].values()]
+    assert sum(numbers["retries"] for numbers in usage) > 20
+    assert sum(numbers["errors"] for numbers in usage) == 0
+    assert project.stats()["answered"] == once
+    assert set(once.values()) == {1}
+    assert votes_of(tmp_path / "ill") == votes_of(tmp_path / "well")
+
+
+def votes_of(workspace: Path) -> list[dict[str, Any]]:
+    """All votes, less how long they took."""
+    votes = table_frame(Workspace.open(str(workspace)), "votes").drop("ms").sort("vote_id").collect()
+    return votes.to_dicts()
 
 
 def test_explain_adds_up_by_hand(project: Project) -> None:
