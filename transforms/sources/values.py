@@ -135,13 +135,28 @@ class Values:
 
 
 def meta_json(row: Mapping[str, Any], layout: Layout) -> str | None:
-    """The columns nobody reads, and the source's own id, as a JSON object; None if there are none."""
+    """The columns nobody reads, and the source's own id, as a JSON object; None if there are none.
+
+    A column `meta` that holds an object (as our exports do, as JSON text) gives its fields, not itself.
+    """
     kept = {name: value for name, value in row.items() if value is not None and name not in layout.taken}
+    inner = _object(kept.get("meta"))
+    if inner is not None:
+        kept = {**inner, **{name: value for name, value in kept.items() if name != "meta"}}
     identifier = row.get(layout.columns["id"]) if "id" in layout.columns else None
     if identifier is not None:
         kept.pop(layout.columns["id"], None)
         kept["id"] = identifier
     return dump(kept) if kept else None
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def dump(value: Any) -> str:

@@ -291,6 +291,19 @@ def test_optional_fields_and_everything_else_are_kept(suffix: str) -> None:
     assert json.loads(pair["meta"]) == {"topic": "t", "id": "r1"}
 
 
+@pytest.mark.parametrize("meta", [{"logs": [1, 2], "topic": "old"}, '{"logs": [1, 2], "topic": "old"}'])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_meta_column_gives_its_fields(suffix: str, meta: object) -> None:
+    row = {"prompt": "p", "chosen": "x", "rejected": "y", "meta": meta, "topic": "new"}
+    kept = read_rows([row], suffix).pairs["meta"][0]
+    assert json.loads(kept) == {"logs": [1, 2], "topic": "new"}
+
+
+def test_a_meta_column_of_text_stays_text() -> None:
+    row = {"prompt": "p", "chosen": "x", "rejected": "y", "meta": "{not json"}
+    assert json.loads(read_rows([row]).pairs["meta"][0]) == {"meta": "{not json"}
+
+
 def test_models_follow_their_responses() -> None:
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "model_chosen": "good", "model_rejected": "bad"}
     pair = read_rows([row]).pairs.row(0, named=True)
