@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from io import BytesIO
 
 import polars as pl
 
@@ -47,8 +46,8 @@ def page_config(recipe: Recipe) -> PageConfig:
 
 def stored_frame(workspace: Workspace, name: str, empty: pl.DataFrame) -> pl.DataFrame:
     """A frame that push keeps beside the tables."""
-    data = workspace.read_artefact("push", name)
-    return empty if data is None else pl.read_parquet(BytesIO(data))
+    found = workspace.read_frame("push", name)
+    return empty if found is None else found
 
 
 def store_frame(workspace: Workspace, name: str, frame: pl.DataFrame) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
 import polars as pl
@@ -50,9 +49,12 @@ class FittedStage(Stage):
         self.workspace.write_artefact(self.name, f"{self.fit_key}/{name}", data)
 
     def frame(self, name: str) -> pl.DataFrame | None:
-        """A stored frame of this fit, or None."""
-        data = self.artefact(name)
-        return None if data is None else pl.read_parquet(BytesIO(data))
+        """A stored frame of this fit, or None.
+
+        Raises:
+            WorkspaceError: it is there and damaged.
+        """
+        return self.workspace.read_frame(self.name, f"{self.fit_key}/{name}")
 
     def first_pass(self, bucket: int) -> pl.DataFrame:
         """What the whole must know of one bucket: keys, sums or candidates, never texts."""

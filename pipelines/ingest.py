@@ -48,8 +48,7 @@ class ReadSlice:
     def __call__(self, element: StagedSlice) -> str:
         """Read the slice unless its manifest says that it was."""
         workspace = self.workspace
-        manifest = _staged(workspace, element.key, "json")
-        if read_json(workspace.fs, manifest) is not None:
+        if _is_read(workspace, element.key):
             return "known"
         ingested = read(element.slice, element.source)
         frames = {name: getattr(ingested, name) for name in _TABLES}
@@ -70,7 +69,7 @@ class ReadSlice:
             "rows_in": ingested.rows_in,
             "rows_kept": ingested.rows_kept,
         }
-        write_atomic(workspace.fs, manifest, canonical_json(summary))
+        write_atomic(workspace.fs, _staged(workspace, element.key, "json"), canonical_json(summary))
         return "read"
 
 
@@ -102,9 +101,7 @@ class Ingest(Stage):
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
-        missing = [
-            e for e in self.staged if read_json(self.workspace.fs, _staged(self.workspace, e.key, "json")) is None
-        ]
+        missing = [element for element in self.staged if not _is_read(self.workspace, element.key)]
         if missing:
             run(ReadSlice(self.workspace), missing, self.flags)
         self._check_rejects()
@@ -162,6 +159,13 @@ class Ingest(Stage):
 
 def _bucket(column: str, n_buckets: int) -> pl.Expr:
     return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
+
+
+def _is_read(workspace: Workspace, key: str) -> bool:
+    manifest = read_json(workspace.fs, _staged(workspace, key, "json"))
+    return manifest is not None and all(
+        workspace.fs.exists(_staged(workspace, key, f"{table}.parquet")) for table in manifest["tables"]
+    )
 
 
 def _staged(workspace: Workspace, key: str, suffix: str) -> str:

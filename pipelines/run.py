@@ -95,13 +95,14 @@ def run_stages(
     workspace.write_artefact("recipe", "last.yaml", file.text.encode())
     result = RunResult(str(path), root)
     ours = tuple(beam_flags(recipe.beam, flags))
-    for name in names:
-        stage = STAGES[name](workspace, recipe, file.base_dir.resolve(), limit, ours)
-        if isinstance(stage, Materialise):
-            _publish(Publication(file, stage), result, quiet)
-        else:
-            result.stages.append(run_stage(stage, quiet))
-        result.notes += notes(stage)
+    with workspace.alone():
+        for name in names:
+            stage = STAGES[name](workspace, recipe, file.base_dir.resolve(), limit, ours)
+            if isinstance(stage, Materialise):
+                _publish(Publication(file, stage), result, quiet)
+            else:
+                result.stages.append(run_stage(stage, quiet))
+            result.notes += notes(stage)
     return result
 
 

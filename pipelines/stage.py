@@ -87,11 +87,12 @@ class Stage:
         return len(pending), "buckets"
 
     def pending(self) -> list[int]:
-        """Buckets whose checkpoint is missing or was made from other inputs."""
+        """Buckets whose checkpoint is missing, was made from other inputs, or names a part that is gone."""
         stale = []
         for bucket in self.workspace.buckets:
             checkpoint = self.workspace.checkpoint(self.name, bucket)
-            if checkpoint is None or checkpoint.key != self.key(bucket):
+            made = checkpoint is not None and checkpoint.key == self.key(bucket)
+            if checkpoint is None or not made or not self.workspace.is_whole(bucket, checkpoint):
                 stale.append(bucket)
         return stale
 

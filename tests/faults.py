@@ -2,9 +2,10 @@
 
     python -m tests.faults --kills 100 --seed 0 --folder DIR        (`make faults`)
 
-A life is: `prefine run` from prompts to version 1 with tasks pushed to a real Label Studio, scripted people answer every
-task, `prefine run` again to version 2. Every command runs in a process group of its own that is killed with SIGKILL
-after a random time, and is started again until it ends by itself. Lives follow one another until the kills are spent.
+A life is: `prefine run` from prompts to version 1 with tasks pushed to a real Label Studio, scripted people answer
+every task, `prefine run` again to version 2. Every command runs in a process group of its own that is killed with
+SIGKILL after a random time, and is started again until it ends by itself. Lives follow one another until the kills
+are spent.
 The LLM is the stub of tests/stub_llm.py, which counts what it answered; without Label Studio on this machine the
 people answer through a file instead.
 

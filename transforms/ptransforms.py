@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import base64
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
 import orjson
 
 from schemas import errors
-from schemas.errors import PrefineError
+from schemas.errors import PrefineError, WorkspaceError
+
+_LOST = "Worker subprocess exited"  # how Beam's SubprocessSdkWorker says it
 
 E = TypeVar("E", contravariant=True)
 
@@ -75,12 +80,46 @@ def run(work: Work[Any], elements: Iterable[Any], flags: Sequence[str]) -> None:
     pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
     _ = pipeline | DoAll(work, list(elements))
     try:
-        pipeline.run().wait_until_finish()
+        with _noticing_lost_workers():
+            pipeline.run().wait_until_finish()
     except Exception as error:
         ours = _read(str(error))
         if ours is None:
             raise
         raise ours from None
+
+
+@contextmanager
+def _noticing_lost_workers() -> Iterator[None]:
+    """Turn the death of a local worker process into an error.
+
+    Beam waits for ever for a worker that the system killed; only the thread that watches the process fails. Where the
+    caller is the main thread, that failure interrupts it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, lost = threading.excepthook, threading.Event()
+
+    def noticed(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, RuntimeError) and _LOST in str(args.exc_value):
+            lost.set()
+            signal.raise_signal(signal.SIGINT)
+        else:
+            before(args)
+
+    threading.excepthook = noticed
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise WorkspaceError(
+            "a worker process was killed, most likely because memory ran out; what it had finished is kept. "
+            "Run again, with fewer workers (beam.workers in the recipe) or more buckets in a new workspace"
+        ) from None
+    finally:
+        threading.excepthook = before
 
 
 class _WorkerError(RuntimeError):

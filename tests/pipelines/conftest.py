@@ -40,12 +40,14 @@ class Project:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "cli.main", *words]
 
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
     def start(self, *words: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         return subprocess.Popen(
             self.command(*words),
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

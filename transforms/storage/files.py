@@ -21,6 +21,7 @@ import polars as pl
 from schemas.errors import WorkspaceError
 
 TEMPORARY = ".tmp-"
+_REMEDY = "if it is damaged, delete it and run again: it is then made anew"
 
 
 def file_system(root: str) -> tuple[Any, str]:
@@ -71,7 +72,7 @@ def read_json(fs: Any, path: str) -> Any | None:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: it is then redone") from None
+        raise WorkspaceError(f"{path} is damaged ({error}); {_REMEDY}") from None
 
 
 def parquet_bytes(frame: pl.DataFrame, rows_per_group: int = 100_000) -> bytes:
@@ -92,7 +93,7 @@ def read_parquet(fs: Any, path: str, columns: list[str] | None = None) -> pl.Dat
             return pl.read_parquet(path, columns=columns, memory_map=False)
         return pl.read_parquet(BytesIO(fs.cat_file(path)), columns=columns)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise WorkspaceError(f"cannot read {path}: {error}") from error
+        raise WorkspaceError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
 
 def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Schema) -> pl.DataFrame:
@@ -113,17 +114,21 @@ def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Sc
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold an advisory lock file on this host for the duration of the block; waits for its holder."""
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold an advisory lock file on this host for the duration of the block; False where another process holds it.
+
+    The operating system lets go of it when the holder ends, however it ends.
+    """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

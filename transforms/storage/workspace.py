@@ -8,7 +8,8 @@ is the checkpoint's key: equal key, nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import polars as pl
 from schemas.errors import WorkspaceError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import TABLES, conform, polars_schema, primary_key
-from transforms.storage.files import file_system, parquet_bytes, read_json, read_parquet, write_atomic
+from transforms.storage.files import exclusive, file_system, parquet_bytes, read_json, read_parquet, write_atomic
 
 LAYOUT = 1
 
@@ -149,6 +150,31 @@ class Workspace:
         found = {bucket: self.checkpoint(stage, bucket) for bucket in self.buckets}
         return {bucket: checkpoint for bucket, checkpoint in found.items() if checkpoint is not None}
 
+    def is_whole(self, bucket: int, checkpoint: Checkpoint) -> bool:
+        """Whether every part that the checkpoint names is there."""
+        return all(
+            self.fs.exists(f"{self.bucket_dir(table, bucket)}/{name}")
+            for table, names in checkpoint.parts.items()
+            for name in names
+        )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of a workspace on a local disk for the duration of the block.
+
+        Two runs at once would do no harm to what is stored, but each would buy the answers the other is waiting for.
+
+        Raises:
+            WorkspaceError: another process on this machine is running in it.
+        """
+        if "file" not in self.fs.protocol:
+            yield
+            return
+        with exclusive(self.local_path("run.lock")) as mine:
+            if not mine:
+                raise WorkspaceError(f"another prefine is running in {self.root}; wait until it ends, or stop it")
+            yield
+
     def commit(self, stage: str, bucket: int, key: str, output: Output, seconds: float) -> Checkpoint:
         """Write a stage's output of one bucket: parts first, checkpoint last.
 
@@ -226,6 +252,15 @@ class Workspace:
         except FileNotFoundError:
             return None
         return data
+
+    def read_frame(self, stage: str, name: str) -> pl.DataFrame | None:
+        """A stage's artefact that is a frame, or None.
+
+        Raises:
+            WorkspaceError: it is there and damaged.
+        """
+        path = self.path("stages", stage, name)
+        return read_parquet(self.fs, path) if self.fs.exists(path) else None
 
     def _checkpoint_path(self, stage: str, bucket: int) -> str:
         return self.path("stages", stage, f"bucket={bucket:04d}.json")
