@@ -8,6 +8,9 @@ from typing import Any
 from schemas.recipe import BeamSection
 
 
+_BY_MODULE = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}  # Beam does not know it by its name
+
+
 def beam_flags(section: BeamSection, given: Sequence[str] = ()) -> list[str]:
     """Flags for PipelineOptions; a flag the user gives wins over ours.
 
@@ -20,7 +23,13 @@ def beam_flags(section: BeamSection, given: Sequence[str] = ()) -> list[str]:
         "--direct_running_mode": section.mode,
     }
     names = {flag.split("=", 1)[0] for flag in given}
-    return [f"{name}={value}" for name, value in ours.items() if name not in names] + list(given)
+    theirs = [_full_name(flag) for flag in given]
+    return [f"{name}={value}" for name, value in ours.items() if name not in names] + theirs
+
+
+def _full_name(flag: str) -> str:
+    name, _, value = flag.partition("=")
+    return f"{name}={_BY_MODULE[value]}" if name == "--runner" and value in _BY_MODULE else flag
 
 
 def run(work: Callable[[Any], str], elements: Iterable[Any], flags: Sequence[str]) -> None:
