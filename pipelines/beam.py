@@ -7,7 +7,6 @@ from typing import Any
 
 from schemas.recipe import BeamSection
 
-
 _BY_MODULE = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}  # Beam does not know it by its name
 
 

@@ -8,46 +8,72 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.faults import harness
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
 from tests.stub_llm import Options, StubServer
 
 pytestmark = pytest.mark.slow
 
-Disturbed = Callable[..., subprocess.CompletedProcess[str]]
+
+@dataclass
+class Calm:
+    """A project on a fast stub, what an undisturbed run of it published, and a workspace to disturb."""
+
+    project: Project
+    version: dict[str, bytes]
+    workspace: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.project.folder / self.workspace
+
+    def until(self, stage: str) -> None:
+        self.project.run(self.workspace, "--until", stage)
+
+    def run(self, *before: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`prefine run`, started through the words `before`; it may fail."""
+        recipe = str(self.project.recipe_path)
+        return subprocess.run(
+            [*before, *self.project.command("run", recipe, "--workspace", self.workspace, "--quiet")],
+            cwd=self.project.folder,
+            env=self.project.environment() | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    def assert_recovers(self) -> None:
+        """The next run ends with the undisturbed run's bytes."""
+        assert self.project.run(self.workspace)["version"] == "v0001"
+        assert version_bytes(self.folder) == self.version
+        self.project.prefine("verify", "small", "-w", self.workspace)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
+    with StubServer() as server:
+        project = Project(folder, server.url, recipe_of(server.url))
+        project.run("calm")
+        yield Calm(project, version_bytes(folder / "calm"))
 
 
 @pytest.fixture
-def calm(project: Project) -> dict[str, bytes]:
-    """The bytes of an undisturbed run's version."""
-    project.run("calm")
-    return version_bytes(project.folder / "calm")
-
-
-def run(project: Project, *before: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`prefine run` in workspace w, started through the words `before`."""
-    words = [*before, *project.command("run", str(project.recipe_path), "--workspace", "w", "--quiet")]
-    return subprocess.run(
-        words,
-        cwd=project.folder,
-        env=project.environment() | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def assert_recovers(project: Project, calm: dict[str, bytes]) -> None:
-    assert project.run("w")["version"] == "v0001"
-    assert version_bytes(project.folder / "w") == calm
-    project.prefine("verify", "small", "-w", "w")
+def calm(undisturbed: Calm) -> Iterator[Calm]:
+    """With a workspace of its own."""
+    mine = replace(undisturbed, workspace=f"w{time.monotonic_ns()}")
+    yield mine
+    shutil.rmtree(mine.folder, ignore_errors=True)
 
 
 def only(paths: Any) -> Path:
@@ -55,85 +81,88 @@ def only(paths: Any) -> Path:
     return max((Path(path) for path in paths), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("blocks", [1, 8, 40])
-def test_a_disk_that_takes_no_more_stops_the_run_with_the_files_name(
-    project: Project, calm: dict[str, bytes], blocks: int
-) -> None:
+@pytest.mark.parametrize("blocks", [1, 8, 32])
+def test_a_disk_that_takes_no_more_stops_the_run_with_the_files_name(calm: Calm, blocks: int) -> None:
     """`ulimit -f` lets no file grow beyond so many kB: writes fail as on a full disk, at another place each time."""
-    done = run(project, "bash", "-c", f'ulimit -f {blocks}; exec "$@"', "limited")
+    done = calm.run("bash", "-c", f'ulimit -f {blocks}; exec "$@"', "limited")
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
-    assert_recovers(project, calm)
+    calm.assert_recovers()
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
-def test_a_read_only_workspace_is_named(project: Project, calm: dict[str, bytes]) -> None:
-    project.prefine("run", str(project.recipe_path), "--workspace", "w", "--until", "generate", "--quiet")
-    folders = [path for path in (project.folder / "w").rglob("*") if path.is_dir()] + [project.folder / "w"]
+def test_a_read_only_workspace_is_named(calm: Calm) -> None:
+    calm.until("generate")
+    folders = [path for path in calm.folder.rglob("*") if path.is_dir()] + [calm.folder]
     try:
         for folder in folders:
             folder.chmod(0o555)
         # root may write anywhere unless it gives that up
         drop = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
-        done = run(project, *drop)
+        done = calm.run(*drop)
     finally:
         for folder in folders:
             folder.chmod(0o755)
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
-    assert_recovers(project, calm)
+    calm.assert_recovers()
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["tables/pairs/*/*.parquet", "tables/votes/*/*.parquet", "stages/ingest/slices/*.parquet", "stages/judge/*.json"],
+    ("pattern", "damage"),
+    [
+        ("tables/pairs/*/*.parquet", "truncated"),
+        ("tables/votes/*/*.parquet", "garbage"),
+        ("tables/votes/*/*.parquet", "gone"),
+        ("stages/ingest/slices/*.parquet", "truncated"),
+        ("stages/judge/*.json", "truncated"),
+    ],
 )
-@pytest.mark.parametrize("damage", ["truncated", "gone", "garbage"])
-def test_a_damaged_file_is_named_and_made_anew(
-    project: Project, calm: dict[str, bytes], pattern: str, damage: str
-) -> None:
-    """The stages after it are out of date, so that the file must be read again."""
-    project.run("w", "--until", "judge")
-    bad = only((project.folder / "w").glob(pattern))
+def test_a_damaged_file_is_named_and_made_anew(calm: Calm, pattern: str, damage: str) -> None:
+    """What comes after it is out of date, so that the file must be read again."""
+    calm.until("ingest" if "ingest" in pattern else "judge")
+    bad = only(calm.folder.glob(pattern))
+    if "ingest" in pattern:
+        for checkpoint in calm.folder.glob("stages/ingest/*.json"):
+            checkpoint.unlink()
     if damage == "gone":
         bad.unlink()
     else:
         data = bad.read_bytes()
         bad.write_bytes(data[: len(data) // 2] if damage == "truncated" else os.urandom(len(data)))
-    done = run(project)
+    done = calm.run()
+    assert (done.returncode == 0) == (damage == "gone")
     if done.returncode:
         assert "Traceback" not in done.stderr
         assert bad.name in done.stderr
         assert "delete it and run again" in done.stderr
         bad.unlink()
-    assert_recovers(project, calm)
+    calm.assert_recovers()
 
 
-def test_a_corrupted_manifest_is_named_and_never_taken_for_a_version(project: Project) -> None:
-    project.run("w")
-    manifest = project.folder / "w" / "datasets" / "small" / "v0001" / "manifest.json"
+def test_a_corrupted_manifest_is_named_and_never_taken_for_a_version(calm: Calm) -> None:
+    calm.project.run(calm.workspace)
+    manifest = calm.folder / "datasets" / "small" / "v0001" / "manifest.json"
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:100])
-    for words in (("show", "small", "-w", "w"), ("verify", "small", "-w", "w")):
-        error = project.prefine(*words, expect=1)
+    for command in ("show", "verify"):
+        error = calm.project.prefine(command, "small", "-w", calm.workspace, expect=1)
         assert "manifest" in error
         assert "Traceback" not in error
     manifest.write_bytes(whole)
-    project.prefine("verify", "small", "-w", "w")
+    calm.project.prefine("verify", "small", "-w", calm.workspace)
 
 
-def test_a_clock_that_runs_backwards_changes_nothing(project: Project, calm: dict[str, bytes]) -> None:
-    project.run("w", "--until", "judge")
-    (project.folder / "shifted").mkdir()
-    (project.folder / "shifted" / "sitecustomize.py").write_text(
+def test_a_clock_that_runs_backwards_changes_nothing(calm: Calm, tmp_path: Path) -> None:
+    calm.until("judge")
+    (tmp_path / "sitecustomize.py").write_text(
         "import time\nnow, mono = time.time, time.monotonic\ntime.time = lambda: now() - 86400 - 50 * mono()\n"
     )
-    path = f"{project.folder / 'shifted'}{os.pathsep}{project.environment()['PYTHONPATH']}"
-    done = run(project, env={"PYTHONPATH": path})
+    done = calm.run(env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 0, done.stderr
-    assert version_bytes(project.folder / "w") == calm
+    assert version_bytes(calm.folder) == calm.version
 
 
 def test_two_runs_at_once_are_one_run_and_one_clear_error(tmp_path: Path, stub: Callable[..., str]) -> None:

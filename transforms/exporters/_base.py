@@ -15,6 +15,7 @@ from schemas.ids import unit_interval
 from transforms.exporters._messages import ContextRule, inspected, refuse_media, with_context
 from transforms.exporters._readme import readme
 from transforms.plugins import PluginConfig
+from transforms.storage.files import writing
 
 SPLIT_ORDER = ("train", "validation", "test")
 ROWS_PER_FILE = 500_000
@@ -130,14 +131,16 @@ def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split:
             approximate_bytes_per_file=None,
             file_path_provider=partial(_file_name, split, suffix),
         )
-        if suffix == "parquet":
-            part.sink_parquet(target, mkdir=True)
-        else:
-            part.sink_ndjson(target, mkdir=True)
+        with writing(out):
+            if suffix == "parquet":
+                part.sink_parquet(target, mkdir=True)
+            else:
+                part.sink_ndjson(target, mkdir=True)
     schema = table.collect_schema()
     if not keep_split:
         schema.pop("split")
-    (out / "README.md").write_text(readme(schema, order, suffix))
+    with writing(out / "README.md"):
+        (out / "README.md").write_text(readme(schema, order, suffix))
     return {split: counts[split] for split in order}
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from schemas.ids import hash_json
 from schemas.manifest import FileEntry
 from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes, polars_schema
+from transforms.storage.files import writing
 
 ROWS_PER_FILE = 50_000
 ROW_GROUP = 10_000
@@ -118,8 +119,9 @@ def file_entry(path: Path, rows: int | None = None) -> FileEntry:
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> FileEntry:
     """Write a frame with fixed settings and give its entry."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=ROW_GROUP)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=ROW_GROUP)
     return file_entry(path, frame.height)
 
 

@@ -23,6 +23,7 @@ import orjson
 
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
+from transforms.storage.files import writing
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 VERSION = re.compile(r"^v(\d{4,})$")
@@ -222,7 +223,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with writing(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from transforms.publish.files import ROWS_PER_FILE, Bucket, file_entry, write_bu
 from transforms.publish.rows import STAGE
 from transforms.publish.splits import SPLITS_SCHEMA
 from transforms.publish.store import Datasets, check_name
+from transforms.storage.files import writing
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ def publish(
         extra = {"README.md": dataset_card(manifest).encode(), **(documents(manifest, staging) if documents else {})}
         for relative, data in extra.items():
             path = staging / relative
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
             tally.files[relative] = file_entry(path)
         manifest = manifest.model_copy(update={"files": dict(sorted(tally.files.items()))})
         store.commit(staging, manifest)

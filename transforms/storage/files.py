@@ -39,7 +39,7 @@ def write_atomic(fs: Any, path: str, data: bytes, durable: bool = True) -> None:
     Raises:
         WorkspaceError: the disk is full, read-only or unreachable; the text names the file.
     """
-    try:
+    with writing(path):
         if "file" not in _protocols(fs):
             fs.pipe_file(path, data)
             return
@@ -55,6 +55,17 @@ def write_atomic(fs: Any, path: str, data: bytes, durable: bool = True) -> None:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say of a write in the block that fails which file it was.
+
+    Raises:
+        WorkspaceError: the disk is full, read-only or unreachable; the text names the file.
+    """
+    try:
+        yield
     except OSError as error:
         raise WorkspaceError(f"cannot write {path}: {error.strerror or error}") from error
 
