@@ -13,7 +13,7 @@ DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test fuzz lint unit integration bench setup clean labelstudio vllm airflow
+.PHONY: help demo test fuzz lint unit integration faults bench setup clean labelstudio vllm airflow
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -78,6 +78,9 @@ $(AIRFLOW)/.ready: constraints-airflow.txt
 
 airflow: $(SETUP) $(AIRFLOW)/.ready ## start Airflow with our DAGs on this machine for a person to click through
 	cd airflow_dags && exec $(abspath $(AIRFLOW))/bin/python -m prefine_airflow.local ../workspace-airflow/home
+
+faults: $(DEV) $(LABEL_STUDIO)/.ready ## kill a whole run 100 times at random moments and see that nothing shows
+	PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m tests.faults --kills 100
 
 bench: $(DEV) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
