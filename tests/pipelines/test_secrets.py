@@ -64,7 +64,7 @@ def test_a_dataset_name_cannot_leave_the_workspace(project: Project, name: str) 
     ],
 )
 def test_sql_reads_the_workspace_and_nothing_else(finished: Project, query: str) -> None:
-    error = finished.prefine("sql", query, "-w", "w", expect=1)
+    error = finished.prefine("sql", query, "-w", "w", expect=2)
     assert "Traceback" not in error
     assert not (finished.folder / "out.csv").exists()
     counted = finished.prefine("sql", "SELECT count(*) AS n FROM verdicts", "-w", "w", "--json")
