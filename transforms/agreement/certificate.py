@@ -27,7 +27,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from scipy.stats import beta, betabinom
 
 from schemas.errors import DataError
 
@@ -142,6 +141,8 @@ def jeffreys_interval(right: int, audited: int, population: int, level: float = 
     As usual with the Jeffreys interval the lower bound is 0 when nothing is right and the upper bound what
     is still possible when nothing is wrong.
     """
+    from scipy.stats import beta, betabinom  # imported here: a second of every command otherwise
+
     unseen = population - audited
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     shape = right + 0.5, audited - right + 0.5

@@ -7,7 +7,6 @@ All functions are pure and linear in the number of answers. `answers` are `annot
 from __future__ import annotations
 
 import polars as pl
-from scipy.stats import binomtest
 
 ALPHA = 0.01  # a careless annotator is suspected only on evidence this unlikely by chance
 
@@ -181,8 +180,15 @@ def _one_side(said: pl.DataFrame) -> list[_Row]:
     return [
         (who, "one_side", k, n, p, f"chose the response shown first in {k} of {n} preferences")
         for who, k, n in counts.iter_rows()
-        if (p := binomtest(k, n, 0.5).pvalue) < ALPHA
+        if (p := _p_value(k, n, 0.5)) < ALPHA
     ]
+
+
+def _p_value(k: int, n: int, p: float, alternative: str = "two-sided") -> float:
+    """Of the exact binomial test of `k` successes in `n` trials of probability `p`."""
+    from scipy.stats import binomtest  # imported here: a second of every command otherwise
+
+    return float(binomtest(k, n, p, alternative=alternative).pvalue)
 
 
 def _controls(said: pl.DataFrame) -> list[_Row]:
@@ -195,7 +201,7 @@ def _controls(said: pl.DataFrame) -> list[_Row]:
     return [
         (who, "controls", k, n, p, f"met {k} of {n} known answers")
         for who, k, n in counts.iter_rows()
-        if (p := binomtest(k, n, 0.8, alternative="less").pvalue) < ALPHA
+        if (p := _p_value(k, n, 0.8, alternative="less")) < ALPHA
     ]
 
 
@@ -209,7 +215,7 @@ def _chance(said: pl.DataFrame) -> list[_Row]:
     for (who,), mine in both.group_by("annotator", maintain_order=True):
         others, same = int((mine["all"] - 1).sum()), int((mine["same"] - 1).sum())
         expected = sum(share[label] * n / mine.height for label, n in mine["label"].value_counts().iter_rows())
-        p_value = binomtest(same, others, min(1.0, expected + _ABOVE_CHANCE), alternative="less").pvalue
+        p_value = _p_value(same, others, min(1.0, expected + _ABOVE_CHANCE), alternative="less")
         if others and p_value < ALPHA:
             text = f"agreed with others in {same} of {others} comparisons, where unrelated answers give {expected:.0%}"
             rows.append((str(who), "chance_agreement", same, others, float(p_value), text))
@@ -223,5 +229,5 @@ def _too_fast(said: pl.DataFrame) -> list[_Row]:
     return [
         (who, "too_fast", k, n, p, f"answered {k} of {n} pairs faster than three times the usual reading speed")
         for who, k, n in counts.iter_rows()
-        if (p := binomtest(k, n, 0.2, alternative="greater").pvalue) < ALPHA
+        if (p := _p_value(k, n, 0.2, alternative="greater")) < ALPHA
     ]

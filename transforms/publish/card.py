@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import yaml
 
 from schemas.manifest import Manifest
@@ -63,6 +66,27 @@ def dataset_card(manifest: Manifest) -> str:
 | left out because | records |
 |---|---|
 {rejects}
-
+{_certified(manifest.certificate)}
 Row hash `{manifest.row_hash}`, recipe hash `{manifest.recipe_hash}`, code {manifest.code_version}.
+"""
+
+
+def _certified(certificate: Mapping[str, Any] | None) -> str:
+    """What the audit says of the labels, overall and by slice; empty where nobody was asked."""
+    if certificate is None:
+        return ""
+    parts = [("all", certificate)]
+    for name, values in certificate["slices"].items():
+        parts += [(f"{name}: {value}", found) for value, found in values.items()]
+    rows = "\n".join(
+        f"| {name} | {found['accuracy']:.1%} | {found['low']:.1%} to {found['high']:.1%} | {found['audited']:,} |"
+        for name, found in parts
+        if found["accuracy"] is not None
+    )
+    return f"""
+How many labels are right, estimated from a random audit whose answers took no part in any label:
+
+| labels | right | {certificate["level"]:.0%} interval | audited pairs |
+|---|---|---|---|
+{rows}
 """

@@ -7,8 +7,8 @@ deviation. Low mu: the label is probably wrong; mu near zero: ambiguous; sigma i
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
@@ -28,4 +28,4 @@ def percentiles(values: Array) -> Array:
     """Share of the values that lie below each value, equal values counting half; in (0, 1), shape (n,)."""
     if not len(values):
         return np.zeros(0)
-    return np.asarray((rankdata(values) - 0.5) / len(values))
+    return np.asarray((pl.Series(values).rank("average").to_numpy() - 0.5) / len(values))
