@@ -47,7 +47,7 @@ class GeneratingStage(AskingStage):
     @cached_property
     def generators(self) -> list[Any]:
         """The generators in order."""
-        return build_all(self.kind, self.uses, self.recipe.seed, self.models)
+        return build_all(self.kind, self.uses, self.recipe.seed, self.models, self.base_dir)
 
     @property
     def identity(self) -> Any:

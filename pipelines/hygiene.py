@@ -27,7 +27,11 @@ class HygieneStage(FittedStage):
 
     @cached_property
     def config(self) -> HygieneConfig:
-        """The recipe's hygiene."""
+        """The recipe's hygiene, its paths starting from the recipe's folder."""
+        return self._given.beside(self.base_dir)
+
+    @property
+    def _given(self) -> HygieneConfig:
         return HygieneConfig.model_validate(self.recipe.hygiene)
 
     @property
@@ -45,7 +49,7 @@ class HygieneStage(FittedStage):
         """The configuration, and what the benchmarks hold."""
         settings = self.config.decontamination
         benchmarks = [] if settings is None else [hash_json(read_prompts(path)) for path in settings.benchmarks]
-        return [self.config.model_dump(mode="json"), benchmarks]
+        return [self._given.model_dump(mode="json"), benchmarks]
 
     @property
     def identity(self) -> Any:

@@ -83,13 +83,15 @@ class Pull(Stage):
         state = pull(studio, tasks, Pulled() if raw is None else Pulled(raw, cursors))
         self._store(_RAW, state.raw)
         self.workspace.write_artefact(self.name, _CURSORS, canonical_json(state.cursors))
-        queued = asked(self.workspace)
-        controls = queued.filter(pl.col("purpose") == "control")["pair_id"]
         pairs = pairs_by_id(self.workspace, tasks["pair_id"])
         groups = rankings_by_id(rankings(self.workspace))
         return read_answers(
-            state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), controls, groups
+            state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), self._controls(), groups
         )
+
+    def _controls(self) -> pl.Series:
+        """The pairs that were asked because their answer is known."""
+        return asked(self.workspace).filter(pl.col("purpose") == "control")["pair_id"]
 
     def _from_file(self, name: str) -> Answers:
         path = self.base_dir / name
@@ -98,7 +100,7 @@ class Pull(Stage):
         except OSError as error:
             raise DataError(f"annotate.files: cannot read {path}: {error.strerror}") from None
         pairs = pairs_by_id(self.workspace, _named_pairs(lines))
-        return from_jsonl(lines, pairs, name=name)
+        return from_jsonl(lines, pairs, self._controls(), name=name)
 
     def _frame(self, name: str) -> pl.DataFrame | None:
         data = self.workspace.read_artefact(self.name, name)

@@ -95,7 +95,7 @@ def _asked(workspace: Workspace, spread_pairs: int) -> pl.DataFrame:
         return pl.DataFrame()
     if made > _YIELD_PAIRS:
         return pl.DataFrame([{"generator": name, **numbers} for name, numbers in sorted(counts.items())])
-    columns = ("origin", "response_a", "response_b")
+    columns = ("origin", "response_a", "response_b", "context_kind", "user_id", "meta")
     kept = pl.concat([workspace.read("pairs", bucket, PAIR_STAGES, columns) for bucket in workspace.buckets])
     verdicts = pl.concat([workspace.read("verdicts", bucket, ("fuse",)) for bucket in workspace.buckets])
     vectors = {

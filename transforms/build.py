@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,8 +20,8 @@ from transforms.routers._queue import QueueConfig
 from transforms.sources.check import check_sources
 
 
-def build(kind: str, use: PluginUse, seed: int) -> Any:
-    """An instance of the plug-in that `use` names.
+def build(kind: str, use: PluginUse, seed: int, folder: Path | None = None) -> Any:
+    """An instance of the plug-in that `use` names; relative paths in its settings start from `folder`.
 
     Raises:
         UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
@@ -31,12 +32,14 @@ def build(kind: str, use: PluginUse, seed: int) -> Any:
         config = plugin.Config.model_validate(use.settings)
     except ValidationError as error:
         raise UsageError(f"{kind} {use.name}: {error}") from None
-    return plugin(use.name, config, seed)
+    return plugin(use.name, config if folder is None else config.beside(folder), seed)
 
 
-def build_all(kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, str]) -> list[Any]:
+def build_all(
+    kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, str], folder: Path | None = None
+) -> list[Any]:
     """Instances of several uses in order, each bound to the identities of its engines."""
-    plugins = [build(kind, use, seed) for use in uses]
+    plugins = [build(kind, use, seed, folder) for use in uses]
     for plugin in plugins:
         if hasattr(plugin, "bind"):
             plugin.bind(dict(models))

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +28,17 @@ class PluginConfig(BaseModel):
     """Base of every plug-in's `Config`: unknown fields are errors, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    path_fields: ClassVar[tuple[str, ...]] = ()
+
+    def beside(self, folder: Path) -> Self:
+        """The settings with the relative paths in `path_fields` starting from `folder`; `datasets:` names stay."""
+
+        def located(value: Any) -> Any:
+            if isinstance(value, str):
+                return value if value.startswith("datasets:") else str(folder / Path(value).expanduser())
+            return tuple(map(located, value)) if isinstance(value, tuple) else value
+
+        return self.model_copy(update={name: located(getattr(self, name)) for name in self.path_fields})
 
 
 @dataclass(frozen=True)

@@ -110,13 +110,13 @@ class BaseGenerator(ABC):
 
     @property
     def identity(self) -> Any:
-        """All that can change the output besides the row and the replies."""
+        """All that can change the output besides the row and the replies; of files what they hold, not where."""
         return {
             "plugin": self.plugin_name,
             "version": self.version,
             "name": self.name,
             "seed": self.seed,
-            "config": self.settings.model_dump(mode="json"),
+            "config": self.settings.model_dump(mode="json", exclude=set(self.settings.path_fields)),
             "prompt_version": self.prompt_version,
             "models": self.models,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -79,6 +79,19 @@ def favours_first(views: Sequence[tuple[str, str]], first: str, second: str) -> 
         if sign:
             return (sign if side == "more" else -sign), name
     return 0, None
+
+
+def population_spread(people: Sequence[Collection[tuple[str, str]]]) -> float | None:
+    """Mean share of facts in which two people differ, in [0, 1]; None for fewer than two, or without facts.
+
+    Args:
+        people: what is true of each (an attribute's value, the side taken on a view), equally many facts a person.
+    """
+    n, facts = len(people), len(people[0]) if people else 0
+    if n < 2 or not facts:
+        return None
+    counts = Counter(fact for person in people for fact in person)
+    return 1.0 - sum(c * (c - 1) for c in counts.values()) / (n * (n - 1) * facts)
 
 
 def label_entropy(labels: Sequence[str]) -> float:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import polars as pl
 
+from transforms.generators._views import population_spread
 from transforms.hygiene.similarity import words
 
 COUNTS = ("asked", "answered", "parsed", "valid", "tokens_in", "tokens_out")
@@ -53,7 +55,8 @@ def yield_table(
     Returns:
         generator; the sums of `COUNTS`; kept (pairs); kept_share (of valid) in [0, 1]; tokens_per_kept (prompt and
         reply tokens over kept pairs); distinct_1, distinct_2 over the sampled responses; spread; judged (pairs with a
-        verdict) and margin_p10 ... margin_p90 of |log-odds|. What cannot be computed is null.
+        verdict) and margin_p10 ... margin_p90 of |log-odds|; personas (different ones) and persona_spread, the mean
+        share of attributes and views in which two of them differ. What cannot be computed is null.
     """
     rows = []
     for name in sorted(counts):
@@ -71,7 +74,7 @@ def yield_table(
             "distinct_2": distinct_n(texts, 2),
             "spread": embedding_spread(vectors[name]) if vectors and name in vectors else None,
         }
-        rows.append(row | _margins(own, verdicts))
+        rows.append(row | _margins(own, verdicts) | _personas(own))
     schema = pl.Schema(
         {
             "generator": pl.String,
@@ -80,6 +83,8 @@ def yield_table(
             **dict.fromkeys(("kept_share", "tokens_per_kept", "distinct_1", "distinct_2", "spread"), pl.Float64),
             "judged": pl.Int64,
             **{f"margin_p{round(100 * q)}": pl.Float64 for q in QUANTILES},
+            "personas": pl.Int64,
+            "persona_spread": pl.Float64,
         }
     )
     return pl.DataFrame(rows, schema=schema)
@@ -98,6 +103,14 @@ def _margins(own: pl.DataFrame, verdicts: pl.DataFrame | None) -> dict[str, obje
     margins = own.select("pair_id").join(verdicts.select("pair_id", "margin"), on="pair_id")["margin"].abs()
     values = [margins.quantile(q, "linear") if len(margins) else None for q in QUANTILES]
     return {"judged": len(margins), **dict(zip(names, values, strict=True))}
+
+
+def _personas(own: pl.DataFrame) -> dict[str, object]:
+    """How many personas the pairs have, and how much these differ, from what generator `persona` wrote in meta."""
+    people = own.filter(pl.col("context_kind") == "persona", pl.col("user_id").is_not_null()).unique("user_id")
+    found = [orjson.loads(meta) for meta in people["meta"].drop_nulls()]
+    facts = [[*m["attributes"].items(), *map(tuple, m["views"])] for m in found if "attributes" in m and "views" in m]
+    return {"personas": len(people) or None, "persona_spread": population_spread(facts)}
 
 
 def _texts(messages: pl.Series) -> list[str]:

@@ -2,7 +2,8 @@
 
 RPR (Pitis et al., "Improving Context-Aware Preference Modeling for Language Models", 2024): every
 context has a twin that reverses the preference, so whoever ignores the context is right half of the
-time by construction. The contrasts are our own, or written by an engine.
+time by construction. The contrasts are our own, or written by an engine, as criteria, as scenarios or as
+profiles of the reader.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transforms.registry import register
 
 _WRITE = "contrast.v1"
 _WRITTEN = object_schema(name=60, criterion=300, opposite=300)
+Form = Literal["criterion", "scenario", "profile"]
 
 
 @register("generators", "context_reversal")
@@ -34,7 +36,8 @@ class ContextReversal(BaseGenerator):
     With the settings of a `sample_n` use, the candidates are the same and come from the memo. Contrasts are
     drawn by seed; where the responses can be told apart by a measure, contrasts whose measure decides come
     first, and the expected winner is recorded (meta `expected`) and, with `label`, becomes the source label.
-    With `verifier`, both twins are judged and kept only if the preference reverses.
+    Written contrasts take the `forms` in turn. With `verifier`, both twins are judged and kept only if the
+    preference reverses.
     """
 
     templates = (_WRITE, COMPARE)
@@ -47,6 +50,7 @@ class ContextReversal(BaseGenerator):
         k: int = Field(default=2, ge=1)
         contrasts_per_pair: int = Field(default=1, ge=1)
         source: Literal["builtin", "written"] = "builtin"
+        forms: tuple[Form, ...] = Field(default=("criterion",), min_length=1)
         only: tuple[str, ...] = ()
         prefer_measurable: bool = True
         label: bool = True
@@ -95,9 +99,11 @@ class ContextReversal(BaseGenerator):
         assert self.config.writer is not None  # the configuration's validator requires it
         written = []
         for n in range(self.config.contrasts_per_pair):
+            form = self.config.forms[n % len(self.config.forms)]
+            asked = render(_WRITE, prompt=text_of(row["prompt"]), a=first.text, b=second.text, form=form)
             request = self.request(
                 self.config.writer,
-                [message("user", render(_WRITE, prompt=text_of(row["prompt"]), a=first.text, b=second.text, n=n))],
+                [message("user", asked)],
                 (row["prompt_id"], "contrast", which, str(n)),
                 temperature=1.0,
                 max_tokens=300,
@@ -105,7 +111,8 @@ class ContextReversal(BaseGenerator):
             )
             item = await ask_object(self, request, _WRITTEN, row, ask, out)
             if item is not None:
-                written.append(Contrast(name=item["name"], more=item["criterion"], less=item["opposite"]))
+                kind = "persona" if form == "profile" else "criterion"
+                written.append(Contrast(item["name"], more=item["criterion"], less=item["opposite"], kind=kind))
         return written
 
     def _undecided(self, contrast: Contrast, first: Response, second: Response) -> bool:

@@ -56,6 +56,7 @@ class PromptEvolve(BaseGenerator):
         """Settings of `prompt_evolve`; `benchmarks` are prompt sets to stay clear of (path or `datasets:ID`)."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine",)
+        path_fields: ClassVar[tuple[str, ...]] = ("benchmarks",)
         operators: tuple[str, ...] = tuple(OPERATORS)
         k: int = Field(default=2, ge=1)
         min_words: int = Field(default=4, ge=1)

@@ -42,6 +42,7 @@ class ShortToLong(BaseGenerator):
         """Settings of `short_to_long`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "judge")
+        path_fields: ClassVar[tuple[str, ...]] = ("distractors",)
         critical: int = Field(default=1, ge=1)
         target_chars: int = Field(default=16_000, ge=1)
         distractors: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -61,6 +62,8 @@ class DecontaminationConfig(PluginConfig):
     benchmark prompt, or when its prompt's embedding has `cosine` or more with one (null: not compared).
     """
 
+    path_fields: ClassVar[tuple[str, ...]] = ("benchmarks",)
+
     benchmarks: tuple[str, ...] = Field(min_length=1)
     ngram: int = Field(default=13, ge=8)
     responses: bool = True
@@ -83,3 +86,8 @@ class HygieneConfig(PluginConfig):
     personal: PersonalConfig | None = None
     decontamination: DecontaminationConfig | None = None
     duplicates: DuplicatesConfig | None = None
+
+    def beside(self, folder: Path) -> Self:
+        """The settings with relative paths starting from `folder`."""
+        part = self.decontamination
+        return self.model_copy(update={"decontamination": None if part is None else part.beside(folder)})

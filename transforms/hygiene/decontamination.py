@@ -128,8 +128,11 @@ def read_prompts(where: str) -> list[str]:
 
 @cache
 def index_of(paths: tuple[str, ...], n: int) -> NgramIndex:
-    """The index of benchmark files, built once a process."""
-    return NgramIndex({path: read_prompts(path) for path in paths}, n)
+    """The index of benchmark files, built once a process; a benchmark is called by its file's name alone."""
+    prompts: dict[str, list[str]] = {}
+    for path in paths:
+        prompts.setdefault(path if path.startswith("datasets:") else Path(path).name, []).extend(read_prompts(path))
+    return NgramIndex(prompts, n)
 
 
 def _read_datasets(where: str) -> list[str]:

@@ -10,7 +10,7 @@ import polars as pl
 from transforms.report.plots import ACCENT, ACTION_COLOURS, INK, panels, short
 
 FUNNEL = ("asked", "answered", "parsed", "valid", "kept")
-DIVERSITY = {"distinct_1": "o", "distinct_2": "s", "spread": "D"}
+DIVERSITY = {"distinct_1": "o", "distinct_2": "s", "spread": "D", "persona_spread": "^"}
 _LEGEND: Any = {"fontsize": 7.5, "handletextpad": 0.0, "columnspacing": 0.4, "borderpad": 0.2}
 _COLOURS = list(ACTION_COLOURS.values())
 

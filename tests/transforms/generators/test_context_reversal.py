@@ -124,6 +124,17 @@ def test_written_contrasts_give_unlabelled_twins() -> None:
     assert all(m["source_label"] is None and m["context"] != n["context"] for m, n in found)
 
 
+def test_written_contrasts_take_the_forms_in_turn() -> None:
+    config = {"source": "written", "writer": "large", "k": 1, "forms": ["scenario", "profile", "criterion"]}
+    engine = FakeEngine()
+    made = run(build("context_reversal", engines="small", contrasts_per_pair=3, **config), prompt_row(), engine)
+    asked = [r.body["messages"][-1]["content"] for r in engine.requests if r.engine == "large"]
+    assert [("situation" in x, "Describe a reader" in x, "Write a criterion" in x) for x in asked] == [
+        (True, False, False), (False, True, False), (False, False, True)
+    ]  # fmt: skip
+    assert sorted(p["context_kind"] for p in made.pairs) == ["criterion"] * 4 + ["persona"] * 2
+
+
 def test_unreadable_contrast_is_a_reject() -> None:
     def answer(request: Request) -> str | None:
         return "I would rather not." if "response_format" in request.body else None

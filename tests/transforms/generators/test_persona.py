@@ -1,6 +1,7 @@
 import json
 import math
 from collections import defaultdict
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
 from transforms.generators._contrasts import MEASURES, contrast_of
-from transforms.generators._views import exemplar, favours_first, label_entropy, persona, view_contrasts
+from transforms.generators._views import (
+    exemplar,
+    favours_first,
+    label_entropy,
+    persona,
+    population_spread,
+    view_contrasts,
+)
 from transforms.plugins import Request
 
 PROMPTS = [f"Explain matter number {i} to me." for i in range(6)]
@@ -66,6 +74,16 @@ def test_label_entropy_is_that_of_a_coin(labels: list[str]) -> None:
     p = labels.count("a") / len(labels) if labels else 0.0
     expected = -sum(q * math.log(q) for q in (p, 1 - p) if 0 < q < 1)
     assert label_entropy(labels) == pytest.approx(expected)
+
+
+@given(st.integers(2, 12), st.integers(1, 6))
+def test_population_spread_is_the_mean_over_all_pairs(n: int, views: int) -> None:
+    people = [persona(3, i, views) for i in range(n)]
+    facts = [{*p.attributes, *p.views} for p in people]
+    oracle = [1 - len(x & y) / len(x) for x, y in combinations(facts, 2)]
+    assert population_spread(facts) == pytest.approx(sum(oracle) / len(oracle))
+    assert population_spread([facts[0]] * n) == pytest.approx(0)
+    assert population_spread(facts[:1]) is None
 
 
 def judged(by: str):  # type: ignore[no-untyped-def]

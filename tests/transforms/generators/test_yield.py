@@ -64,3 +64,15 @@ def test_diversity_is_compared_on_equal_numbers_of_pairs() -> None:
     texts = [p[f"response_{s}"][0]["content"] for s in "ab" for p in lowest]
     assert whole["kept"] == len(made.pairs) > 3
     assert whole["distinct_2"] == pytest.approx(distinct_n(texts, 2))
+
+
+def test_personas_are_counted_and_compared() -> None:
+    generator = build("persona", engine="small", population=4, personas_per_prompt=3)
+    made = [run(generator, prompt_row(f"Explain matter {i}.")) for i in range(5)]
+    pairs = rows_frame([p for m in made for p in m.pairs], Pairs)
+    [row] = yield_table({"persona": made[0].counts}, pairs).to_dicts()
+    assert row["personas"] == pairs["user_id"].n_unique() > 1
+    assert 0 < row["persona_spread"] <= 1
+    other = run(build("sample_n", engines="small"), prompt_row())
+    [plain] = yield_table({"sample_n": other.counts}, rows_frame(other.pairs, Pairs)).to_dicts()
+    assert (plain["personas"], plain["persona_spread"]) == (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -30,6 +31,18 @@ def test_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = datasets.load_dataset(done.path, cache_dir=str(tmp_path / "cache"))
     assert {s: loaded[s].num_rows for s in loaded} == done.manifest.rows_by_split
     assert loaded["train"].column_names == polars_schema(DatasetRows).names()
+
+
+def test_the_card_says_how_many_labels_are_right(tmp_path: Path) -> None:
+    figures = {"accuracy": 0.912, "low": 0.85, "high": 0.961, "level": 0.95, "audited": 120}
+    nobody = dict.fromkeys(figures) | {"level": 0.95, "audited": 0}
+    certificate = figures | {"slices": {"kind": {"chat": figures | {"accuracy": 0.7}, "code": nobody}}}
+    content, splits = frames.buckets(*frames.workspace(60))
+    done = publish(tmp_path / "d", "demo", content, splits, replace(PROVENANCE, certificate=certificate))
+    text = DatasetCard.load(Path(done.path) / "README.md").text
+    assert "| all | 91.2% | 85.0% to 96.1% | 120 |" in text
+    assert "| kind: chat | 70.0% |" in text
+    assert "code" not in text.split("random audit")[1].split("Row hash")[0]
 
 
 @pytest.mark.parametrize("power", range(12))

@@ -192,9 +192,9 @@ def test_every_judge_is_described_and_its_flips_are_counted(rich: Version) -> No
 
 def test_yields_are_drawn_for_what_is_known(rich: Version) -> None:
     counts = {name: {"asked": 40, "answered": 39, "parsed": 30, "valid": 20} for name in ("<tree>", "rag")}
-    pairs = (
-        rich.scan("rows").select("pair_id", response_a="chosen", response_b="rejected", origin=pl.lit("rag")).collect()
-    )
+    columns = ["pair_id", "context_kind", "user_id", "meta"]
+    rows = rich.scan("rows").select(*columns, response_a="chosen", response_b="rejected", origin=pl.lit("rag"))
+    pairs = rows.collect()
     table = yield_table(counts, pairs, rich.scan("verdicts").collect(), {"rag": np.eye(4)})
     drawn = yield_panels(table)
     assert all(f">{name}" in drawn for name in ("&lt;tree&gt;", "rag", "asked", "kept", "distinct-2", "spread"))
