@@ -185,7 +185,7 @@ def test_a_dry_run_counts_what_the_run_then_spends(project: Project) -> None:
 
 def test_until_stops_after_the_stage(project: Project) -> None:
     result = project.run("w", "--until", "generate")
-    assert [stage["stage"] for stage in result["stages"]] == ["ingest", "generate"]
+    assert [stage["stage"] for stage in result["stages"]] == ["ingest", "evolve", "screen", "generate"]
     status = json.loads(project.prefine("status", "-w", "w", "--json"))
     assert [row["stage"] for row in status] == list(RUN_ORDER)
     assert [row["buckets"] for row in status[:3]] == [4, 4, 0]

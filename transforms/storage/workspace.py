@@ -267,5 +267,9 @@ class Workspace:
 
 
 def sort_unique(frame: pl.DataFrame, key: str) -> pl.DataFrame:
-    """One row per id, sorted by id."""
-    return frame.unique(subset=key, keep="first", maintain_order=True).sort(key)
+    """One row per id, the first of equals, sorted by id; a part that is both already is passed on as it is."""
+    if not frame[key].is_sorted():
+        frame = frame.sort(key, maintain_order=True)
+    ids = frame[key]
+    again = (ids == ids.shift()).fill_null(value=False)
+    return frame.filter(~again) if again.any() else frame
