@@ -188,7 +188,8 @@ def test_until_stops_after_the_stage(project: Project) -> None:
     assert [stage["stage"] for stage in result["stages"]] == ["ingest", "evolve", "screen", "generate"]
     status = json.loads(project.prefine("status", "-w", "w", "--json"))
     assert [row["stage"] for row in status] == list(RUN_ORDER)
-    assert [row["buckets"] for row in status[:3]] == [4, 4, 0]
+    done = [*RUN_ORDER].index("generate") + 1
+    assert [row["buckets"] > 0 for row in status] == [True] * done + [False] * (len(status) - done)
 
 
 def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(tmp_path: Path, stub: Callable[..., str]) -> None:
