@@ -1,25 +1,20 @@
 """Near-duplicate prompts: transforms/hygiene/duplicates.py against datasketch, same data, same threshold.
 
-    python tests/benchmarks/near_duplicates.py [--n 1000000] [--datasketch-n 100000]
+    python -m tests.benchmarks.near_duplicates [--n 100000,1000000]
 
 A fifth of the prompts are copies of others with a few words changed. Both sides are told the same Jaccard
-threshold over word trigrams and use the same number of permutations. Time is processor time of this process
-and its threads, which another job on the machine does not stretch; wall time and peak memory stand beside it.
-Each side runs in a process of its own. Recall is against the copies whose true Jaccard similarity reaches the
-threshold; a wrong drop is a prompt whose true similarity to the one it is dropped for is below threshold - 0.15.
-
-Measured on 2 cores under other jobs' load (prefine 1M: 272 s by the clock), Polars 2.1, NumPy, datasketch 2.0:
-
-    side        prompts   processor s   us/prompt   peak GB   recall   wrong drops
-    prefine     100,000           5.0        50.3      0.50    0.950             0
-    prefine     1,000,000        57.0        57.0      2.04    0.950             0
-    datasketch  100,000          39.7       396.7      0.62    0.863             0
+threshold over word trigrams and use the same number of permutations. Time is processor time of the side's
+process and its threads, which another job on the machine does not stretch; wall time and peak memory stand
+beside it. Each side runs in a process of its own, one after the other. Recall is against the copies whose true
+Jaccard similarity reaches the threshold; a wrong drop is a prompt whose true similarity to the one it is
+dropped for is below threshold - 0.15.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -32,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 THRESHOLD = 0.8
 SHARD = 50_000
+SIDES = ("prefine", "datasketch")
 
 
 def corpus(n: int) -> tuple[list[str], list[int]]:
@@ -130,19 +126,30 @@ def measure(side: str, n: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print both sides' figures at every size, and how many times as much datasketch takes."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n", type=int, default=1_000_000)
-    parser.add_argument("--datasketch-n", type=int, default=100_000)
-    parser.add_argument("--side", choices=("prefine", "datasketch"))
+    parser.add_argument("--n", default="100000,1000000")
+    parser.add_argument("--side", choices=SIDES)
     options = parser.parse_args()
+    sizes = [int(n) for n in options.n.split(",")]
     if options.side:
-        print(json.dumps(measure(options.side, options.n)))
+        print(json.dumps(measure(options.side, sizes[0])))
         return
-    sizes = sorted({options.datasketch_n, options.n})
-    runs = [("prefine", size) for size in sizes] + [("datasketch", options.datasketch_n)]
-    for side, n in runs:
-        command = [sys.executable, __file__, "--side", side, "--n", str(n)]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+    print(json.dumps({"cores": os.cpu_count(), "load_average": os.getloadavg()}), flush=True)
+    for n in sizes:
+        figures = {side: isolated(side, n) for side in SIDES}
+        mine, theirs = (figures[side] for side in SIDES)
+        ratios = {key: round(theirs[key] / mine[key], 2) for key in ("cpu_s", "wall_s", "peak_gb")}
+        print(json.dumps({"prompts": n, "datasketch_over_prefine": ratios}), flush=True)
+
+
+def isolated(side: str, n: int) -> dict[str, Any]:
+    """The side's figures from a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--n", str(n)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    print(printed, flush=True)
+    figures: dict[str, Any] = json.loads(printed)
+    return figures
 
 
 if __name__ == "__main__":
