@@ -86,3 +86,32 @@ def test_answers_to_the_audit_certify_the_version_and_show_who_gave_them(project
     assert "Agreement of every two people" in report
     assert "are expected to mend" in report
     assert project.run("w")["published"] is False
+
+
+def test_known_answers_show_who_misses_them(project: Project) -> None:
+    """Pairs of a source with the tag `control` are asked for their known answer, and each annotator is held to it."""
+    known = [
+        {"prompt": f"What is {i} plus {i}?", "chosen": f"It is {2 * i}.", "rejected": f"It is {2 * i + 1}, I think."}
+        for i in range(12)
+    ]
+    (project.folder / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    project.recipe["sources"].append(
+        {"name": "known", "kind": "pairs", "path": "known.jsonl", "constants": {"tags": ["control"]}}
+    )
+    project.recipe["route"] = {"queue": {"budget": 40, "audit_share": 0, "control_share": 0.5, "control_overlap": 2}}
+    project.run("w")
+    workspace = Workspace.open(str(project.folder / "w"))
+    queue = table_frame(workspace, "queue").collect()
+    controls = queue.filter(pl.col("purpose") == "control")
+    assert controls.height == 10
+    right = dict(controls.select("pair_id", "known_label").iter_rows())
+    wrong = {"a": "b", "b": "a"}
+    given = [(pair, "ann", label) for pair, label in right.items()]
+    given += [(pair, "bob", wrong[label]) for pair, label in right.items()]
+    (project.folder / "answers.jsonl").write_text(answers(given))
+    project.recipe["annotate"] = {"plugin": "files", "files": ["answers.jsonl"]}
+    project.run("w")
+    assert table_frame(workspace, "annotations").collect()["control"].all()
+    found = json.loads(project.prefine("annotations", "-w", "w", "--json"))
+    assert [(a["controls_right"], a["controls"]) for a in found["annotators"]] == [(10, 10), (0, 10)]
+    assert ("bob", "controls") in {(s["annotator"], s["kind"]) for s in found["suspicions"]}

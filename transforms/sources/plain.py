@@ -103,7 +103,7 @@ def plain_pairs(plain: pl.DataFrame, raw: Raw, config: PairsSource, layout: Layo
         pl.Series("origin_ref", [f"{ref}:{raw.numbers[i]}" for i in index], dtype=pl.String),
         pl.Series("source_label", labels, dtype=pl.String),
         pl.col("strength").alias("source_strength"),
-        pl.lit(None if tags is None else pl.Series([tags]), dtype=pl.List(pl.String)).alias("tags"),
+        pl.Series("tags", [tags] * plain.height, dtype=pl.List(pl.String)),
         pl.Series("meta", _metas(index, raw, layout), dtype=pl.String),
     )
     return PlainPairs(conform(frame, Pairs), index, swapped)
