@@ -101,5 +101,12 @@ def _asked(workspace: Workspace, spread_pairs: int) -> pl.DataFrame:
     vectors = {
         name: embedded(workspace, texts) for name in counts if (texts := sampled_texts(kept, name, spread_pairs))
     }
-    table = yield_table(counts, kept, verdicts, vectors)
+    table = yield_table(counts, kept, verdicts, vectors, prompts=_evolved(workspace))
     return table.select(c for c in table.columns if not table[c].is_null().all())
+
+
+def _evolved(workspace: Workspace) -> dict[str, int]:
+    """Per generator of prompts: how many of its prompts were kept."""
+    maker = pl.col("meta").str.json_path_match("$.evolution.name")
+    metas = [workspace.read("prompts", bucket, ("screen",), ("meta",)).select(maker) for bucket in workspace.buckets]
+    return dict(pl.concat(metas).drop_nulls().group_by("meta").len().iter_rows())

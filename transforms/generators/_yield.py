@@ -41,6 +41,7 @@ def yield_table(
     verdicts: pl.DataFrame | None = None,
     vectors: Mapping[str, npt.NDArray[np.floating]] | None = None,
     sample: int = 1000,
+    prompts: Mapping[str, int] | None = None,
 ) -> pl.DataFrame:
     """One row a generator use, sorted by name.
 
@@ -51,25 +52,28 @@ def yield_table(
         vectors: per generator use the embeddings of responses it made, rows of unit length.
         sample: pairs with the lowest ids that the distinct-n are computed on (ids are hashes, so this is a random
             sample): distinct-n falls as a text grows, so only equal numbers of responses can be compared.
+        prompts: per generator use how many prompts of its making survived hygiene.
 
     Returns:
-        generator; the sums of `COUNTS`; kept (pairs); kept_share (of valid) in [0, 1]; tokens_per_kept (prompt and
-        reply tokens over kept pairs); distinct_1, distinct_2 over the sampled responses; spread; judged (pairs with a
-        verdict) and margin_p10 ... margin_p90 of |log-odds|; personas (different ones) and persona_spread, the mean
-        share of attributes and views in which two of them differ. What cannot be computed is null.
+        generator; the sums of `COUNTS`; kept (pairs and prompts); kept_share (of valid) in [0, 1]; tokens_per_kept
+        (prompt and reply tokens over what was kept); distinct_1, distinct_2 over the sampled responses; spread;
+        judged (pairs with a verdict) and margin_p10 ... margin_p90 of |log-odds|; personas (different ones) and
+        persona_spread, the mean share of attributes and views in which two of them differ. What cannot be computed
+        is null.
     """
     rows = []
     for name in sorted(counts):
         own = kept.filter(pl.col("origin") == name)
         texts = sampled_texts(kept, name, sample)
+        kept_rows = len(own) + (prompts or {}).get(name, 0)
         figures = {key: int(counts[name].get(key, 0)) for key in COUNTS}
         tokens = figures["tokens_in"] + figures["tokens_out"]
         row: dict[str, object] = {
             "generator": name,
             **figures,
-            "kept": len(own),
-            "kept_share": len(own) / figures["valid"] if figures["valid"] else None,
-            "tokens_per_kept": tokens / len(own) if len(own) else None,
+            "kept": kept_rows,
+            "kept_share": kept_rows / figures["valid"] if figures["valid"] else None,
+            "tokens_per_kept": tokens / kept_rows if kept_rows else None,
             "distinct_1": distinct_n(texts, 1),
             "distinct_2": distinct_n(texts, 2),
             "spread": embedding_spread(vectors[name]) if vectors and name in vectors else None,

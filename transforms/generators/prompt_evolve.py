@@ -50,6 +50,7 @@ class PromptEvolve(BaseGenerator):
     """Prompts to further prompts (no pairs), `k` operators each; they keep the seed's group, so its split."""
 
     makes: ClassVar[str] = "prompts"
+    version: ClassVar[int] = 2
     templates = (_EVOLVE,)
 
     class Config(OneEngine):
@@ -134,6 +135,7 @@ class PromptEvolve(BaseGenerator):
         prompt = [message("user", text)]
         made = {
             "generator": self.plugin_name,
+            "name": self.name,
             "prompt_version": self.prompt_version,
             "model": [self.models[self.config.engine]],
             "seed": self.seed,

@@ -47,14 +47,11 @@ def yield_panels(table: pl.DataFrame) -> str:
 
 
 def _funnel(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for colour, name in zip(_COLOURS, FUNNEL, strict=False):
-        points = [(row[name], i) for i, row in enumerate(rows) if row.get(name)]
-        if points:
-            axes.scatter(*zip(*points, strict=True), s=26, color=colour, label=name, zorder=3)
-    for i, row in enumerate(rows):
-        counts = [row[name] for name in FUNNEL if row.get(name)]
-        if counts:
-            axes.plot([min(counts), max(counts)], [i, i], color=INK, linewidth=0.7)
+    """Bars within bars, the thinnest what was kept: equal counts do not hide one another."""
+    for k, (colour, name) in enumerate(zip(_COLOURS, FUNNEL, strict=False)):
+        if any(row.get(name) is not None for row in rows):
+            widths = [row.get(name) or 0 for row in rows]
+            axes.barh(range(len(rows)), widths, 0.84 - 0.17 * k, color=colour, label=name, zorder=2 + k)
     axes.set_xlim(0, None)
 
 

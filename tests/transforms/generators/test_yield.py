@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import Pairs, rows_frame
-from tests.transforms.generators.harness import build, prompt_row, run
+from tests.transforms.generators.harness import build, meta, prompt_row, run
 from transforms.generators._yield import distinct_n, embedding_spread, yield_table
 
 
@@ -76,3 +76,12 @@ def test_personas_are_counted_and_compared() -> None:
     other = run(build("sample_n", engines="small"), prompt_row())
     [plain] = yield_table({"sample_n": other.counts}, rows_frame(other.pairs, Pairs)).to_dicts()
     assert (plain["personas"], plain["persona_spread"]) == (None, None)
+
+
+def test_prompts_that_were_kept_count_as_kept() -> None:
+    made = run(build("prompt_evolve", engine="small", k=3), prompt_row())
+    assert [meta(p)["evolution"]["name"] for p in made.prompts] == ["prompt_evolve"] * len(made.prompts)
+    none = rows_frame([], Pairs)
+    [row] = yield_table({"prompt_evolve": made.counts}, none, prompts={"prompt_evolve": 1}).to_dicts()
+    assert (row["valid"], row["kept"], row["kept_share"]) == (len(made.prompts), 1, 1 / len(made.prompts))
+    assert row["tokens_per_kept"] == made.counts["tokens_in"] + made.counts["tokens_out"]
