@@ -15,15 +15,16 @@ LENGTH: Column = ("length", "", "", "")
 GROUP_VARIANCE = 0.25
 VOTER_VARIANCE = 3.0
 LENGTH_VARIANCE = 1.0
+LENGTH_CLIP = 4.0  # e-folds; beyond this a text is a blank or a dump, and how long it is says nothing more
 SLICE_VARIANCE = 1.0
 CONSISTENCY_POWER = 4.0
 FLOOR = 0.03  # of a voter's consistency, so that labels can rescue one that contradicts itself
 
 
 def length_feature() -> pl.Expr:
-    """tanh of the log of length_a / length_b (characters): in (-1, 1), mirrored with the responses; 0 if unknown."""
+    """log of length_a / length_b (characters), clipped: in [-4, 4], mirrored with the responses; 0 if unknown."""
     ratio = (pl.col("length_a").cast(pl.Float64) + 1) / (pl.col("length_b").cast(pl.Float64) + 1)
-    return ratio.log().tanh().fill_null(0.0)
+    return ratio.log().clip(-LENGTH_CLIP, LENGTH_CLIP).fill_null(0.0)
 
 
 def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, ...]) -> list[Column]:

@@ -18,7 +18,7 @@ from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
-VERSION = 1
+VERSION = 2
 
 
 @register("fusers", "posterior")

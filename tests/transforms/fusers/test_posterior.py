@@ -195,3 +195,19 @@ def test_does_not_collapse_on_adversarial_judges(shared_data: Path, labels: int)
     rest = verdicts.filter(~pl.col("pair_id").is_in(shown))
     accuracy = ((rest["margin"] > 0) == (rest["label_human"] == "a")).mean()
     assert accuracy > (0.84 if labels else 0.65)
+
+
+def test_humans_taste_for_length_grows_by_ratio_and_stops_at_dumps() -> None:
+    n = 600
+    rng = np.random.default_rng(12)
+    ratio = np.exp(rng.normal(size=n))
+    longer = rng.random(n) < 1 / (1 + 1 / ratio)  # P(a better) = expit(log ratio): the weight to find is 1
+    pairs = pairs_frame(n, length_a=[int(1000 * r) for r in ratio], length_b=[1000] * n)
+    votes = votes_frame([vote(i, "human:h", "a" if a else "b", kind="human") for i, a in enumerate(longer)])
+    fuser = posterior()
+    model = fuser.fit(votes, pairs)
+    assert model["length"] == pytest.approx(1.0, abs=0.3)
+    shown = pairs_frame(4, length_a=[2000, 4000, 10**5, 10**7], length_b=[1000] * 4)
+    prior = fuser.apply(model, votes.clear(), shown)["prior"].to_numpy()
+    assert prior[1] == pytest.approx(2 * prior[0], rel=0.01)
+    assert prior[2] == prior[3]
