@@ -28,6 +28,9 @@ def processes(project: Project, *commands: list[str]) -> Iterator[list[subproces
     """The commands, running in a directory of their own for the duration of the block."""
     folder = project.folder / "elsewhere"
     folder.mkdir()
+    environment = project.environment()
+    # Beam's worker pool starts whatever `python` it finds on its path.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     started = []
     try:
         for index, words in enumerate(commands):
@@ -36,7 +39,7 @@ def processes(project: Project, *commands: list[str]) -> Iterator[list[subproces
                     subprocess.Popen(
                         [sys.executable, *words],
                         cwd=folder,
-                        env=project.environment(),
+                        env=environment,
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
