@@ -11,14 +11,15 @@ from transforms.report.plots import ACCENT, ACTION_COLOURS, INK, panels, short
 
 FUNNEL = ("asked", "answered", "parsed", "valid", "kept")
 DIVERSITY = {"distinct_1": "o", "distinct_2": "s", "spread": "D", "persona_spread": "^"}
-_LEGEND: Any = {"fontsize": 7.5, "handletextpad": 0.0, "columnspacing": 0.4, "borderpad": 0.2}
+_LEGEND: Any = {"fontsize": 7.5, "handlelength": 1.0, "handletextpad": 0.4, "columnspacing": 0.8, "borderpad": 0.2}
 _COLOURS = list(ACTION_COLOURS.values())
+_STEPS = ("#c9d6df", "#97b5c9", "#5f93b5", "#2f6f9f", "#d2603a")
 
 
 def yield_panels(table: pl.DataFrame) -> str:
     """One row a generator; panels without a figure in `transforms.generators._yield.yield_table` are left out.
 
-    Counts; tokens per kept pair; |log-odds| of the verdicts as median, quartiles and the 10th
+    Counts; tokens per kept pair or prompt; |log-odds| of the verdicts as median, quartiles and the 10th
     and 90th percentile; distinct-1, distinct-2 and mean cosine distance of the responses.
     """
     have = {name for name in table.columns if table[name].null_count() < table.height}
@@ -26,7 +27,7 @@ def yield_panels(table: pl.DataFrame) -> str:
     if have & set(FUNNEL):
         drawn.append(("count", _funnel))
     if "tokens_per_kept" in have:
-        drawn.append(("tokens per kept pair", _tokens))
+        drawn.append(("tokens per kept", _tokens))
     if "margin_p50" in have:
         drawn.append(("|log-odds|", _margins))
     if have & set(DIVERSITY):
@@ -48,7 +49,7 @@ def yield_panels(table: pl.DataFrame) -> str:
 
 def _funnel(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Bars within bars, the thinnest what was kept: equal counts do not hide one another."""
-    for k, (colour, name) in enumerate(zip(_COLOURS, FUNNEL, strict=False)):
+    for k, (colour, name) in enumerate(zip(_STEPS, FUNNEL, strict=True)):
         if any(row.get(name) is not None for row in rows):
             widths = [row.get(name) or 0 for row in rows]
             axes.barh(range(len(rows)), widths, 0.84 - 0.17 * k, color=colour, label=name, zorder=2 + k)

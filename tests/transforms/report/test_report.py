@@ -198,7 +198,7 @@ def test_yields_are_drawn_for_what_is_known(rich: Version) -> None:
     table = yield_table(counts, pairs, rich.scan("verdicts").collect(), {"rag": np.eye(4)})
     drawn = yield_panels(table)
     assert all(f">{name}" in drawn for name in ("&lt;tree&gt;", "rag", "asked", "kept", "distinct-2", "spread"))
-    assert "tokens per kept pair" in drawn
+    assert "tokens per kept" in drawn
     known = table.select(c for c in table.columns if not table[c].is_null().all())
     assert yield_panels(known.drop("tokens_per_kept")).count("<svg") == 1
     assert yield_panels(table.select("generator")) == ""
