@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from schemas.pairs import mirrored
-from tests.benchmarks.quality.noise import interval, recovered
+from tests.benchmarks.quality.noise import bars_of, interval, recovered
 from tests.benchmarks.quality.noise_curation import split
 from tests.benchmarks.quality.noise_data import FolderCache, inject
 from tests.benchmarks.quality.noise_methods import cleanlab_tuned, group_folds, nested_ridges, single_head
@@ -46,6 +46,21 @@ def test_recovered_share_and_interval() -> None:
     mean, half = interval([1.0, 3.0])
     assert mean == 2.0
     assert half == pytest.approx(12.706 * np.sqrt(2) / np.sqrt(2), rel=1e-3)
+
+
+def test_a_missed_bar_says_which_and_by_how_much() -> None:
+    auroc = {"ours": [0.65], "cleanlab": [0.6], "cleanlab tuned": [0.66], "bound": [0.7]}
+    row = {"set": "made", "rate": 0.4, "auroc": auroc, "recovered": [0.5, -0.25]}
+    bars = bars_of(row)
+    assert [met for _, met in bars] == [True, False, False, False]
+    assert "made, 40% flips" in bars[1][0]
+    assert "0.6500" in bars[1][0]
+    assert "50%" in bars[2][0]
+    assert bars_of({**row, "rate": 0.2}) == [(what.replace("40%", "20%"), met) for what, met in bars[:2]]
+    accuracy = {"raw": [0.5], "curated": [0.57], "relabelled": [0.5], "clean": [0.6]}
+    assert bars_of({"set": "made", "rate": 0.3, "accuracy": accuracy, "recovered": [0.7]}) == [
+        ("made, 30% flips: curated 0.5700, 80% of what noise took back is 0.5800", False)
+    ]
 
 
 @given(st.integers(0, 50))

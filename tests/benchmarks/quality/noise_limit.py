@@ -1,0 +1,66 @@
+"""How far labels can carry at all: bt_heads taught by a few clean labels, beside as many wrong ones as in table 1.
+
+    python -m tests.benchmarks.quality.noise_limit --data ../shared/data --cache CACHE --sets hh_harmless_test
+
+A label that is wrong with probability e says as much about a small margin as (1 - 2 e)^2 clean ones (Fisher's
+information of the flipped label at margin 0), so n labels with 40% wrong are worth 0.04 n. AUROC is that of the
+heads' margin for the clean labels of pairs whose own label they never saw, mean and 95% interval over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.quality.noise import interval
+from tests.benchmarks.quality.noise_data import SETS, Array, FolderCache, Pairs, inject, prepare
+from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
+
+
+def auroc(pairs: Pairs, labels: Array, seed: int) -> float:
+    """AUROC for the clean labels of bt_heads taught by `labels` (NaN: none), over the unlabelled pairs if there are
+    any, else over all, each scored by heads of other groups."""
+    from sklearn.metrics import roc_auc_score
+
+    settings = Settings(seed=seed, use_siblings=False)
+    ensemble = fit_ensemble(pairs.blocks, labels, np.ones(len(labels)), pairs.groups, pairs.graph, settings)
+    folds = folds_of(pairs.groups, settings.n_folds, seed)
+    margin = score_pairs(ensemble, pairs.blocks, folds, labels, pairs.graph).margins.mean(axis=1)
+    rows = np.isnan(labels) if np.isnan(labels).any() else np.ones(len(labels), dtype=bool)
+    return float(roc_auc_score(pairs.y[rows], margin[rows]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a row for each number of clean labels and one for each share of flips."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data")
+    parser.add_argument("--cache", type=Path, help="folder for embeddings (default: a temporary one)")
+    parser.add_argument("--sets", nargs="+", default=["hh_harmless_test"], choices=SETS)
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = FolderCache(options.cache or Path(scratch))
+        for name in options.sets:
+            pairs = prepare(name, options.data, cache)
+            n = len(pairs.y)
+            for rate in (0.3, 0.4):
+                few = round((1.0 - 2.0 * rate) ** 2 * n)
+                clean, noisy = [], []
+                for seed in range(options.seeds):
+                    rng = np.random.default_rng([seed, round(100 * rate), 7])
+                    known = np.isin(np.arange(n), rng.permutation(n)[:few])
+                    clean.append(auroc(pairs, np.where(known, pairs.y, np.nan), seed))
+                    noisy.append(auroc(pairs, inject(pairs.y, rate, rng)[0], seed))
+                for what, values in ((f"{few} clean labels", clean), (f"{n} labels, {rate:.0%} flipped", noisy)):
+                    mean, half = interval(values)
+                    print(f"{name}: {what}: AUROC {mean:.3f} ±{half:.3f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
