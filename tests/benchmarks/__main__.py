@@ -10,6 +10,7 @@ import tempfile
 BENCHMARKS = {
     "llm": ["-m", "tests.benchmarks.llm"],
     "llm_heavy": ["-m", "tests.benchmarks.llm", "--heavy"],
+    "embeddings": ["-m", "tests.benchmarks.embeddings", "--folder", "{scratch}/e"],
     "attacks": ["-m", "tests.benchmarks.attacks"],
     "panel": ["-m", "tests.benchmarks.panel"],
     "agreement": ["-m", "tests.benchmarks.agreement"],
