@@ -20,7 +20,6 @@ from tests.label_studio_server import LEGACY_TOKEN, Server
 from tests.pipelines.conftest import Project
 from tests.transforms.annotate.replay import Person, answer, choices, pandalm_pairs
 from transforms.annotate.label_studio import LabelStudioServer
-from transforms.fusers._verdicts import MAX_LOG_ODDS
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -247,14 +246,19 @@ def version_2_is_what_people_said(loop: Loop) -> None:
 def later_changes_arrive(loop: Loop) -> None:
     """One answer withdrawn and one changed after version 2: exactly these two differ in the votes of version 3."""
     held = set(table_frame(loop.workspace, "queue").filter(pl.col("held_out") > 0).collect()["pair_id"])
-    rows = table_frame(loop.workspace, "rows").select("pair_id", "chosen_is", "margin").collect()
-    # Of the pairs that the third person's answer supports two of middling margin: beyond a bound margins are all one.
-    middling = rows.with_columns((pl.col("margin") - MAX_LOG_ODDS * 0.75).abs().alias("off")).sort("off", "pair_id")
-    supported = [p for p, side, _, _ in middling.iter_rows() if p not in held and loop.expected.get((p, 2)) == side]
-    withdrawn, changed = supported[:2]
+    rows = table_frame(loop.workspace, "rows").select("pair_id", "chosen_is").sort("pair_id").collect()
+    said = [
+        (pair, who, loop.expected.get((pair, who)), side)
+        for pair, side in rows.iter_rows()
+        for who in range(3)
+        if pair not in held
+    ]
+    # Without an answer against the label the margin grows: taking one for it away may not show beyond the bound.
+    withdrawn, against = next((p, who) for p, who, label, side in said if {label, side} == {"a", "b"})
+    changed = next(p for p, who, label, side in said if who == 2 and label == side and p != withdrawn)
     old = table_frame(loop.workspace, "votes").filter(pl.col("kind") == "human").collect()
-    loop.people[2].delete(loop.answers[withdrawn, 2])
-    del loop.expected[withdrawn, 2]
+    loop.people[against].delete(loop.answers[withdrawn, against])
+    del loop.expected[withdrawn, against]
     label = "a" if loop.expected[changed, 2] == "b" else "b"
     loop.people[2].edit(loop.answers[changed, 2], answer(label, loop.tasks()[changed]["shown"]))
     loop.expected[changed, 2] = label

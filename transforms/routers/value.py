@@ -18,14 +18,16 @@ _TIE_BREAK = 1e-6
 
 @register("routers", "value")
 class ValueRouter(BaseRouter):
-    """Expected reduction of posterior loss by one answer (value of information) under the fused model.
+    """Expected reduction of posterior loss per answer (value of information) under the fused model.
 
+    A pair's value is the largest mean gain of one to `ahead` answers: where a single answer cannot turn a label,
+    two or three may (Frazier and Powell, "Paradoxes in Learning and the Marginal Value of Information", 2010).
     `reliability` is how often one annotator names the right outcome. Where several humans already answered
     the same pairs, `fit` replaces it per kind of task by what their agreement shows, shrunk towards the
     configured figure: an answer buys little where people themselves cannot tell.
     Where candidates have a column `step`, it says per pair how far one more answer moves the log-odds of a against
-    b under the fused model, and stands above both: where it moves little, an answer buys little.
-    Pairs whose label no single answer can turn are ordered by what it buys in squared error.
+    b under that model, and stands above both: where it moves little, an answer buys little.
+    Pairs whose label so many answers cannot turn are ordered by what one buys in squared error.
     """
 
     class Config(PluginConfig):
@@ -35,6 +37,7 @@ class ValueRouter(BaseRouter):
             default="zero_one", description="zero_one counts wrong labels; brier and log judge soft labels"
         )
         reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
+        ahead: int = Field(default=3, ge=1, le=9, description="answers to one pair that are looked ahead")
         prior_answers: float = Field(default=50, gt=0, description="comparisons the configured figure is worth")
 
     config: Config
@@ -50,7 +53,7 @@ class ValueRouter(BaseRouter):
         return {"reliability": {kind: reliability_of(rate) for kind, rate in rates.iter_rows()}}
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
-        """Expected gain of one answer, at least 0, in the unit of the configured loss."""
+        """Expected gain per answer, at least 0, in the unit of the configured loss."""
         known: dict[str, float] = model.get("reliability", {})
         kinds = candidates["kind"].fill_null("").to_list()
         reliability = np.array([known.get(kind, self.config.reliability) for kind in kinds], dtype=np.float64)
@@ -58,5 +61,6 @@ class ValueRouter(BaseRouter):
             odds = np.exp(candidates["step"].cast(pl.Float64).to_numpy())
             reliability = odds / (2 + odds)  # of three outcomes, the odds against each other one are `odds`
         p = outcomes(candidates)
-        gain = gain_of_answers(p, reliability, self.config.loss)
+        ahead = range(1, self.config.ahead + 1)
+        gain = np.max([gain_of_answers(p, reliability, self.config.loss, m) / m for m in ahead], axis=0)
         return pl.Series("value", gain + _TIE_BREAK * gain_of_answers(p, reliability, "brier"))

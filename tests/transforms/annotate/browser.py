@@ -51,29 +51,30 @@ class Page:
 
     def choose(self, name: str, nth: int = 0) -> None:
         """Click the radio button or check box with this caption, the nth of several."""
-        self._click(self.driver.find_elements("css selector", f'input[name="{name}"]')[nth])
+        self._click(self._found("css selector", f'input[name="{name}"]', nth))
 
     def rate(self, header: str, stars: int) -> None:
         """Click the star under a header."""
         path = f'//h4[normalize-space()="{header}"]/following::ul[contains(@class,"rate")][1]/li[{stars}]/div'
-        self._click(self.driver.find_element("xpath", path))
+        self._click(self._found("xpath", path))
 
     def write(self, text: str) -> None:
         """Type into the rationale."""
         self.driver.find_element("css selector", "textarea").send_keys(text)
 
     def mark(self, label: str, nth: int, word: str) -> None:
-        """Pick the nth label of this name and double-click a word of the text under it."""
+        """Pick the nth label of this name, double-click a word of the text under it, and wait for the span."""
         from selenium.webdriver import ActionChains
 
         path = f'//span[contains(@class,"lsf-label__text") and normalize-space()="{label}"]'
-        self._click(self.driver.find_elements("xpath", path)[nth])
+        self._click(self._found("xpath", path, nth))
+        before = self.text().count(word)
         x, y = self.driver.execute_script(_WORD, word)
         chain = ActionChains(self.driver)
         chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
         chain.w3c_actions.pointer_action.double_click()
         chain.perform()
-        time.sleep(1)
+        self.wait(lambda: self.text().count(word) > before)
 
     def submit(self, arrived: Callable[[], object]) -> None:
         """Press Submit and wait until the answer has arrived at the server."""
@@ -102,6 +103,11 @@ class Page:
         while not ready():
             assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s; the page says:\n{self.text()[:2000]}"
             time.sleep(0.2)
+
+    def _found(self, by: str, path: str, nth: int = 0) -> Any:
+        """The nth element of a path, once it is there."""
+        self.wait(lambda: len(self.driver.find_elements(by, path)) > nth)
+        return self.driver.find_elements(by, path)[nth]
 
     def _click(self, element: Any) -> None:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)

@@ -130,7 +130,7 @@ def test_human_contributions_are_taken_off_and_flips_seen() -> None:
 def test_an_answer_is_worth_what_it_moves() -> None:
     """Told how far an answer moves the log-odds, `value` finds what an annotator of just that weight would bring."""
     router = find("routers", "value")
-    plugin = router("value", router.Config(), 0)
+    plugin = router("value", router.Config(ahead=1), 0)
     steps = [0.0, 0.2, 1.0, 3.0]
     rows = frame([0.55] * 4, [0.0] * 4, step=steps)
     values = plugin.values({}, rows).to_list()
@@ -143,3 +143,17 @@ def test_an_answer_is_worth_what_it_moves() -> None:
         right = 1 - 2 * other
         after = max(p * right, (1 - p) * other) + max(p * other, (1 - p) * right) + other * max(p, 1 - p)
         assert value == pytest.approx(max(after - max(p, 1 - p), 0), abs=1e-5)
+
+
+def test_value_looks_as_far_ahead_as_answers_pay() -> None:
+    """The value is the best mean gain: one answer of small weight turns nothing, three together do."""
+    router = find("routers", "value")
+    p_a = list(np.linspace(0.05, 0.95, 19))
+    rows = frame(p_a, [0.0] * 19, step=[0.5] * 19)
+    near, far = (router("value", router.Config(ahead=n), 0).values({}, rows).to_numpy() for n in (1, 3))
+    odds = np.exp(0.5)
+    mean = [gain_of_answers(outcomes(rows), odds / (2 + odds), "zero_one", m) / m for m in (1, 2, 3)]
+    assert far == pytest.approx(np.max(mean, axis=0), abs=1e-6)
+    assert (far >= near - 1e-12).all()
+    at = p_a.index(min(p_a, key=lambda p: abs(p - 0.7)))
+    assert near[at] < 1e-6 < far[at]
