@@ -121,7 +121,9 @@ def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Sc
     try:
         return pl.scan_parquet(paths).filter(pl.col(column) == value).select(schema.names()).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise WorkspaceError(f"cannot read {paths[0]} or one of {len(paths) - 1} files beside it: {error}") from error
+        for path in paths:  # the error does not say which file it is
+            read_parquet(fs, path)
+        raise WorkspaceError(f"cannot read {paths[0]} and what lies beside it: {error}; {_REMEDY}") from error
 
 
 @contextmanager
