@@ -28,6 +28,7 @@ class Clean(HygieneStage):
     """The pairs that stay."""
 
     name: ClassVar[str] = "clean"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("pairs", _RAW), ("votes", _RAW))
 
     @contextmanager
@@ -53,7 +54,8 @@ class Clean(HygieneStage):
             parts = {"pairs": self.workspace.parts("pairs", bucket, _RAW)}
             return Output(rows_in=pairs.height, rows_out=pairs.height, counts={"pairs": pairs.height}, parts=parts)
         drops = self.frame(DROPS_FILE) if self.is_global else None
-        left, repeated = drop(pairs, pl.DataFrame(schema=DROPS) if drops is None else drops, "pair_id")
+        named = pl.DataFrame(schema=DROPS) if drops is None else drops
+        left, repeated = drop(pairs, named, "pair_id", self.config.personal)
         kept, rejects = clean(left, self.config, self.embed if self.needs_vectors else None)
         rejects = pl.concat([conform(repeated, Rejects), conform(rejects, Rejects)])
         votes = votes_on_masked(self.workspace.read("votes", bucket, _RAW), kept)

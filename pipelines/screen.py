@@ -30,6 +30,7 @@ class Screen(HygieneStage):
     """
 
     name: ClassVar[str] = "screen"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("prompts", _RAW),)
 
     @property
@@ -71,7 +72,7 @@ class Screen(HygieneStage):
                 left.append(row)
             else:
                 detail = duplicate_detail(_prompt_of(found["kept_id"]), found["similarity"])
-                repeated.append(reject(found["reason"], detail, row["prompt_id"], row))
+                repeated.append(reject(found["reason"], detail, row["prompt_id"], row, self.config.personal))
         kept, rejects = clean_prompts(
             rows_frame(left, Prompts), self.config, self.embed if self.needs_vectors else None
         )

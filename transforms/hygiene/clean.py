@@ -15,10 +15,20 @@ from schemas.ids import hash_fields
 from schemas.messages import Message, messages_id, text_of
 from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
 from transforms.hygiene import sanity
-from transforms.hygiene.config import HygieneConfig, LanguageConfig, SanityConfig
+from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
 from transforms.hygiene.language import language_of
-from transforms.hygiene.masking import Fault, forbidden, kinds_in, mask_messages, mask_pair, with_tags
+from transforms.hygiene.masking import (
+    Fault,
+    beside,
+    concealed,
+    forbidden,
+    kinds_in,
+    mask_messages,
+    mask_pair,
+    masked_beside,
+    with_tags,
+)
 from transforms.plugins import Row
 
 STAGE = "hygiene"
@@ -57,7 +67,7 @@ def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
         if fault is None:
             kept.append(row)
         else:
-            rejects.append(reject(*fault, original["pair_id"], original))
+            rejects.append(reject(*fault, original["pair_id"], original, config.personal))
     return rows_frame(kept, Pairs), rows_frame(rejects, Rejects)
 
 
@@ -68,7 +78,7 @@ def clean_prompts(
     close = _contaminated_by_meaning(prompts, config, embed)
     kept, rejects = [], []
     for row in prompts.to_dicts():
-        text, original = text_of(row["prompt"]), row
+        text, original = text_of(row["prompt"]), dict(row)
         fault = close.get(row["prompt_id"])
         if fault is None and config.decontamination is not None:
             found = index_of(config.decontamination.benchmarks, config.decontamination.ngram).find(text)
@@ -78,19 +88,22 @@ def clean_prompts(
             fault = _not_allowed(language, config.language)
             row = {**row, "language": language}
         if fault is None and config.personal is not None:
-            found_kinds = kinds_in([text], config.personal)
+            found_kinds = kinds_in([text, *beside(row)], config.personal)
             fault = forbidden(found_kinds, config.personal)
             if fault is None and found_kinds:
                 prompt = mask_messages(row["prompt"], config.personal)
-                row = {**row, "prompt": prompt, "prompt_id": messages_id(prompt), "tags": with_tags(row, found_kinds)}
+                row |= {"prompt": prompt, "prompt_id": messages_id(prompt), "tags": with_tags(row, found_kinds)}
+                row |= masked_beside(row, config.personal)
         if fault is None:
             kept.append(row)
         else:
-            rejects.append(reject(*fault, original["prompt_id"], original))
+            rejects.append(reject(*fault, original["prompt_id"], original, config.personal))
     return rows_frame(kept, Prompts), rows_frame(rejects, Rejects)
 
 
-def drop(frame: pl.DataFrame, drops: pl.DataFrame, id_column: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def drop(
+    frame: pl.DataFrame, drops: pl.DataFrame, id_column: str, personal: PersonalConfig | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """A bucket without the rows that `duplicates.resolve` or `semantic_duplicates` named, and their rejects."""
     going = frame.join(drops.select("id"), left_on=id_column, right_on="id", how="semi")
     named = {d["id"]: d for d in drops.to_dicts()}
@@ -98,7 +111,7 @@ def drop(frame: pl.DataFrame, drops: pl.DataFrame, id_column: str) -> tuple[pl.D
     for row in going.to_dicts():
         found = named[row[id_column]]
         detail = duplicate_detail(found["kept_id"], found["similarity"])
-        rejects.append(reject(found["reason"], detail, row[id_column], row))
+        rejects.append(reject(found["reason"], detail, row[id_column], row, personal))
     return frame.join(drops.select("id"), left_on=id_column, right_on="id", how="anti"), rows_frame(rejects, Rejects)
 
 
@@ -107,9 +120,10 @@ def duplicate_detail(kept_id: str, similarity: float) -> str:
     return f"like {kept_id}, which stays (similarity {similarity:.2f})"
 
 
-def reject(reason: str, detail: str, record_id: str, row: Row) -> Row:
-    """A `rejects` row of this stage."""
-    payload = orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()[:PAYLOAD_LIMIT]
+def reject(reason: str, detail: str, record_id: str, row: Row, personal: PersonalConfig | None = None) -> Row:
+    """A `rejects` row of this stage; rejects are published too, so what `personal` masks or drops is masked."""
+    shown = row if personal is None else concealed(row, personal)
+    payload = orjson.dumps(shown, option=orjson.OPT_SORT_KEYS).decode()[:PAYLOAD_LIMIT]
     return {
         "reject_id": hash_fields(STAGE, reason, record_id, payload),
         "stage": STAGE,

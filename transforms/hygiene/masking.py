@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -22,18 +22,21 @@ Fault = tuple[str, str]  # reason code, one sentence
 
 
 def mask_pair(row: Row, config: PersonalConfig) -> tuple[Fault | None, Row]:
-    """The pair as the policies want it, or why it must go; a pair whose text changes gets new ids."""
+    """The pair as the policies want it, or why it must go; a pair whose text changes gets new ids.
+
+    What is published beside the texts counts too: the reference, and every text in `meta`.
+    """
     texts = [m["content"] for part in ("prompt", "response_a", "response_b") for m in row[part]]
-    found = kinds_in([*texts, row["context"] or ""], config)
+    found = kinds_in([*texts, row["context"] or "", *beside(row)], config)
     fault = forbidden(found, config)
     if fault or not found:
         return fault, row
-    tagged = {**row, "tags": with_tags(row, found)}
+    tagged = {**row, "tags": with_tags(row, found), **masked_beside(row, config)}
     parts: dict[str, Any] = {name: mask_messages(row[name], config) for name in ("prompt", "response_a", "response_b")}
     context = _masked_text(row["context"], config) if row["context"] else row["context"]
     if context == row["context"] and all(parts[name] == row[name] for name in parts):
         return None, tagged
-    meta = orjson.loads(row["meta"]) if row["meta"] else {}
+    meta = orjson.loads(tagged["meta"]) if tagged["meta"] else {}
     fields = {name: value for name, value in tagged.items() if name not in (*_BUILT, "meta")}
     try:
         masked, mirrored = make_pair(
@@ -95,6 +98,45 @@ def forbidden(kinds: Sequence[str], config: PersonalConfig) -> Fault | None:
 def _masked_text(text: str, config: PersonalConfig) -> str:
     findings = personal.find(text, config.kinds)
     return personal.mask(text, [f for f in findings if _policy(f.kind, config) == "mask"])
+
+
+def beside(row: Row) -> list[str]:
+    """The texts of a row that are neither prompt, response nor context: reference, documents, all of `meta`."""
+    meta = orjson.loads(row["meta"]) if row["meta"] else None
+    return [text for value in (row["reference"], row.get("documents"), meta) for text in _texts(value)]
+
+
+def masked_beside(row: Row, config: PersonalConfig) -> Row:
+    """The fields that `beside` reads, masked; `meta` stays the same text where nothing in it is masked."""
+    fields = {name: _masked_value(row[name], config) for name in ("reference", "documents") if name in row}
+    meta = orjson.loads(row["meta"]) if row["meta"] else None
+    masked = _masked_value(meta, config)
+    return fields | {"meta": row["meta"] if masked == meta else orjson.dumps(masked).decode()}
+
+
+def concealed(row: Row, config: PersonalConfig) -> Row:
+    """The row as far as it may be shown: everything that is not kept is masked, wherever it stands."""
+    masking = {"drop": "mask", "mask": "mask", "keep": "keep"}
+    policies = {name: masking[getattr(config, name)] for name in ("policy", "secrets")}
+    meta = orjson.loads(row["meta"]) if row["meta"] else None
+    shown: Row = _masked_value({**row, "meta": meta}, config.model_copy(update=policies))
+    return shown | {"meta": None if meta is None else orjson.dumps(shown["meta"]).decode()}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _masked_value(value: Any, config: PersonalConfig) -> Any:
+    if isinstance(value, str):
+        return _masked_text(value, config)
+    if isinstance(value, dict):
+        return {key: _masked_value(item, config) for key, item in value.items()}
+    return [_masked_value(item, config) for item in value] if isinstance(value, list) else value
 
 
 def mask_messages(messages: Sequence[Message], config: PersonalConfig) -> list[Message]:

@@ -109,6 +109,28 @@ def test_masking_rebuilds_the_pair_and_keeps_the_winner() -> None:
         assert kept["tags"] == ["pii:email"]
 
 
+def test_what_stands_beside_the_texts_is_masked_too() -> None:
+    meta = json.dumps({"asked_by": {"mail": ["ada@example.org"]}, "rank": 3})
+    row = {**pair(reference="Ask ada@example.org."), "meta": meta}
+    [kept], _ = cleaned({"personal": {}}, row)
+    assert "ada@" not in json.dumps(kept)
+    assert kept["pair_id"] == row["pair_id"]
+    assert json.loads(kept["meta"]) == {"asked_by": {"mail": ["[EMAIL]"]}, "rank": 3}
+    assert kept["tags"] == ["pii:email"]
+
+
+def test_rejects_do_not_publish_what_they_were_rejected_for() -> None:
+    key = "sk-proj-abcdefghijklmnop0123456789"
+    row = {**pair(f"{GOOD} The key is {key}."), "meta": json.dumps({"mail": "ada@example.org"})}
+    frame = rows_frame([row], Pairs)
+    kept, rejects = clean(frame, HygieneConfig.model_validate({"personal": {}}))
+    assert (len(kept), rejects["reason"].to_list()) == (0, ["secret"])
+    assert key not in rejects["payload"][0]
+    assert "ada@" not in rejects["payload"][0]
+    open_ = HygieneConfig.model_validate({"personal": {"policy": "keep"}})
+    assert "ada@" in clean(frame, open_)[1]["payload"][0]
+
+
 def test_what_is_said_of_the_sides_follows_them_through_masking() -> None:
     turned = set()
     for n in range(12):
