@@ -30,6 +30,8 @@ def audited(workspace: Workspace, rows: pl.DataFrame) -> dict[str, Any] | None:
 
 def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[str, Any] | None:
     held = _held_out(workspace)
+    if held.is_empty():
+        return None
     answers, sizes, population = [], {column: dict[str, int]() for column in SLICES}, 0
     for rows in published:
         population += rows.height
