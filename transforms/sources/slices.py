@@ -10,6 +10,7 @@ import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -111,14 +112,21 @@ def _cut(path: Path, ref: str, config: PromptsSource | PairsSource, rows: int, l
         # A quote inside an unquoted cell: only a parser can tell where records end.
         form, n = "csv-rows", sum(1 for _ in csv_rows(path)) - 1
     n = n if limit is None else min(n, limit)
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()[:ID_LENGTH]
+    state = path.stat()
+    content = _content(path, state.st_size, state.st_mtime_ns)
     # A parser that must start at the top for every slice gets few slices.
     step = n if form == "json" else max(rows, n // 8) if form == "csv-rows" else rows
     for offset in range(0, n, step or 1):
         length = min(step, n - offset)
         print_ = hash_fields(ref, content, f"{offset}+{length}")
         yield Slice(str(path), ref, form, offset, length, offset + 1, length, names, print_)
+
+
+@cache
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    """Hash of a file's bytes, taken once per process for each state of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:ID_LENGTH]
 
 
 def _csv_ranges(path: Path, rows: int, limit: int | None) -> Iterator[Range]:
