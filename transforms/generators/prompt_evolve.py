@@ -50,7 +50,7 @@ class PromptEvolve(BaseGenerator):
     """Prompts to further prompts (no pairs), `k` operators each; they keep the seed's group, so its split."""
 
     makes: ClassVar[str] = "prompts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates = (_EVOLVE,)
 
     class Config(OneEngine):
@@ -133,6 +133,8 @@ class PromptEvolve(BaseGenerator):
 
     def _row(self, row: Row, operator: str, text: str) -> Row:
         prompt = [message("user", text)]
+        # Transcripts are answers to the seed.
+        inherited = {key: value for key, value in read_meta(row).items() if key != "trajectories"}
         made = {
             "generator": self.plugin_name,
             "name": self.name,
@@ -153,5 +155,5 @@ class PromptEvolve(BaseGenerator):
             "group_id": group_of(row),
             "user_id": row.get("user_id"),
             "tags": [*(row.get("tags") or []), "evolved"],
-            "meta": json_text({**read_meta(row), "evolution": made}),
+            "meta": json_text({**inherited, "evolution": made}),
         }

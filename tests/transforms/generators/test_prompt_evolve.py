@@ -84,3 +84,12 @@ def test_benchmark_prompts_are_kept_out(tmp_path: Path) -> None:
 def test_unknown_operator_is_refused() -> None:
     with pytest.raises(ValueError, match="breadth"):
         build("prompt_evolve", engine="small", operators=["wider"])
+
+
+def test_what_answers_the_seed_does_not_answer_the_new_prompt() -> None:
+    given = json.dumps({"trajectories": [{"messages": []}], "topic": "sea"})
+    made = run(build("prompt_evolve", engine="small", k=2), prompt_row(meta=given, reference="By the moon."))
+    assert made.prompts
+    for row in made.prompts:
+        assert row["reference"] is None
+        assert set(meta(row)) == {"topic", "evolution"}
