@@ -60,7 +60,8 @@ class PosteriorPolicy(Configured):
         # With even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
         is_tie = (label == "tie") & ~unheard & (certainty >= 1 / 3)
         kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~unheard
-        flipped = sourced & (noise >= c.flip_noise)
+        # A source tie at even odds is improbable as a tie, and there is no other label to flip it to.
+        flipped = sourced & (noise >= c.flip_noise) & (label != pl.col("source_label"))
         doubt = ~is_tie & ~kept & ~flipped
         action = (
             pl.when(is_tie)

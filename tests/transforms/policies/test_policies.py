@@ -134,15 +134,18 @@ def test_posterior_by_example() -> None:
         {"p_a": 0.55},
         {"p_a": 0.5, "n_votes": 0},
         {"p_a": 0.52, "p_tie": 0.3},
+        {"p_a": 0.5, "source": "tie"},
     ]
     chosen = policy("posterior", below="drop")
     decided = chosen.decide({}, frame(rows))
-    assert decided["action"].to_list() == ["keep", "flip", "soften", "tie", "keep", "soften", "drop", "drop"]
+    actions = ["keep", "flip", "soften", "tie", "keep", "soften", "drop", "drop", "drop"]
+    assert decided["action"].to_list() == actions
     reasons = decided["reasons"].to_list()
     assert reasons[0] == ["source_agrees"]
     assert reasons[1] == ["source_contradicted"]
     assert reasons[3] == ["tie_most_probable"]
     assert "no_votes" in reasons[6]
+    assert reasons[8] == ["source_doubtful", "uncertain"]
 
 
 def test_thresholds_must_be_in_order() -> None:
