@@ -50,7 +50,7 @@ test: lint unit ## everything that `make test` promises
 
 integration: $(DEV) $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready ## the slow tests: real LLM, real servers
 	PREFINE_AIRFLOW=$(abspath $(AIRFLOW)) PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio \
-	PREFINE_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -m slow
+	PREFINE_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -m slow $(AGAIN)
 
 $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)

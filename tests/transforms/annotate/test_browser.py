@@ -79,7 +79,7 @@ def pulled(server: Server, ledger: Any, pairs: Pairs) -> Any:
 def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screenshots: Path) -> None:
     pair = a_pair(f"remarkable {CODE}", "Prose that goes on and on. " * 60, context="Judge only by correctness.")
     pairs = {pair["pair_id"]: pair}
-    ledger = pushed(label_studio, pairs, "clicking")
+    ledger = pushed(label_studio, pairs, "clicked page")
     project, task, shown = ledger.select("project_id", "task_id", "shown").row(0)
     page.open(project, task)
     text = page.text()
@@ -122,7 +122,7 @@ def test_hostile_text_does_nothing_on_the_page_and_comes_back_unharmed(
     pair = a_pair(HOSTILE, HOSTILE[::-1] + "x" * 100_000, context=HOSTILE)
     before = json.dumps(pair, sort_keys=True)
     pairs = {pair["pair_id"]: pair}
-    ledger = pushed(label_studio, pairs, "hostile")
+    ledger = pushed(label_studio, pairs, "hostile page")
     project, task, shown = ledger.select("project_id", "task_id", "shown").row(0)
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
     stored = next(iter(admin.tasks(project, data=True))).data
@@ -157,7 +157,7 @@ def test_hostile_text_does_nothing_on_the_page_and_comes_back_unharmed(
 
 def test_the_ranking_page_is_drawn(label_studio: Server, page: Page, screenshots: Path) -> None:
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    project = admin.project("ranking", ranking_page(4, context=True), 1)
+    project = admin.project("ranking page", ranking_page(4, context=True), 1)
     texts = ["short", CODE, "Prose that goes on. " * 50, HOSTILE]
     (task,) = admin.add_tasks(project, [ranking_data("0" * 32, [message("user", "Rank these.")], "Be strict.", texts)])
     page.open(project, task)
