@@ -46,6 +46,12 @@ class Pull(Stage):
         self._store(_VALID, pl.concat([a.annotations for a in answers]).unique("annotation_id").sort("annotation_id"))
         self._store(_REJECTED, pl.concat([a.rejects for a in answers]).unique("reject_id").sort("reject_id"))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has answered."""
+        answers = self.answers()
+        return answers.annotations.is_empty() and answers.rejects.is_empty()
+
     def answers(self) -> Answers:
         """Every answer as last fetched."""
         valid, rejected = (self._frame(name) for name in (_VALID, _REJECTED))
@@ -55,8 +61,9 @@ class Pull(Stage):
 
     @cached_property
     def identity(self) -> Any:
-        """The answers' content, and what was held out for the audit."""
-        held = asked(self.workspace).select("pair_id", "held_out").sort("pair_id")
+        """The answers' content, and what of the answered pairs was held out for the audit."""
+        offered, answered = asked(self.workspace), self.answers().annotations
+        held = offered.join(answered, on="pair_id", how="semi").select("pair_id", "held_out").sort("pair_id")
         names = (_VALID, _REJECTED)
         return [hash_bytes(self.workspace.read_artefact(self.name, n) or b"") for n in names] + [held.rows()]
 

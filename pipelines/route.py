@@ -14,7 +14,7 @@ import polars as pl
 from pipelines.annotation import asked
 from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
-from schemas.ids import canonical_json
+from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.build import build
 from transforms.routers._queue import QueueConfig, narrow, outlook, select, shortlist
@@ -43,12 +43,25 @@ class Route(FittedStage):
         """How the budget is spent."""
         return QueueConfig.model_validate(self.recipe.route.queue)
 
-    @property
+    @cached_property
     def fit_identity(self) -> Any:
-        """Router, budget and what was asked before."""
-        before = asked(self.workspace).select("pair_id", "overlap", "held_out").sort("pair_id").rows()
+        """Router, budget and what was asked before: where that is the queue of the same fit, what came before it."""
+        before = _offered(asked(self.workspace))
+        made = self.workspace.read_artefact(self.name, self._made_from)
+        if made is not None:
+            known = orjson.loads(made)
+            before = known["before"] if known["queue"] == before else before
+        return [*self._settings, before]
+
+    @property
+    def _settings(self) -> list[Any]:
         config = self.queue_config.model_dump(mode="json")
-        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed, before]
+        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed]
+
+    @cached_property
+    def _made_from(self) -> str:
+        """Name of the artefact that says which queue these settings and inputs made, and what was asked before it."""
+        return f"queue-{hash_json([self.name, self.version, self._settings, self.input_parts()])}"
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -66,6 +79,8 @@ class Route(FittedStage):
             regret = {"regret": model["regret"]} if "regret" in model else {}
             self.store("outlook", canonical_json(expected | regret))
             self.store("queue.parquet", parquet_bytes(queue))
+            made = {"before": _offered(before), "queue": _offered(queue)}
+            self.workspace.write_artefact(self.name, self._made_from, canonical_json(made))
         self.make_current()
         yield self
 
@@ -108,6 +123,11 @@ class Route(FittedStage):
         return candidates.join(
             people.select("pair_id", humans="voter"), on="pair_id", how="left", maintain_order="left"
         ).with_columns(pl.col("humans").fill_null([]))
+
+
+def _offered(queue: pl.DataFrame) -> str:
+    """Hash of what a queue asks for."""
+    return hash_json(queue.select("pair_id", "overlap", "held_out").sort("pair_id").rows())
 
 
 def text_length(column: str) -> pl.Expr:

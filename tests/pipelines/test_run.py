@@ -46,13 +46,20 @@ def test_prompts_become_a_published_version_with_its_rows_accounted_for(project:
     assert all(order == ["ab", "ba"] for order in orders["order"].to_list())
 
 
+def fitted(workspace: Path) -> dict[str, int]:
+    """Every fit and first pass that is stored, and when it was."""
+    return {str(p): p.stat().st_mtime_ns for p in workspace.glob("stages/*/*/*")}
+
+
 def test_a_second_run_asks_nothing_and_publishes_nothing(project: Project) -> None:
     project.run("w")
     before, files = project.calls(), version_bytes(project.folder / "w")
+    fits = fitted(project.folder / "w")
     again = project.run("w")
     assert (again["version"], again["published"]) == ("v0001", False)
     assert project.calls() == before
     assert version_bytes(project.folder / "w") == files
+    assert fitted(project.folder / "w") == fits
 
 
 def test_workers_in_threads_and_in_processes_give_the_same_bytes(project: Project) -> None:

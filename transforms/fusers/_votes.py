@@ -166,18 +166,31 @@ def cells_of(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
     number = pl.when(pl.col("numeric") & pl.col("raw").is_not_null()).then(
         (pl.col("raw") / (2 * pl.col("scale"))).tanh()
     )
+    by = ("pair_id", "voter")
     cells = (
         known.with_columns(number.otherwise(pl.col("sign")).alias("_number"))
-        .group_by("pair_id", "voter", maintain_order=True)
+        .group_by(by, maintain_order=True)
         .agg(
             pl.col("slot").first(),
             pl.col("group").first(),
             pl.len().cast(pl.Int32).alias("n_votes"),
-            pl.col("label").str.join("+").alias("labels"),
+            pl.col("label").first().alias("labels"),
+            pl.col("label").last().alias("_last"),
             (pl.col("sign") - shift).mean().alias("sign"),
             (pl.col("_number") - shift).mean().alias("strength"),
             (pl.col("sign") == 0).mean().alias("ties"),
         )
+    )
+    # Joining strings group by group takes longer than all the rest, and is seldom needed for more than two votes.
+    many = cells.filter(pl.col("n_votes") > 2).select(by)
+    joined = known.join(many, on=by, how="semi", maintain_order="left").group_by(by, maintain_order=True)
+    two = pl.concat_str("labels", "_last", separator="+")
+    cells = (
+        cells.join(joined.agg(pl.col("label").str.join("+").alias("_all")), on=by, how="left", maintain_order="left")
+        .with_columns(
+            pl.when(pl.col("n_votes") == 1).then("labels").otherwise(pl.coalesce("_all", two)).alias("labels")
+        )
+        .drop("_last", "_all")
     )
     return cells.with_columns(
         (1.0 / pl.len().over("pair_id", "slot")).alias("share"),

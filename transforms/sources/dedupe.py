@@ -66,7 +66,11 @@ def dedupe_pairs(pairs: pl.DataFrame) -> Deduped:
 
 def dedupe_votes(votes: pl.DataFrame) -> pl.DataFrame:
     """Each vote once, sorted by id."""
-    return _in_order(votes, ["vote_id"]).unique("vote_id", keep="first", maintain_order=True)
+    repeated = votes["vote_id"].is_duplicated()
+    if repeated.any():
+        first = _in_order(votes.filter(repeated), ["vote_id"]).unique("vote_id", keep="first", maintain_order=True)
+        votes = pl.concat([votes.filter(~repeated), first])
+    return votes.sort("vote_id")
 
 
 def dedupe_prompts(prompts: pl.DataFrame) -> Deduped:

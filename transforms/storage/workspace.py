@@ -210,7 +210,8 @@ class Workspace:
         schema = TABLES[table]
         frame = sort_unique(conform(frame, schema), primary_key(schema))
         data = parquet_bytes(frame)
-        name = f"{hash_bytes(parquet_bytes(frame.drop('ms')) if 'ms' in frame.columns else data)}.parquet"
+        is_timed = "ms" in frame.columns and (frame["ms"] != 0).any()
+        name = f"{hash_bytes(parquet_bytes(frame.drop('ms')) if is_timed else data)}.parquet"
         path = f"{self.bucket_dir(table, bucket)}/{name}"
         if not self.fs.exists(path):
             write_atomic(self.fs, path, data)
