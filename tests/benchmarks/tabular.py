@@ -6,7 +6,8 @@ Input: one Parquet file a million rows with a prompt, two responses, a label and
 is one `prefine run` of a recipe. The plain script reads the same file, gives every pair and vote a content-hash id,
 drops repeated pairs, weighs every voter by its agreement with the majority, sums log-odds, picks the least certain
 pairs for people within the same budget and writes pairs, votes, verdicts, queue and chosen/rejected rows as Parquet.
-It has no laws, rejects, resumption or evidence.
+It has no laws, rejects, resumption or evidence, and splits nothing; `--bands 0` leaves our search for near-duplicate
+prompts out too.
 
 CPU seconds count all threads and child processes: other work on the machine changes them little. Peak memory is the
 largest resident process.
@@ -63,8 +64,8 @@ def make_input(folder: Path, n: int, seed: int = 0) -> None:
         frame.write_parquet(folder / f"{start:09d}.parquet", row_group_size=10_000)
 
 
-def recipe(folder: Path, n: int) -> Path:
-    """The recipe of our side."""
+def recipe(folder: Path, n: int, bands: int | None = None) -> Path:
+    """The recipe of our side; `bands` as in the settings of splits."""
     buckets = max(1, round(n / ROWS_PER_BUCKET))
     settings = {
         "name": "bench",
@@ -78,7 +79,7 @@ def recipe(folder: Path, n: int) -> Path:
             }
         ],
         "route": {"queue": {"budget": BUDGET}},
-        "materialise": {"splits": {"fractions": {"train": 1.0}}},
+        "materialise": {"splits": {"fractions": {"train": 1.0}} | ({} if bands is None else {"bands": bands})},
         "beam": {"workers": 2},
     }
     path = folder / "recipe.yaml"
@@ -161,12 +162,12 @@ def timed(out: Path, *words: str) -> dict[str, float]:
     return result
 
 
-def measure(folder: Path, n: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path, n: int, bands: int | None) -> dict[str, dict[str, float]]:
     """Both sides at one size, then our run again with nothing to do; per stage the workers' seconds added up."""
     shutil.rmtree(folder, ignore_errors=True)
     make_input(folder / "input", n)
     out = folder / "out.json"
-    run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n)), "--workspace", str(folder / "w"))
+    run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n, bands)), "--workspace", str(folder / "w"))
     found = {"plain": timed(out, sys.executable, "-m", "tests.benchmarks.tabular", "--plain", "--folder", str(folder))}
     found["ours"] = timed(out, *run, "--quiet", "--json")
     for stage in json.loads(out.read_text().splitlines()[-1])["stages"]:
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--bands", type=int, help="of the search for near-duplicates; 0: equal prompts only")
     parser.add_argument("--keep", action="store_true", help="leave the workspaces there")
     options = parser.parse_args()
     if options.plain:
@@ -190,7 +192,7 @@ def main() -> int:
     print("| pairs | step | s | CPU s | peak GB |\n|---|---|---|---|---|", flush=True)
     for n in options.pairs:
         folder = options.folder / str(n)
-        found = measure(folder, n)
+        found = measure(folder, n, options.bands)
         for step, spent in found.items():
             cells = [
                 f"{spent[key]:.{digits}f}" if key in spent else "" for key, digits in (("s", 1), ("cpu", 1), ("gb", 2))
