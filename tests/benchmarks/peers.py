@@ -10,10 +10,11 @@ as Parquet, with two processes (distilabel: one a step). What a peer has of this
 `peers_rows.decided`, called through its API for custom steps; `peers_*.py` say which is which. The rows that come out
 are checked to be the same from every peer.
 
-Ours does the whole of `prefine run` and the plain script what `tabular.py` says. Left out by all peers' pipelines:
-rejects with reasons, laws checked, votes and verdicts kept as tables, voters weighed by their agreement, noise scores,
-a queue for people, splits, a manifest. datatrove and distilabel can resume (tasks, steps), data-juicer has checkpoints
-and a cache; here everybody starts from nothing.
+Ours does the whole of `prefine run`, once with and once without its search for near-duplicate prompts, and the plain
+script what `tabular.py` says. Left out by all peers' pipelines: that search, rejects with reasons, laws checked, votes
+and verdicts kept as tables, voters weighed by their agreement, noise scores, a queue for people, splits, a manifest.
+datatrove and distilabel can resume (tasks, steps), data-juicer has checkpoints and a cache; here everybody starts from
+nothing.
 
 CPU seconds count all threads and child processes; peak memory is the largest process.
 """
@@ -67,8 +68,10 @@ def measure(folder: Path, n: int, python: str, peers: list[str]) -> dict[str, di
     make_files(folder, n)
     rows = expected(folder / "input")
     plain = (sys.executable, "-m", "tests.benchmarks.tabular", "--plain", "--folder", str(folder))
-    run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n)), "--workspace", str(folder / "w"))
-    found = {"plain Polars": timed(folder / "plain.log", *plain), "ours": timed(folder / "ours.log", *run, "--quiet")}
+    found = {"plain Polars": timed(folder / "plain.log", *plain)}
+    for name, bands in (("ours", None), ("ours, no near-duplicates", 0)):
+        run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n, bands)), "--quiet")
+        found[name] = timed(folder / "ours.log", *run, "--workspace", str(folder / f"w-{bands}"))
     os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(folder / "hf"), DISTILABEL_LOG_LEVEL="ERROR")
     for peer in peers:
         out, scratch = folder / peer / "out", folder / peer / "scratch"
