@@ -13,7 +13,7 @@ DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test fuzz lint unit integration faults bench setup clean labelstudio vllm airflow
+.PHONY: help demo test fuzz lint unit integration faults audit bench setup clean labelstudio vllm airflow
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -81,6 +81,11 @@ airflow: $(SETUP) $(AIRFLOW)/.ready ## start Airflow with our DAGs on this machi
 
 faults: $(DEV) $(LABEL_STUDIO)/.ready ## kill a whole run 100 times at random moments and see that nothing shows
 	PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(BIN)/python -m tests.faults --kills 100
+
+audit: ## look every pinned package up among the known vulnerabilities (asks the package index's JSON interface)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	set -e; for file in constraints*.txt; do .venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r $$file; done
 
 bench: $(DEV) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
