@@ -37,9 +37,9 @@ class Rates:
         gpus: for the hours.
     """
 
-    tabular_s: float = 300.0
-    embedding_s: float = 20.0
-    request_us: float = 300.0
+    tabular_s: float = 308.0
+    embedding_s: float = 50.0
+    request_us: float = 407.0
     bytes_pair: float = 1500.0
     judges: float = 3
     tokens: float = 900
