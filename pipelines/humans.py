@@ -13,6 +13,7 @@ from pipelines.fitted import CURRENT
 from pipelines.lookup import table_frame
 from pipelines.route import text_length
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES
+from schemas.errors import DataError
 from transforms.agreement.people import SLICES, People, people_statistics
 from transforms.annotate.files import to_jsonl
 from transforms.annotate.tasks import waiting
@@ -23,15 +24,32 @@ _TEXTS = ("prompt", "response_a", "response_b")
 
 
 def open_tasks(root: str, annotator: str, answered: Path, limit: int) -> list[tuple[Row, str]]:
-    """The first queued pairs that `annotator` has not answered in the file `answered`, with the order to show."""
+    """The first queued pairs that `annotator` has not answered in the file `answered`, with the order to show.
+
+    Raises:
+        DataError: a line of the file is no JSON object.
+    """
     workspace = Workspace.open(root)
     done = set()
     if answered.exists():
-        rows = [orjson.loads(line) for line in answered.read_bytes().splitlines() if line.strip()]
-        done = {row["pair_id"] for row in rows if row.get("annotator") == annotator}
+        for number, line in enumerate(answered.read_bytes().splitlines(), start=1):
+            if line.strip():
+                row = _answer_on(line, answered, number)
+                if row.get("annotator") == annotator:
+                    done.add(str(row.get("pair_id")))
     wanted = [row for row in queue(workspace).iter_rows(named=True) if row["pair_id"] not in done][:limit]
     pairs = pairs_by_id(workspace, [row["pair_id"] for row in wanted])
     return [(pairs[row["pair_id"]], row["shown"]) for row in wanted]
+
+
+def _answer_on(line: bytes, path: Path, number: int) -> Row:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}:{number} is not JSON ({error}): mend or delete the line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number} is {type(row).__name__}, not an object: mend or delete the line")
+    return row
 
 
 def annotations_jsonl(root: str) -> bytes:

@@ -15,7 +15,8 @@ from pipelines.stage import PAIR_STAGES, Reads, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema
-from transforms.annotate.answers import Answers, read_answers
+from transforms.annotate.answers import read_answers
+from transforms.annotate.collected import Answers, merged
 from transforms.annotate.files import from_jsonl
 from transforms.annotate.label_studio import Pulled, pull, reconcile
 from transforms.annotate.ranking import rankings_by_id
@@ -43,8 +44,9 @@ class Pull(Stage):
             return
         answers = [self._from_server()] if section.plugin == "label_studio" else []
         answers += [self._from_file(path) for path in section.files]
-        self._store(_VALID, pl.concat([a.annotations for a in answers]).unique("annotation_id").sort("annotation_id"))
-        self._store(_REJECTED, pl.concat([a.rejects for a in answers]).unique("reject_id").sort("reject_id"))
+        found = merged(answers)
+        self._store(_VALID, found.annotations)
+        self._store(_REJECTED, found.rejects)
 
     @property
     def is_idle(self) -> bool:
@@ -90,8 +92,9 @@ class Pull(Stage):
         state = pull(studio, tasks, Pulled() if raw is None else Pulled(raw, cursors))
         self._store(_RAW, state.raw)
         self.workspace.write_artefact(self.name, _CURSORS, canonical_json(state.cursors))
-        pairs = pairs_by_id(self.workspace, tasks["pair_id"])
-        groups = rankings_by_id(rankings(self.workspace))
+        ranked = rankings(self.workspace)
+        pairs = pairs_by_id(self.workspace, [*tasks["pair_id"], *ranked["pair_id"]])
+        groups = rankings_by_id(ranked)
         return read_answers(
             state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), self._controls(), groups
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -21,21 +22,27 @@ settings.load_profile(os.environ.get("PREFINE_HYPOTHESIS", "same"))
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real human-labelled preference data; tests that need it skip where it is absent."""
-    path = Path(os.environ.get("PREFINE_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"real preference data not found at {path}; set PREFINE_SHARED_DATA")
-    return path
+    """The folder of real human-labelled preference data; where it is absent tests skip, in CI they fail."""
+    named = os.environ.get("PREFINE_SHARED_DATA")
+    places = [Path(named)] if named else [folder / "shared" / "data" for folder in (ROOT.parent, ROOT)]
+    for path in places:
+        if path.is_dir():
+            return path
+    missing(f"real preference data not found at {' or '.join(map(str, places))}; set PREFINE_SHARED_DATA")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test, and fail it in CI, where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running Label Studio with an empty database, shared by the tests of a session."""
     if executable() is None:
-        missing = "Label Studio is not installed: `make integration` installs it, or set PREFINE_LABEL_STUDIO"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing("Label Studio is not installed: `make integration` installs it, or set PREFINE_LABEL_STUDIO")
     server = Server(tmp_path_factory.mktemp("label-studio"))
     server.start()
     try:

@@ -6,10 +6,8 @@ one person, so each record is either a valid row in terms of the stored a and b,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -17,7 +15,7 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
-from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, rows_frame
+from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text, shown_text, stored_span
 from transforms.annotate.page import FLAGS, LABELS, PageConfig
 from transforms.plugins import Row
@@ -25,27 +23,10 @@ from transforms.plugins import Row
 if TYPE_CHECKING:
     from transforms.annotate.ranking import Ranking
 
-STAGE = "pull"
-
 _PREFERENCES = {"A": "a", "B": "b", "Tie": "tie", "Both bad": "both_bad"} | {label: label for label in LABELS}
 _STRENGTHS = {"1 negligible": 1, "2 slight": 2, "3 clear": 3, "4 much": 4} | {str(i): i for i in range(1, 5)}
 _VALUE_KEY = {"choices": "choices", "rating": "rating", "textarea": "text", "labels": "labels"}
-
-
-class AnswerError(ValueError):
-    """An answer that cannot be believed; `reason` is its reject code."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Valid rows and rejects; together as many as there were records (of a ranking: as many as its pairs)."""
-
-    annotations: pl.DataFrame
-    rejects: pl.DataFrame
+_ONE_SAVE = timedelta(seconds=1)  # the server stamps creation and change of one save apart by microseconds
 
 
 def read_answers(
@@ -79,48 +60,14 @@ def read_answers(
         except AnswerError as error:
             rejects.append(reject(error.reason, f"task {record.get('task')}:{record.get('id')}", str(error), record))
         else:
-            rows += [row | {"control": row["pair_id"] in control_ids} for row in found]
+            rows += [row | {"control": row["pair_id"] in control_ids} for row in found if row["pair_id"] in pairs]
+            # A ranking answers every pair it shows, also those that the recipe makes no more.
+            rejects += [
+                reject("unknown_pair", row["annotation_id"], "The ranked pair is no longer in the workspace.", row)
+                for row in found
+                if row["pair_id"] not in pairs
+            ]
     return collected(rows, rejects)
-
-
-def collected(rows: Iterable[Row], rejects: Iterable[Row]) -> Answers:
-    """Valid rows and rejects as frames; what an annotator said before the last time becomes a reject."""
-    kept, superseded = latest(rows)
-    again = [
-        reject("superseded", row["annotation_id"], f"{row['annotator']} answered this pair again later.", row)
-        for row in superseded
-    ]
-    return Answers(
-        rows_frame(sorted(kept, key=lambda r: r["annotation_id"]), Annotations),
-        rows_frame(sorted([*rejects, *again], key=lambda r: r["reject_id"]), Rejects),
-    )
-
-
-def latest(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """One answer per (pair, annotator): the one updated last, an answer before a skip; and the others."""
-    best: dict[tuple[str, str], Row] = {}
-    others: list[Row] = []
-    for row in sorted(rows, key=lambda r: (not r["cancelled"], r["updated_at"], r["annotation_id"])):
-        key = row["pair_id"], row["annotator"]
-        if key in best:
-            others.append(best[key])
-        best[key] = row
-    return list(best.values()), others
-
-
-def reject(reason: str, record_id: str, detail: str, payload: Any) -> Row:
-    """A `rejects` row of the pull stage."""
-    # The server passes on lone surrogates; escaped as ASCII they stay readable and can be stored.
-    text = json.dumps(payload, sort_keys=True, default=str)[:PAYLOAD_LIMIT]
-    detail = detail.encode("utf-8", "backslashreplace").decode()
-    return {
-        "reject_id": hash_fields(STAGE, reason, record_id, text),
-        "stage": STAGE,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": text,
-    }
 
 
 def _answer(
@@ -131,23 +78,26 @@ def _answer(
     annotators: Mapping[int, str],
     rankings: Mapping[str, Ranking],
 ) -> list[Row]:
-    task = tasks.get((record.get("project", -1), record.get("task", -1)))
+    where = record.get("project"), record.get("task")
+    task = tasks.get((where[0], where[1])) if type(where[0]) is int and type(where[1]) is int else None
     if task is None:
         raise AnswerError("unknown_task", "The answered task is not in the ledger: it was not pushed from here.")
     pair, ranking = pairs.get(task["pair_id"]), rankings.get(task["pair_id"])
     if pair is None and ranking is None:
         raise AnswerError("unknown_pair", "The answered pair is no longer in the workspace.")
     user, editor = record.get("completed_by"), record.get("updated_by")
-    if not isinstance(user, int) or user not in annotators:
+    if type(user) is not int or user not in annotators:
         raise AnswerError("unknown_annotator", f"User {user} is not one of the annotators.")
     if editor is not None and editor != user:
-        raise AnswerError("forged_annotator", f"The answer is in the name of user {user} but was written by {editor}.")
+        raise _not_their_own(record, user, editor)
     row: Row = {
-        "annotation_id": hash_fields("annotation", str(task["project_id"]), str(task["task_id"]), str(record["id"])),
+        "annotation_id": hash_fields(
+            "annotation", str(task["project_id"]), str(task["task_id"]), str(record.get("id"))
+        ),
         "task_id": str(task["task_id"]),
         "pair_id": task["pair_id"],
         "annotator": annotators[user],
-        "seconds": _seconds(record.get("lead_time")),
+        "seconds": seconds(record.get("lead_time"), "lead_time"),
         "cancelled": bool(record.get("was_cancelled")),
         "updated_at": utc(record.get("updated_at")),
     }
@@ -156,6 +106,22 @@ def _answer(
     if row["cancelled"] or pair is None:
         return [row]
     return [row | read_result(record.get("result"), pair, task["shown"], config)]
+
+
+def _not_their_own(record: Row, user: int, editor: Any) -> AnswerError:
+    """Why an answer last saved by somebody else is not believed: it was made in another's name, or changed later.
+
+    What the author said is gone from the server either way, and what stands there is no answer of theirs.
+    """
+    if created := record.get("created_at"):
+        changed = datetime.fromisoformat(utc(record.get("updated_at"))) - datetime.fromisoformat(utc(created))
+        if changed > _ONE_SAVE:
+            return AnswerError(
+                "edited_by_another",
+                f"User {editor} changed the answer of user {user}: whoever disagrees answers the task themselves; "
+                "saved once more by its author it counts again.",
+            )
+    return AnswerError("forged_annotator", f"The answer is in the name of user {user} but was written by {editor}.")
 
 
 def read_result(result: Any, pair: Row, shown: str, config: PageConfig) -> Row:
@@ -182,11 +148,11 @@ def read_result(result: Any, pair: Row, shown: str, config: PageConfig) -> Row:
     strength = single.pop("strength", None)
     rationale = single.pop("rationale", None)
     aspects = _aspects(single, shown, config)
-    flags = _flags(single.pop("flags", None))
+    flagged = flags(single.pop("flags", None))
     if single:
         raise AnswerError("off_schema", f"The page has no field {sorted(single)[0]!r}.")
-    if flags:
-        aspects["flags"] = flags
+    if flagged:
+        aspects["flags"] = flagged
     return {
         "label": label if shown == "ab" else mirrored(label),
         "strength": _choice(strength, _STRENGTHS, "strength") if strength is not None and label in "ab" else None,
@@ -209,7 +175,7 @@ def _item(item: Any) -> tuple[str, Any]:
 
 
 def _choice(value: Any, known: Mapping[str, Any], name: str) -> Any:
-    if not isinstance(value, list) or len(value) != 1 or value[0] not in known:
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str) or value[0] not in known:
         raise AnswerError("off_schema", f"{name} is {value!r}; expected one of {', '.join(known)}.")
     return known[value[0]]
 
@@ -228,10 +194,15 @@ def _aspects(single: dict[str, Any], shown: str, config: PageConfig) -> dict[str
     return out
 
 
-def _flags(value: Any) -> list[str]:
+def flags(value: Any) -> list[str]:
+    """What is ticked beside an answer, sorted.
+
+    Raises:
+        AnswerError: not a list of `FLAGS`.
+    """
     if value is None:
         return []
-    if not isinstance(value, list) or not set(map(str, value)) <= set(FLAGS):
+    if not isinstance(value, list) or not all(isinstance(flag, str) and flag in FLAGS for flag in value):
         raise AnswerError("off_schema", f"flags is {value!r}; expected some of {', '.join(FLAGS)}.")
     return sorted(set(value))
 
@@ -286,11 +257,16 @@ def _stored_side(side: str, shown: str) -> str:
     return side if shown == "ab" else mirrored(side)
 
 
-def _seconds(value: Any) -> float | None:
+def seconds(value: Any, name: str) -> float | None:
+    """A duration.
+
+    Raises:
+        AnswerError: neither absent nor a number from 0 up to a billion.
+    """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise AnswerError("off_schema", f"lead_time is {value!r}; expected seconds.")
+        raise AnswerError("off_schema", f"{name} is {value!r}; expected seconds.")
     return float(value)
 
 
@@ -302,8 +278,8 @@ def utc(value: Any) -> str:
     """
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise AnswerError("off_schema", f"updated_at is {value!r}; expected a time with a zone (RFC 3339).")
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if time.tzinfo is not None:
+            return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    except (ValueError, OverflowError):  # no time, or none that UTC can express
+        pass
+    raise AnswerError("off_schema", f"a time is {value!r}; expected one with a zone (RFC 3339).")

@@ -17,7 +17,8 @@ import polars as pl
 from schemas.ids import ID_PATTERN, hash_fields
 from schemas.pairs import mirrored
 from schemas.tables import Annotations
-from transforms.annotate.answers import AnswerError, Answers, collected, reject, utc
+from transforms.annotate.answers import flags, seconds, utc
+from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text
 from transforms.annotate.page import LABELS
 from transforms.plugins import Row
@@ -72,38 +73,49 @@ def _row(line: bytes, pairs: Mapping[str, Row]) -> Row:
     unknown = sorted(set(given) - _KNOWN)
     if unknown:
         raise AnswerError("off_schema", f"no such field: {unknown[0]!r}; known: {', '.join(sorted(_KNOWN))}.")
-    pair = pairs.get(given.get("pair_id", ""))
+    pair_id = given.get("pair_id")
+    pair = pairs.get(pair_id) if isinstance(pair_id, str) else None
     if pair is None:
-        raise AnswerError("unknown_pair", f"no pair {given.get('pair_id')!r} in the workspace.")
+        raise AnswerError("unknown_pair", f"no pair {pair_id!r} in the workspace.")
     annotator = given.get("annotator")
     if not isinstance(annotator, str) or not annotator.strip():
         raise AnswerError("unknown_annotator", "annotator is missing: who answered?")
     shown = given.get("shown", "ab")
     if shown not in ("ab", "ba"):
         raise AnswerError("off_schema", f"shown is {shown!r}; expected 'ab' or 'ba'.")
-    task_id = str(given.get("task_id") or f"file-{pair['pair_id']}")
+    task_id = given.get("task_id")
+    if task_id is not None and type(task_id) not in (str, int):
+        raise AnswerError("off_schema", f"task_id is {task_id!r}; leave it out or give a text or a number.")
+    task_id = f"file-{pair['pair_id']}" if task_id in (None, "") else str(task_id)
     updated_at = utc(given.get("updated_at"))
-    annotation_id = given.get("annotation_id") or hash_fields("annotation", task_id, annotator, updated_at)
-    if not re.fullmatch(ID_PATTERN, str(annotation_id)):
+    annotation_id = given.get("annotation_id")
+    if annotation_id is None:
+        annotation_id = hash_fields("annotation", task_id, annotator, updated_at)
+    if not isinstance(annotation_id, str) or not re.fullmatch(ID_PATTERN, annotation_id):
         raise AnswerError("off_schema", f"annotation_id is {annotation_id!r}; leave it out or give 32 hex digits.")
+    cancelled = given.get("cancelled", False)
+    if not isinstance(cancelled, bool):
+        raise AnswerError("off_schema", f"cancelled is {cancelled!r}; expected true or false.")
     return {
         "annotation_id": annotation_id,
         "task_id": task_id,
         "pair_id": pair["pair_id"],
         "annotator": annotator,
-        "cancelled": bool(given.get("cancelled", False)),
+        "cancelled": cancelled,
         "updated_at": updated_at,
-        "seconds": _number(given.get("seconds")),
+        "seconds": seconds(given.get("seconds"), "seconds"),
         "rationale": _text(given.get("rationale")),
-    } | ({} if given.get("cancelled") else _judgement(given, pair, shown))
+    } | ({} if cancelled else _judgement(given, pair, shown))
 
 
 def _judgement(given: Row, pair: Row, shown: str) -> Row:
     label, strength = given.get("label"), given.get("strength")
     if label not in LABELS:
         raise AnswerError("off_schema", f"label is {label!r}; expected one of {', '.join(LABELS)}.")
-    if strength is not None and (isinstance(strength, bool) or strength not in (1, 2, 3, 4)):
+    if strength is not None and (type(strength) is not int or not 1 <= strength <= 4):
         raise AnswerError("off_schema", f"strength is {strength!r}; expected 1 to 4.")
+    if strength is not None and label not in ("a", "b"):
+        raise AnswerError("off_schema", f"strength is {strength!r} with label {label}: nothing is better by that much.")
     spans = [_span(item, pair, shown) for item in _list(given.get("spans"))]
     aspects = _aspects(given.get("aspects"), shown)
     return {
@@ -119,11 +131,16 @@ def _aspects(value: Any, shown: str) -> Row:
         return {}
     if not isinstance(value, dict):
         raise AnswerError("off_schema", f"aspects is {type(value).__name__}, not an object.")
+    unknown = sorted(set(value) - {"a", "b", "flags"})
+    if unknown:
+        raise AnswerError("off_schema", f"aspects has no part {unknown[0]!r}; known: a, b, flags.")
     for side in set(value) & {"a", "b"}:
         ratings = value[side]
         if not isinstance(ratings, dict) or not all(type(r) is int and 1 <= r <= 5 for r in ratings.values()):
             raise AnswerError("off_schema", f"aspects of {side} are {ratings!r}; expected name: 1 to 5.")
-    return {(key if shown == "ab" else mirrored(key)): ratings for key, ratings in value.items()}
+    out = {(key if shown == "ab" else mirrored(key)): value[key] for key in set(value) & {"a", "b"}}
+    found = flags(value.get("flags"))
+    return out | ({"flags": found} if found else {})
 
 
 def _span(item: Any, pair: Row, shown: str) -> Row:
@@ -133,6 +150,8 @@ def _span(item: Any, pair: Row, shown: str) -> Row:
     text, start, end = page_text(pair[f"response_{side}"]), item["start"], item["end"]
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         raise AnswerError("bad_span", f"a span reaches from {start!r} to {end!r} of {len(text)} characters.")
+    if not isinstance(item["kind"], str):
+        raise AnswerError("off_schema", f"the kind of a span is {item['kind']!r}; expected text.")
     if text[start:end] != item["text"]:
         raise AnswerError("bad_span", f"the text at {start}:{end} is {text[start:end]!r}, not {item['text']!r}.")
     return {**item, "response": side}
@@ -144,14 +163,6 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise AnswerError("off_schema", f"spans is {type(value).__name__}, not a list.")
     return value
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise AnswerError("off_schema", f"seconds is {value!r}; expected a number of at least 0.")
-    return float(value)
 
 
 def _text(value: Any) -> str | None:

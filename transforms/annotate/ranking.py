@@ -17,7 +17,8 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
-from transforms.annotate.answers import AnswerError, text_of_answer
+from transforms.annotate.answers import text_of_answer
+from transforms.annotate.collected import AnswerError
 from transforms.annotate.display import images, page_text
 from transforms.annotate.page import ranking_page
 from transforms.annotate.tasks import Task, Tasks, ranking_data
@@ -154,9 +155,11 @@ def read_places(result: Any, n: int) -> list[int]:
     if not result:
         raise AnswerError("empty_result", "The answer is empty.")
     places: dict[int, int] = {}
+    rationales = 0
     for item in result:
         name = item.get("from_name") if isinstance(item, dict) else None
         if name == "rationale":
+            rationales += 1
             continue
         found = _PLACE.fullmatch(str(name))
         value = item.get("value") if isinstance(item, dict) else None
@@ -171,6 +174,8 @@ def read_places(result: Any, n: int) -> list[int]:
         if int(found[1]) in places:
             raise AnswerError("off_schema", f"{name} is answered twice.")
         places[int(found[1])] = int(chosen[0])
+    if rationales > 1:
+        raise AnswerError("off_schema", "rationale is answered twice.")
     if set(places) != set(range(1, n + 1)):
         raise AnswerError("off_schema", f"{len(places)} of {n} responses have a place.")
     return [places[i] for i in range(1, n + 1)]

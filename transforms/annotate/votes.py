@@ -7,7 +7,7 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.tables import Annotations, Votes, conform
-from transforms.annotate.answers import latest
+from transforms.annotate.collected import latest
 
 HUMAN = "human:"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,14 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import label_studio_server
 from tests.label_studio_server import ADMIN, Server
 
 PATIENCE = 120.0
 
 
-def installed() -> bool:
-    """Whether Chromium, its driver and selenium are there."""
+REQUIRED = "PREFINE_BROWSER_REQUIRED"  # set by .ci/run where it has installed Chromium
+
+
+def available() -> bool:
+    """Whether Chromium, its driver and selenium are there; where they are promised, their absence fails the test."""
+    found = _installed()
+    if not found and os.environ.get(REQUIRED):
+        pytest.fail("no browser, though .ci/run has installed chromium and chromium-driver; selenium comes from PyPI")
+    return found
+
+
+def _installed() -> bool:
     try:
         import selenium  # noqa: F401
     except ImportError:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from schemas.ids import hash_fields
 from schemas.messages import message
 from schemas.pairs import mirrored
-from schemas.tables import Annotations, Queue, Votes, rows_frame
+from schemas.tables import Annotations, Queue, Rejects, Votes, rows_frame
 from tests.transforms.annotate.replay import answer, choices, span
-from transforms.annotate.answers import AnswerError, read_answers, read_result, utc
+from transforms.annotate.answers import read_answers, read_result, utc
+from transforms.annotate.collected import AnswerError, merged
 from transforms.annotate.files import from_jsonl, to_jsonl
 from transforms.annotate.page import PageConfig
 from transforms.annotate.tasks import (
@@ -87,6 +89,8 @@ def rejected(**fields: Any) -> str:
         ({"task": 99}, "unknown_task"),
         ({"user": 7}, "unknown_annotator"),
         ({"updated_by": 2}, "forged_annotator"),
+        ({"updated_by": 2, "created_at": "2026-01-02T03:04:05.678899Z"}, "forged_annotator"),
+        ({"updated_by": 2, "created_at": "2026-01-02T02:00:00Z"}, "edited_by_another"),
         ({"result": []}, "empty_result"),
         ({"result": {}}, "off_schema"),
         ({"result": [5]}, "off_schema"),
@@ -129,10 +133,33 @@ def test_the_order_shown_is_undone(label: str, shown: str, rating: int) -> None:
     assert row["rationale"] == "because"
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(
-                        ["from_name", "type", "value", "choices", "labels", "start", "preference"]), x, max_size=4),
-                    max_leaves=8))  # fmt: skip
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["a", "good", "1"]),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=2),
+    max_leaves=4,
+)
+on_the_page = st.fixed_dictionaries(
+    {
+        "from_name": st.sampled_from(
+            ["preference", "strength", "flags", "rationale", "spans_a", "spans_b", "a_helpful", "b_honest", "place_1"]
+        )
+        | junk,
+        "type": st.sampled_from(["choices", "rating", "textarea", "labels"]) | junk,
+        "value": st.dictionaries(
+            st.sampled_from(["choices", "rating", "text", "labels", "start", "end"]), junk | st.lists(junk, max_size=2)
+        )
+        | junk,
+    }
+)
+results = st.lists(on_the_page | junk | st.just(choices("preference", "a")), max_size=4) | junk
+
+
+@given(results)
+@example([choices("preference", ["a"])])  # type: ignore[arg-type]
+@example([choices("preference", {})])  # type: ignore[arg-type]
+@example([choices("preference", "a"), choices("strength", ["1"])])  # type: ignore[arg-type]
+@example([choices("preference", "a"), choices("flags", {})])  # type: ignore[arg-type]
+@example([choices("preference", "a"), span("a", 0, 5, "alpha", ["good"])])  # type: ignore[arg-type]
 def test_no_result_whatever_breaks_the_reader(result: Any) -> None:
     try:
         row = read_result(result, PAIRS[IDS[0]], "ab", CONFIG)
@@ -140,6 +167,45 @@ def test_no_result_whatever_breaks_the_reader(result: Any) -> None:
     except AnswerError as error:
         seen = error.reason
     assert seen in ("a", "b", "tie", "both_bad", "off_schema", "empty_result", "bad_span")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "project", "task", "completed_by", "updated_by", "created_at", "updated_at", "lead_time",
+                         "was_cancelled"]),
+        junk, min_size=1, max_size=3,
+    ),
+    results,
+)  # fmt: skip
+def test_no_record_whatever_breaks_a_pull(fields: dict[str, Any], result: Any) -> None:
+    broken = record() | fields | {"result": result}
+    found = read_answers([broken, record(1)], ledger(), PAIRS, CONFIG, NAMES)
+    Annotations.validate(found.annotations)
+    assert found.annotations.height + found.rejects.height == 2
+    assert IDS[1] in found.annotations["pair_id"].to_list()
+
+
+ON_FILE = {
+    "pair_id": IDS[0], "annotator": "ann", "label": "a", "strength": 2, "updated_at": "2026-01-01T00:00:00Z",
+    "annotation_id": "0" * 32, "task_id": "7", "shown": "ab", "cancelled": False, "seconds": 3.5, "rationale": "so",
+    "aspects": {"a": {"clear": 5}, "flags": ["needs_expert"]},
+    "spans": [{"response": "a", "start": 0, "end": 5, "text": "alpha", "kind": "good"}],
+}  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(ON_FILE)), junk, max_size=3),
+    st.dictionaries(st.sampled_from(["response", "start", "end", "text", "kind"]), junk, max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b", "flags", "mood"]), junk, max_size=2),
+)
+@example({"pair_id": [IDS[0]]}, {}, {})
+@example({"pair_id": {}}, {}, {})
+def test_no_line_whatever_breaks_a_file(fields: dict[str, Any], mark: dict[str, Any], aspects: dict[str, Any]) -> None:
+    line = ON_FILE | {"spans": [ON_FILE["spans"][0] | mark], "aspects": aspects} | fields  # type: ignore[index]
+    found = from_jsonl([json.dumps(line).encode()], PAIRS)
+    Annotations.validate(found.annotations)
+    assert found.annotations.height + found.rejects.height == 1
+    assert from_jsonl(to_jsonl(found.annotations).splitlines(), PAIRS).annotations.equals(found.annotations)
 
 
 def test_records_in_are_rows_and_rejects_out_and_the_latest_answer_wins() -> None:
@@ -230,6 +296,9 @@ def test_files_are_checked_line_by_line() -> None:
         {**good, "spans": [{"response": "a", "start": 0, "end": 4, "text": "zzzz", "kind": "good"}]},
         {**good, "grade": 1},
         {**good, "annotation_id": "mine"},
+        {**good, "cancelled": "false"},
+        {**good, "label": "tie", "strength": 2},
+        {**good, "aspects": {"mood": ["good"]}},
     ]
     data = [orjson.dumps(line) for line in lines] + [b"{", b"", b"[1]"]
     found = from_jsonl(data, PAIRS, name="theirs.jsonl")
@@ -240,7 +309,28 @@ def test_files_are_checked_line_by_line() -> None:
     assert orjson.loads(rows["bob"]["aspects"]) == {"b": {"clear": 5}}
     assert "theirs.jsonl:3" in found.rejects["record_id"].to_list()
     reasons = dict(found.rejects["reason"].value_counts().iter_rows())
-    assert reasons == {"off_schema": 6, "unknown_pair": 1, "unknown_annotator": 1, "bad_span": 1}
+    assert reasons == {"off_schema": 9, "unknown_pair": 1, "unknown_annotator": 1, "bad_span": 1}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(IDS[:2]), st.sampled_from(["ann", "bob"]), st.sampled_from(["a", "b"]),
+                       st.sampled_from(["0" * 32, "1" * 32, None]), st.integers(1, 2)), max_size=8),
+    st.integers(0, 8),
+)  # fmt: skip
+def test_every_line_of_every_file_is_a_row_or_a_reject(lines: list[Any], cut: int) -> None:
+    """Ids that occur twice, answers that come again, and files listed twice: nothing is dropped without a word."""
+    data = [
+        json.dumps({"pair_id": p, "annotator": who, "label": label, "updated_at": f"2026-01-0{day}T00:00:00Z"}
+                   | ({} if i is None else {"annotation_id": i})).encode()
+        for p, who, label, i, day in lines
+    ]  # fmt: skip
+    first, second = from_jsonl(data[:cut], PAIRS, name="one"), from_jsonl(data[cut:], PAIRS, name="two")
+    found = merged([first, second, second, from_jsonl([b"{"], PAIRS), from_jsonl([b"{"], PAIRS)])
+    assert found.annotations.height + found.rejects.height == len(data) + len(data[cut:]) + 2
+    Annotations.validate(found.annotations)
+    Rejects.validate(found.rejects)
+    assert found.annotations.select("pair_id", "annotator").is_unique().all()
+    assert set(found.rejects["reason"]) <= {"superseded", "duplicate_id", "off_schema"}
 
 
 def test_ten_quick_labels_in_a_terminal() -> None:

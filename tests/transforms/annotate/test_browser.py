@@ -17,7 +17,7 @@ import pytest
 from schemas.messages import message
 from schemas.pairs import make_pair
 from tests.label_studio_server import LEGACY_TOKEN, Server
-from tests.transforms.annotate.browser import Page, browsing, installed
+from tests.transforms.annotate.browser import Page, available, browsing
 from tests.transforms.annotate.replay import Pairs, queue_of, tasks_of
 from transforms.annotate.answers import read_answers
 from transforms.annotate.display import page_text, shown_text
@@ -51,7 +51,7 @@ def a_pair(first: str, second: str, context: str | None = None) -> dict[str, Any
 
 @pytest.fixture(scope="module")
 def page(label_studio: Server) -> Iterator[Page]:
-    if not installed():
+    if not available():
         pytest.skip("no browser: install chromium, chromium-driver (Debian) and selenium (PyPI)")
     with browsing(label_studio) as found:
         yield found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.messages import message
 from schemas.pairs import make_pair
 from tests.transforms.annotate.replay import choices, queue_of
-from transforms.annotate.answers import AnswerError
+from transforms.annotate.collected import AnswerError
 from transforms.annotate.display import page_text
 from transforms.annotate.ranking import (
     new_rankings,
