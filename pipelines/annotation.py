@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable
 
 import polars as pl
@@ -22,6 +23,7 @@ from transforms.storage.workspace import Workspace
 LEDGER = "ledger.parquet"
 ASKED = "asked.parquet"
 RANKED = "rankings.parquet"
+OWNER = "owner"
 
 
 def server(section: AnnotateSection) -> LabelStudioServer:
@@ -34,6 +36,18 @@ def server(section: AnnotateSection) -> LabelStudioServer:
     if not token:
         raise UsageError(f"annotate: environment variable {section.token_env} (the Label Studio token) is not set")
     return LabelStudioServer(section.url, token)
+
+
+def owner(workspace: Workspace) -> str:
+    """Who this workspace is on servers that it shares with others; chosen once and kept.
+
+    Drawn at random: two workspaces of one recipe are alike in everything else. It is in no table and no version.
+    """
+    found = workspace.read_artefact("push", OWNER)
+    if found is None:
+        found = uuid.uuid4().hex.encode()
+        workspace.write_artefact("push", OWNER, found)
+    return found.decode()
 
 
 def page_config(recipe: Recipe) -> PageConfig:

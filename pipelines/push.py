@@ -13,6 +13,7 @@ from pipelines.annotation import (
     LEDGER,
     RANKED,
     ledger,
+    owner,
     page_config,
     pairs_by_id,
     queue,
@@ -68,6 +69,7 @@ class Push(Stage):
                 ledger(self.workspace),
                 lambda frame: store_frame(self.workspace, LEDGER, frame),
                 name=section.project or self.recipe.name,
+                owner=owner(self.workspace),
                 batch_size=section.batch_size,
                 progress=advance,
             )

@@ -17,12 +17,14 @@ from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.build import build
-from transforms.routers._queue import QueueConfig, narrow, outlook, select, shortlist
+from transforms.routers._features import prompt_families, response_features
+from transforms.routers._queue import narrow, outlook, select, shortlist
+from transforms.routers._queue_config import QueueConfig
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
 CONTROL = "control"  # tag of pairs whose source label is known to be right
-_COLUMNS = ("origin", "kind", "language", "context", "context_kind", "tags", "source_label")
+_COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind", "tags", "source_label")
 _TEXTS = ("prompt", "response_a", "response_b")
 
 
@@ -31,6 +33,7 @@ class Route(FittedStage):
     """The pairs a human should see."""
 
     name: ClassVar[str] = "route"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES), ("verdicts", ("fuse",)))
 
     @cached_property
@@ -116,7 +119,10 @@ class Route(FittedStage):
             "context_kind",
             n_chars.cast(pl.Int64).alias("n_chars"),
             pl.when(is_control).then("source_label").alias("known_label"),
+            prompt_families(pairs.select("prompt_id", "prompt")),
         )
+        if self.router.reads_responses:
+            extra = extra.join(response_features(pairs), on="pair_id", how="left", maintain_order="left")
         votes = self.workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter"))
         people = votes.filter(pl.col("kind") == "human").group_by("pair_id").agg(pl.col("voter").unique().sort())
         candidates = verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,9 +81,11 @@ class Server:
 
     def kill(self) -> None:
         """End the process at once, as a power cut would."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        process = self.process
+        if process is not None and process.poll() is None:
+            with suppress(ProcessLookupError):  # another thread of the test was faster
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self.process = None
 
     def log(self) -> str:

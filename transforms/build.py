@@ -16,7 +16,7 @@ from transforms.hygiene.config import HygieneConfig
 from transforms.publish.rows import RowsConfig
 from transforms.publish.splits import SplitsConfig
 from transforms.registry import find
-from transforms.routers._queue import QueueConfig
+from transforms.routers._queue_config import QueueConfig
 from transforms.sources.check import check_sources
 
 

@@ -190,6 +190,7 @@ class Router(Protocol):
     Config: ClassVar[type[PluginConfig]]
     name: str
     identity: Any
+    reads_responses: bool  # whether it wants `similarity` and `length_difference` of the responses as columns
 
     def fit(self, labelled: pl.DataFrame) -> Row:
         """Learn from the candidates that humans already answered (columns as in `values`); {} if there is nothing

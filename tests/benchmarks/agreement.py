@@ -1,6 +1,9 @@
 """Krippendorff's alpha of a million answers against crowd-kit in the same run, and coverage of the certificate.
 
 python -m tests.benchmarks.agreement [--answers 1000000] [--audits 1000] [--out FILE.json]
+
+Exits with 1 where alpha is not ten times faster or not equal to 1e-9, or the certificate's interval does not cover
+the truth 95 +- 1 % of the time over all settings together; every bar missed is printed.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +25,7 @@ from crowdkit.metrics.data import alpha_krippendorff
 from transforms.agreement.alpha import krippendorff_alpha
 from transforms.agreement.certificate import certify
 
+FASTER, EQUAL = 10.0, 1e-9
 SETTINGS = (((1,), 0.0), ((2,), 0.05), ((2,), 0.1), ((2,), 0.2), ((3,), 0.1), ((3,), 0.2), ((1, 2, 3), 0.1))
 
 
@@ -94,8 +99,22 @@ def coverage(audits: int, overlap: tuple[int, ...], error: float, seed: int) -> 
     }
 
 
-def main() -> None:
-    """Print the figures as JSON."""
+def misses(figures: dict[str, Any]) -> list[str]:
+    """The bars that the figures miss."""
+    alpha, audits = figures["alpha"], figures["certificate"]
+    covered = float(np.mean([found["coverage"] for found in audits]))
+    total = sum(found["audits"] for found in audits)
+    chance = 3 * (0.95 * 0.05 / total) ** 0.5  # what so many audits can be off by luck alone
+    bars = [
+        (alpha["times_faster"] >= FASTER, f"alpha {alpha['times_faster']:.1f} times faster, not {FASTER}"),
+        (alpha["difference"] <= EQUAL, f"alpha differs by {alpha['difference']:.1e}, more than {EQUAL}"),
+        (abs(covered - 0.95) <= max(0.01, chance), f"{covered:.1%} of {total} intervals hold the truth, not 95 +- 1 %"),
+    ]
+    return [missed for met, missed in bars if not met]
+
+
+def main() -> int:
+    """Print the figures as JSON; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=1_000_000)
     parser.add_argument("--audits", type=int, default=1000)
@@ -110,7 +129,11 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
+    missed = misses(figures)
+    for bar in missed:
+        print(f"MISSED: {bar}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,7 +29,8 @@ from threadpoolctl import threadpool_limits
 from schemas.tables import Verdicts, polars_schema
 from tests.benchmarks.replayed_humans import Floats, Model, Replay, fitted, load
 from transforms.registry import find
-from transforms.routers._queue import QueueConfig, uniform
+from transforms.routers._queue import uniform
+from transforms.routers._queue_config import QueueConfig
 
 DATA = ("ukpconvarg1", "pandalm_test", "wmt23_mqm_sxs_ende")
 ROUTERS = ("value", "learned", "bandit", "uncertainty", "random")

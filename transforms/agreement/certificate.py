@@ -141,23 +141,28 @@ def jeffreys_interval(right: int, audited: int, population: int, level: float = 
     As usual with the Jeffreys interval the lower bound is 0 when nothing is right and the upper bound what
     is still possible when nothing is wrong.
     """
+    low, high = jeffreys_bounds(np.array([right]), audited, population, level)[:, 0]
+    return float(low), float(high)
+
+
+def jeffreys_bounds(right: NDArray[np.int64], audited: int, population: int, level: float = 0.95) -> Floats:
+    """`jeffreys_interval` of many counts at once: lower and upper bounds, shape (2, len(right))."""
     from scipy.stats import beta, betabinom  # imported here: a second of every command otherwise
 
     unseen = population - audited
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    shape = right + 0.5, audited - right + 0.5
-    if unseen <= _EXACT:
-        low, high = betabinom.ppf(tails, unseen, *shape) if unseen else (0.0, 0.0)
-    else:
-        low, high = unseen * beta.ppf(tails, *_matched(*shape, unseen))
-    if right == 0:
-        low = 0.0
-    if right == audited:
-        high = unseen
-    return float((right + low) / population), float((right + high) / population)
+    tails = np.array([[(1 - level) / 2], [(1 + level) / 2]])
+    shape: tuple[Floats, Floats] = (np.asarray(right + 0.5), np.asarray(audited - right + 0.5))
+    bounds: Floats = np.zeros((2, len(right)))
+    if 0 < unseen <= _EXACT:
+        bounds = np.asarray(betabinom.ppf(tails, unseen, *shape), dtype=np.float64)
+    elif unseen:
+        bounds = np.asarray(unseen * beta.ppf(tails, *_matched(*shape, unseen)))
+    bounds[0, right == 0] = 0.0
+    bounds[1, right == audited] = unseen
+    return np.asarray((right + bounds) / population)
 
 
-def _matched(a: float, b: float, unseen: int) -> tuple[float, float]:
+def _matched(a: Floats, b: Floats, unseen: int) -> tuple[Floats, Floats]:
     """A beta distribution with the mean and variance of beta-binomial(unseen, a, b) / unseen."""
     strength = unseen * (a + b + 1) / (a + b + unseen) - 1
     return a / (a + b) * strength, b / (a + b) * strength

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import AnnotationServerError, MissingExtra
+from schemas.ids import hash_fields
 from transforms.annotate.page import page_version
 from transforms.annotate.tasks import (
     Tasks,
@@ -42,6 +43,7 @@ _PAGE_SIZE = 200
 _TITLE_LIMIT = 50
 _MARGIN = timedelta(seconds=60)  # a change commits after it took its time stamp
 _TIMEOUT = 300.0
+_REFUSED = 401
 _ONCE = {"max_retries": 0}  # a repeated import would make every task twice
 
 Save = Callable[[pl.DataFrame], None]
@@ -82,27 +84,21 @@ class LabelStudioServer:
     """
 
     def __init__(self, url: str, token: str) -> None:
-        try:
-            from label_studio_sdk import LabelStudio
-        except ImportError:
-            raise MissingExtra(
-                "Label Studio needs label-studio-sdk: install the extra `prefine[annotate]`, or use "
-                "annotations.jsonl (annotate.plugin: files), which needs no server"
-            ) from None
         self.url = url.rstrip("/")
-        self._client: Any = _guarded(
-            f"cannot log in at {self.url}", lambda: LabelStudio(base_url=self.url, api_key=token, timeout=_TIMEOUT)
-        )
+        self._token = token
+        self._client = self._logged_in()
 
     def annotators(self) -> dict[int, str]:
         """User id -> the pseudonym under which answers are stored; addresses stay on the server."""
         users = self._call("list users", lambda: list(self._client.users.list()))
         return {user.id: f"ls-user-{user.id}" for user in users}
 
-    def project(self, name: str, xml: str, overlap: int) -> int:
-        """The id of the project of this config version; made where it is missing."""
-        version = page_version(xml)[:8]
-        title = f"{name[: _TITLE_LIMIT - 9]} {version}"
+    def project(self, name: str, owner: str, xml: str, overlap: int) -> int:
+        """The id of this owner's project of this config version; made where it is missing.
+
+        The title is all the server keeps that is ours, so it must tell apart owners who share a server and a name.
+        """
+        title = f"{name[: _TITLE_LIMIT - 9]} {hash_fields('project', owner, page_version(xml))[:8]}"
         listed = self._call("list projects", lambda: list(self._client.projects.list(title=title)))
         ids = sorted(p.id for p in listed if p.title == title)
         if ids:
@@ -185,7 +181,27 @@ class LabelStudioServer:
             )
         )
 
+    def _logged_in(self) -> Any:
+        try:
+            from label_studio_sdk import LabelStudio
+        except ImportError:
+            raise MissingExtra(
+                "Label Studio needs label-studio-sdk: install the extra `prefine[annotate]`, or use "
+                "annotations.jsonl (annotate.plugin: files), which needs no server"
+            ) from None
+        return _guarded(
+            f"cannot log in at {self.url}",
+            lambda: LabelStudio(base_url=self.url, api_key=self._token, timeout=_TIMEOUT),
+        )
+
     def _call(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
+        """The answer; a personal token's bearer lives 300 s by the server's clock, so a refusal is asked once more."""
+        try:
+            return _guarded(f"cannot {what} at {self.url}", ask, **missing)
+        except AnnotationServerError as error:
+            if getattr(error.__cause__, "status_code", None) != _REFUSED:
+                raise
+        self._client = self._logged_in()
         return _guarded(f"cannot {what} at {self.url}", ask, **missing)
 
 
@@ -197,6 +213,7 @@ def push(
     save: Save,
     *,
     name: str,
+    owner: str,
     batch_size: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pushed:
@@ -209,7 +226,8 @@ def push(
         tasks_of: the tasks of queue rows; asked for one batch at a time.
         ledger: as last saved.
         save: stores the ledger durably; called before and after every batch.
-        name: of the project, to which the version of the page is added.
+        name: of the project.
+        owner: whose ledger this is: another owner's tasks are never in the same project, whatever its name.
         batch_size: tasks a request.
         progress: told how many tasks of how many are made.
     """
@@ -226,7 +244,7 @@ def push(
             part, data = batch.filter(pl.Series(chosen)), [task.data for task in tasks if task.page == xml]
             page = page_version(xml)
             if page not in projects:
-                project_id = server.project(name, xml, usual)
+                project_id = server.project(name, owner, xml, usual)
                 projects[page] = project_id, server.default_overlap(project_id)
             project_id, overlap = projects[page]
             ledger = announced(ledger, part, project_id, page, overlap)

@@ -10,8 +10,14 @@ from transforms.plugins import PluginConfig, Row
 
 
 class BaseRouter:
-    """Keeps name, config and seed; a router with nothing to learn inherits `fit`."""
+    """Keeps name, config and seed; a router with nothing to learn inherits `fit`.
 
+    A router that wants `similarity` and `length_difference` of the responses among the candidates' columns
+    (`transforms.routers._features.response_features`) sets `reads_responses`.
+    """
+
+    version: ClassVar[int] = 1
+    reads_responses: ClassVar[bool] = False
     Config: ClassVar[type[PluginConfig]] = PluginConfig
     plugin_name: ClassVar[str]
 
@@ -23,7 +29,7 @@ class BaseRouter:
     @property
     def identity(self) -> Any:
         """Everything that can change the values."""
-        return [self.plugin_name, 1, self.config.model_dump(mode="json"), self.seed]
+        return [self.plugin_name, self.version, self.config.model_dump(mode="json"), self.seed]
 
     def fit(self, labelled: pl.DataFrame) -> Row:
         """Nothing to learn."""

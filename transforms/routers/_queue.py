@@ -2,8 +2,7 @@
 
 Three steps, so that no process ever holds all candidates: `shortlist` keeps of one bucket what could
 possibly be chosen, `narrow` folds shortlists together, `select` chooses. All three are pure and
-`build_queue(all) == select(narrow(shortlist(bucket) for every bucket))` as long as the pairs of one
-prompt lie in one bucket.
+`build_queue(all) == select(narrow(shortlist(bucket) for every bucket))`, however the pairs lie in buckets.
 
 What is chosen, in this order:
 
@@ -15,7 +14,8 @@ What is chosen, in this order:
    for the audit and must not be fused.
 2. **Controls**: pairs with a known answer (`known_label`), again by seeded hash.
 3. **Value**: by the router's value (per second where the budget is in seconds), the j-th best pair of a
-   prompt discounted by `same_prompt_decay**j`, after every slice has had its minimum.
+   family discounted by `same_prompt_decay**j`, after every slice has had its minimum. A family is a prompt with
+   those nearly like it (`transforms.routers._features.prompt_families`), within a slice where there are slices.
 
 The budget is the total over the life of the recipe: what an earlier queue asked for (`previous`) stays
 in the queue and is paid first, so routing again with the same budget and the same pairs asks nobody
@@ -28,16 +28,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable
-from typing import Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
 
 from schemas.errors import DataError
 from schemas.tables import Queue, conform, polars_schema
-from transforms.plugins import PluginConfig
 from transforms.routers._posterior import gain_of_answers, outcomes
+from transforms.routers._queue_config import QueueConfig
 
 RELIABILITY = 0.9  # P(one annotator is right), for what answers are expected to mend
 OUTLOOK_LABELS = 100
@@ -47,7 +45,9 @@ SHORTLIST = pl.Schema(
         "pair_id": pl.String,
         "value": pl.Float64,  # the router's value of one label
         "gain": pl.Float64,  # labels that `overlap` answers are expected to mend, whatever the router values
-        "priority": pl.Float64,  # what is ranked: discounted value, per second if the budget is in seconds
+        "worth": pl.Float64,  # value per unit of the budget
+        "family": pl.String,  # pairs of one are discounted against each other
+        "priority": pl.Float64,  # what is ranked: worth, discounted within the family
         "overlap": pl.Int32,
         "unit": pl.Float64,  # cost of one answer in units of the budget (labels or seconds)
         "slice": pl.String,
@@ -57,45 +57,6 @@ SHORTLIST = pl.Schema(
         "shown": pl.String,
     }
 )
-
-
-class QueueConfig(PluginConfig):
-    """How the budget is spent. With neither budget, everything is asked."""
-
-    budget: int | None = Field(default=None, ge=1, description="answers to ask for, in total")
-    budget_seconds: float | None = Field(default=None, gt=0, description="annotator seconds to spend, in total")
-    audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget spent on the random audit")
-    audit_overlap: int = Field(default=2, ge=1, description="answers per audited pair; 2 or more show annotator error")
-    control_share: float = Field(default=0.05, ge=0, le=1, description="share of the budget spent on known answers")
-    control_overlap: int = Field(default=3, ge=1, description="answers per control")
-    overlap_min: int = Field(default=1, ge=1, description="answers for the easiest pair")
-    overlap_max: int = Field(default=1, ge=1, description="answers for the hardest pair")
-    slice: Literal["kind", "language", "origin", "context_kind"] | None = None
-    slice_minimum: int = Field(default=0, ge=0, description="pairs every slice gets before values compete")
-    same_prompt_decay: float = Field(default=0.9, ge=0, le=1, description="discount per better pair of that prompt")
-    base_seconds: float = Field(default=15.0, gt=0, description="seconds to answer, without reading")
-    chars_per_second: float = Field(default=24.0, gt=0, description="reading speed; 238 words/min, Brysbaert 2019")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.budget is not None and self.budget_seconds is not None:
-            raise ValueError("give budget (answers) or budget_seconds, not both")
-        if self.overlap_max < self.overlap_min:
-            raise ValueError("overlap_max is smaller than overlap_min")
-        if self.audit_share + self.control_share > 1:
-            raise ValueError("audit_share + control_share exceed the whole budget")
-        if self.slice_minimum and self.slice is None:
-            raise ValueError("slice_minimum needs slice: which column's values are the slices")
-        return self
-
-    @property
-    def total(self) -> float:
-        """The budget in its own unit; infinite where none is given."""
-        return float(self.budget or self.budget_seconds or math.inf)
-
-    @property
-    def _cheapest(self) -> float:
-        return 1.0 if self.budget_seconds is None else self.base_seconds
 
 
 def uniform(pair_ids: Iterable[str], seed: int, purpose: str) -> list[float]:
@@ -123,7 +84,8 @@ def shortlist(
 
     Args:
         candidates: verdict columns plus `origin`, `kind`, `language`, `n_chars` (characters on the page) and,
-            optionally, `known_label` (the answer of a possible control) and `context_kind`.
+            optionally, `known_label` (the answer of a possible control), `context_kind` and `family` (in its place
+            the prompt).
         values: expected gain of one label per candidate, in the same order.
         asked: pair ids of the earlier queue; they are always kept, for `select` must know what they cost.
 
@@ -141,25 +103,24 @@ def shortlist(
     known = "known_label" if "known_label" in candidates.columns else None
     ids = candidates["pair_id"].to_list()
     seconds = config.base_seconds + pl.col("n_chars") / config.chars_per_second
-    per_second = config.budget_seconds is not None
+    unit = (pl.lit(1.0) if config.budget_seconds is None else seconds).cast(pl.Float64)
     overlap = candidates.select(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
     frame = candidates.select(
         "pair_id",
         value.alias("value"),
         _gains(candidates, overlap),
         overlap,
-        (seconds if per_second else pl.lit(1.0)).cast(pl.Float64).alias("unit"),
+        unit.alias("unit"),
+        (value / unit).alias("worth"),
+        pl.col("family" if "family" in candidates.columns else "prompt_id").cast(pl.String).alias("family"),
+        pl.lit(None, dtype=pl.Float64).alias("priority"),
         (pl.col(config.slice) if config.slice else pl.lit(None, dtype=pl.String)).alias("slice"),
         (pl.col(known) if known else pl.lit(None, dtype=pl.String)).alias("known_label"),
-        pl.col("prompt_id"),
         pl.Series("draw", uniform(ids, seed, "audit"), dtype=pl.Float64),
         pl.Series("control_draw", uniform(ids, seed, "control"), dtype=pl.Float64),
         pl.Series("shown", ["ab" if u < 0.5 else "ba" for u in uniform(ids, seed, "shown")], dtype=pl.String),
     )
-    frame = frame.sort(["known_label", "value", "draw"], descending=[False, True, False], nulls_last=False)
-    place = pl.int_range(pl.len()).over("prompt_id", pl.col("known_label").is_null())
-    priority = pl.col("value") * pl.lit(config.same_prompt_decay).pow(place) / pl.col("unit")
-    return _keep(frame.with_columns(priority.alias("priority")).select(SHORTLIST.names()), config, asked)
+    return _keep(frame.select(SHORTLIST.names()), config, asked)
 
 
 def _gains(candidates: pl.DataFrame, overlap: pl.Series) -> pl.Series:
@@ -244,10 +205,15 @@ def _ids(queue: pl.DataFrame | None) -> Collection[str]:
 
 
 def _keep(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> pl.DataFrame:
-    """Drop what cannot be chosen: neither asked before, nor an early draw, an early control or of high priority."""
+    """Drop what cannot be chosen: neither asked before, nor an early draw, an early control or of high priority.
+
+    Priorities are those among the pairs at hand. Where more join, the j-th of a family is worth at least as much as the
+    j-th was before, so at least as many priorities lie above any level: what is not among the first here never will be.
+    """
+    frame = _prioritised(frame, config)
     if config.total == math.inf:
         return frame
-    cheapest = config._cheapest
+    cheapest = config.cheapest
     audits = math.ceil(config.audit_share * config.total / (cheapest * config.audit_overlap))
     controls = math.ceil(config.control_share * config.total / (cheapest * config.control_overlap))
     picks = math.ceil(config.total / (cheapest * config.overlap_min)) + OUTLOOK_LABELS
@@ -267,6 +233,14 @@ def _keep(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> p
         | (open_ & pl.col("slice").is_not_null() & (pl.col("_slice") <= config.slice_minimum))
     )
     return kept.select(SHORTLIST.names())
+
+
+def _prioritised(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
+    """The shortlist with priorities: worth, discounted by how many of the family stand before."""
+    frame = frame.sort(["worth", "draw"], descending=[True, False])
+    # Within a slice, so that a slice's minimum does not depend on what other slices hold.
+    place = pl.int_range(pl.len()).over("family", "slice", pl.col("known_label").is_null())
+    return frame.with_columns((pl.col("worth") * pl.lit(config.same_prompt_decay).pow(place)).alias("priority"))
 
 
 def _previous(queue: pl.DataFrame | None, seed: int) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ class LearnedRouter(BaseRouter):
     its features, and found a quadratic model best. Ours predicts, per pair, whether people changed what the
     machine votes said (not the authors' benchmark gain, which needs a model trained per candidate set), from
     the posterior (margin, entropy, disagreement, ties), the length, `similarity` and `length_difference` of
-    the responses where given, their squares, and kind, language, origin, context kind.
+    the responses, their squares, and kind, language, origin, context kind.
     With fewer than `minimum` answered pairs there is nothing to learn from: the value is the posterior's own
     expected gain, as in router `value`.
     """
@@ -38,6 +38,9 @@ class LearnedRouter(BaseRouter):
         minimum: int = Field(default=40, ge=1, description="answered pairs from which to learn")
         penalty: float = Field(default=3.0, gt=0, description="ridge penalty on standardised features")
         reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
+
+    version: ClassVar[int] = 2
+    reads_responses: ClassVar[bool] = True
 
     config: Config
 

@@ -12,7 +12,8 @@ from schemas.messages import to_messages
 from schemas.pairs import make_pair, mirrored
 from transforms.annotate.page import PageConfig
 from transforms.annotate.tasks import Tasks, pair_tasks
-from transforms.routers._queue import QueueConfig, build_queue
+from transforms.routers._queue import build_queue
+from transforms.routers._queue_config import QueueConfig
 
 Pairs = dict[str, dict[str, Any]]
 

@@ -68,7 +68,7 @@ def pushed(server: Server, pairs: Pairs, name: str) -> Any:
     saved = [empty_ledger()]
     queue = queue_of(pairs, audit_share=0, control_share=0)
     admin = LabelStudioServer(server.url, LEGACY_TOKEN)
-    return push(admin, queue, tasks_of(pairs, CONFIG), saved[0], saved.append, name=name).ledger
+    return push(admin, queue, tasks_of(pairs, CONFIG), saved[0], saved.append, name=name, owner="browser").ledger
 
 
 def pulled(server: Server, ledger: Any, pairs: Pairs) -> Any:
@@ -157,7 +157,7 @@ def test_hostile_text_does_nothing_on_the_page_and_comes_back_unharmed(
 
 def test_the_ranking_page_is_drawn(label_studio: Server, page: Page, screenshots: Path) -> None:
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    project = admin.project("ranking page", ranking_page(4, context=True), 1)
+    project = admin.project("ranking page", "browser", ranking_page(4, context=True), 1)
     texts = ["short", CODE, "Prose that goes on. " * 50, HOSTILE]
     (task,) = admin.add_tasks(project, [ranking_data("0" * 32, [message("user", "Rank these.")], "Be strict.", texts)])
     page.open(project, task)

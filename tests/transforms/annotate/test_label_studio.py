@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jwt
 import polars as pl
 import pytest
 
@@ -69,7 +71,7 @@ def test_replayed_humans_come_home_exactly(
     ledger = Ledger()
     steps: list[tuple[int, int]] = []
     pushed = push(
-        admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay",
+        admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay", owner="tests",
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert (pushed.created, pushed.recovered, pushed.gone) == (N_PAIRS, 0, 0)
@@ -112,15 +114,15 @@ def test_replayed_humans_come_home_exactly(
     stored_twice = first.fetched - 3 * N_PAIRS
     assert before.rejects["reason"].to_list() == ["superseded"] * stored_twice
 
-    withdrawn, twice, forged, empty, off, spanned = (tasks[p] for p in order[30:36])
-    theirs = [
-        r for r in first.records() if r["task"] == withdrawn["task_id"] and r["completed_by"] == people[2].user_id
-    ]
-    people[2].delete(theirs[0]["id"])
+    withdrawn, twice, forged, empty, off, spanned, reviewed = (tasks[p] for p in order[30:37])
+    people[2].delete(answer_id(first, withdrawn["task_id"], people[2]))
     del expected[withdrawn["pair_id"], 2]
     people[2].post(twice["task_id"], answer("tie", twice["shown"]))
     expected[twice["pair_id"], 2] = "tie"
     people[0].post(forged["task_id"], answer("a", forged["shown"]), completed_by=people[1].user_id)
+    # The person whose answer a reviewer changed has no vote any more, and neither has the reviewer.
+    people[0].edit(answer_id(first, reviewed["task_id"], people[2]), answer("tie", reviewed["shown"]))
+    del expected[reviewed["pair_id"], 2]
     people[1].post(empty["task_id"], [])
     people[1].post(off["task_id"], [choices("preference", "definitely A")])
     text = page_text(pairs[spanned["pair_id"]]["response_a"])
@@ -138,6 +140,7 @@ def test_replayed_humans_come_home_exactly(
     assert reasons == {
         "superseded": 1 + 1 + stored_twice,
         "forged_annotator": 1,
+        "edited_by_another": 1,
         "empty_result": 1,
         "off_schema": 1,
         "bad_span": 1,
@@ -160,7 +163,7 @@ def test_replayed_humans_come_home_exactly(
     answered = sum(label is not None for label in expected.values())
     assert votes.height + held.height == answered
 
-    again = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay")
+    again = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="replay", owner="tests")
     assert (again.created, again.recovered, again.gone, again.overlaps_changed) == (0, 0, 0, 0)
     assert sorted(server_tasks(admin, project)) == sorted(pairs)
     third = pull(admin, ledger.saved, second)
@@ -170,13 +173,84 @@ def test_replayed_humans_come_home_exactly(
     fresh = pull(admin, ledger.saved, Pulled())
     assert fresh.raw.equals(second.raw)
 
-    token = label_studio.personal_token()
-    assert pull(LabelStudioServer(label_studio.url, token), ledger.saved, Pulled()).raw.equals(second.raw)
+
+def answer_id(pulled: Pulled, task_id: int, person: Person) -> int:
+    """The id of the person's answer to the task."""
+    theirs = [r for r in pulled.records() if r["task"] == task_id and r["completed_by"] == person.user_id]
+    return int(theirs[0]["id"])
 
 
 def found(annotations: pl.DataFrame) -> dict[tuple[str, int], str | None]:
     rows = annotations.select("pair_id", "annotator", "label", "cancelled").iter_rows()
     return {(p, int(a.removeprefix("person-"))): None if c else label for p, a, label, c in rows}
+
+
+@pytest.mark.parametrize("ends", ["by our clock", "by the server's clock"])
+def test_a_personal_token_serves_for_longer_than_its_bearer_lives(
+    label_studio: Server, people: list[Person], shared_data: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """A bearer ends after 300 s: before every request of a push and a pull it is put in the place of one that has."""
+    pairs, _ = pandalm_pairs(shared_data, 5)
+    queue = queue_of(pairs, audit_share=0, control_share=0)
+    ledger = Ledger()
+    server = LabelStudioServer(label_studio.url, label_studio.personal_token())
+    end = {"by our clock": -300, "by the server's clock": 300}[ends]  # what we still believe in, the server does not
+    ended = jwt.encode({"token_type": "access", "exp": int(time.time()) + end}, "not the server's key, but as long")
+    requests = 0
+    call = server._call
+
+    def later(what: str, ask: Any, **missing: Any) -> Any:
+        nonlocal requests
+        requests += 1
+        server._client._client_wrapper._tokens_client._set_access_token(ended)
+        return call(what, ask, **missing)
+
+    monkeypatch.setattr(server, "_call", later)
+    made = push(
+        server, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=f"ends {ends}", owner="t", batch_size=2
+    )
+    assert made.created == 5
+    for row in ledger.saved.iter_rows(named=True):
+        people[0].post(row["task_id"], answer("a", row["shown"]))
+    mine = read(pull(server, ledger.saved, Pulled()), ledger.saved, pairs, people)
+    assert found(mine.annotations) == {(pair_id, 0): "a" for pair_id in pairs}
+    assert requests > 8
+
+
+def test_a_wrong_token_is_refused_with_a_hint(label_studio: Server) -> None:
+    with pytest.raises(AnnotationServerError, match="token"):
+        LabelStudioServer(label_studio.url, "0" * 40).annotators()
+
+
+def test_two_owners_of_one_name_share_a_server_and_nothing_else(
+    admin: LabelStudioServer, people: list[Person], shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, _ = pandalm_pairs(shared_data, 3)
+    queue = queue_of(pairs, audit_share=0, control_share=0)
+    ledgers = {"here": Ledger(), "there": Ledger()}
+
+    def pushed(who: str) -> None:
+        book = ledgers[who]
+        push(admin, queue, tasks_of(pairs, CONFIG), book.saved, book.save, name="shared", owner=who)
+
+    with monkeypatch.context() as crash:  # after the project is made, before the ledger knows of it
+        crash.setattr(admin, "add_tasks", lambda *_: (_ for _ in ()).throw(AnnotationServerError("cut")))
+        with pytest.raises(AnnotationServerError):
+            pushed("there")
+    made = ledgers["there"].saved["project_id"].unique().to_list()
+    ledgers["there"] = Ledger()
+    for who in ("here", "there", "here", "there"):
+        pushed(who)
+    projects = {who: book.saved["project_id"].unique().to_list() for who, book in ledgers.items()}
+    assert projects["there"] == made
+    assert projects["here"] != made
+    for who, book in ledgers.items():
+        assert sorted(server_tasks(admin, projects[who][0])) == sorted(pairs)
+        people[0].post(book.saved["task_id"][0], answer("a", book.saved["shown"][0]))
+    for book in ledgers.values():
+        mine = read(pull(admin, book.saved, Pulled()), book.saved, pairs, people)
+        assert found(mine.annotations) == {(book.saved["pair_id"][0], 0): "a"}
+        assert mine.rejects.height == 0
 
 
 def test_a_skipped_task_goes_to_somebody_else(
@@ -185,7 +259,7 @@ def test_a_skipped_task_goes_to_somebody_else(
     pairs, _ = pandalm_pairs(shared_data, 1)
     ledger = Ledger()
     queue = queue_of(pairs, audit_share=0, control_share=0)
-    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="skipping")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="skipping", owner="tests")
     project, task = ledger.saved.select("project_id", "task_id").row(0)
     assert people[0].next_task(project) == task
     people[0].post(task, [], was_cancelled=True)
@@ -221,11 +295,11 @@ def test_a_push_interrupted_anywhere_is_finished_without_duplicates(
     monkeypatch.setattr(admin, "add_tasks", interrupted)
     name = f"crash {moment}"
     with pytest.raises(AnnotationServerError):
-        push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name, batch_size=20)
+        push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name, owner="tests", batch_size=20)
     label_studio.kill()
     label_studio.start()
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name)
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name=name, owner="tests")
     assert pushed.created + pushed.recovered == 40
     if moment == "imported":
         assert pushed.recovered == 20
@@ -243,7 +317,7 @@ def test_a_pull_interrupted_is_finished(
     queue = queue_of(pairs, audit_share=0, control_share=0)
     ledger = Ledger()
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
-    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="pulling")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="pulling", owner="tests")
     for row in ledger.saved.iter_rows(named=True):
         people[0].post(row["task_id"], answer(humans[row["pair_id"]][0], row["shown"]))
     whole = pull(admin, ledger.saved, Pulled())
@@ -270,19 +344,19 @@ def test_what_others_delete_is_asked_again_and_answers_survive(
     pairs, _ = pandalm_pairs(shared_data, 5)
     queue = queue_of(pairs, audit_share=0, control_share=0)
     ledger = Ledger()
-    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
+    push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting", owner="tests")
     project = ledger.saved["project_id"][0]
     victim = ledger.saved.row(0, named=True)
     people[0].post(victim["task_id"], answer("a", victim["shown"]))
     before = pull(admin, ledger.saved, Pulled())
     admin._client.tasks.delete(str(victim["task_id"]))
-    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting", owner="tests")
     assert (pushed.created, pushed.gone) == (1, 1)
     assert sorted(server_tasks(admin, project)) == sorted(pairs)
     after = pull(admin, ledger.saved, before)
     assert found(read(after, ledger.saved, pairs, people).annotations) == {(victim["pair_id"], 0): "a"}
     admin._client.projects.delete(project)
-    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting")
+    pushed = push(admin, queue, tasks_of(pairs, CONFIG), ledger.saved, ledger.save, name="deleting", owner="tests")
     assert pushed.created == 5
     assert found(read(pull(admin, ledger.saved, after), ledger.saved, pairs, people).annotations) == {
         (victim["pair_id"], 0): "a"

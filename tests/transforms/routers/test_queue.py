@@ -15,8 +15,11 @@ from scipy.stats import kstest
 
 from schemas.errors import DataError
 from schemas.ids import bucket_of, hash_fields
+from schemas.messages import message
 from schemas.tables import Queue
-from transforms.routers._queue import QueueConfig, build_queue, merge, outlook, shortlist, uniform
+from transforms.routers._features import prompt_families
+from transforms.routers._queue import build_queue, merge, outlook, shortlist, uniform
+from transforms.routers._queue_config import QueueConfig
 
 
 def candidates(n: int, seed: int = 0, known: float = 0.1) -> pl.DataFrame:
@@ -66,9 +69,13 @@ configs = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(configs, st.integers(0, 300), st.integers(1, 5))
-def test_buckets_merge_to_the_queue_of_the_whole_in_any_order(config: QueueConfig, n: int, buckets: int) -> None:
+@given(configs, st.integers(0, 300), st.integers(1, 5), st.sampled_from([1, 4, 40, 300]))
+def test_buckets_merge_to_the_queue_of_the_whole_in_any_order(
+    config: QueueConfig, n: int, buckets: int, families: int
+) -> None:
+    """Prompts that are nearly the same lie in different buckets, and are discounted against each other all the same."""
     frame = candidates(n).with_columns(values_of(candidates(n)).alias("v"))
+    frame = frame.with_columns(family=(pl.int_range(pl.len()) * 7919 // 3 % families).cast(pl.String))
     whole = build_queue(frame.drop("v"), frame["v"], config, seed=3)
     number = pl.Series([bucket_of(p, buckets) for p in frame["prompt_id"]], dtype=pl.Int64)
     parts = [frame.filter(number == b) for b in reversed(range(buckets))]
@@ -168,6 +175,29 @@ def test_slices_get_their_minimum_and_one_prompt_does_not_take_all() -> None:
     chosen = build_queue(frame, value, config, seed=0).join(frame, on="pair_id")
     assert chosen.filter(kind="rare").height == 10
     assert chosen.filter(prompt_id="0" * 32).height == 2  # 1, 0.5; the third would be worth 0.25 < 0.4
+
+
+def test_prompts_nearly_alike_are_not_all_asked() -> None:
+    """Sixty wordings of one question, each worth more than any of the others: without families they take all."""
+    texts = [
+        f"Please tell me in a few short words what the capital city of the country France is {i}" for i in range(60)
+    ]
+    texts += [f"question {i * 7919} about thing {i * 104729} and {i * 1299709}" for i in range(300)]
+    pairs = pl.DataFrame(
+        {
+            "prompt_id": [hash_fields(text) for text in texts],
+            "prompt": [[message("user", text)] for text in texts],
+        }
+    )
+    frame = candidates(360, known=0).with_columns(pairs["prompt_id"], prompt_families(pairs))
+    assert frame["family"].head(60).n_unique() < 20
+    assert frame["family"].tail(300).n_unique() > 290
+    value = pl.Series([1.0] * 60 + [0.7] * 300)
+    config = QueueConfig(budget=60, audit_share=0, control_share=0)
+    alone = build_queue(frame.drop("family"), value, config, seed=0).join(frame.head(60), on="pair_id", how="semi")
+    diverse = build_queue(frame, value, config, seed=0).join(frame.head(60), on="pair_id", how="semi")
+    assert alone.height == 60
+    assert frame["family"].head(60).n_unique() <= diverse.height < 45
 
 
 def test_a_budget_of_seconds_prefers_cheap_answers_of_equal_value() -> None:
