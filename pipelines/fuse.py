@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
+from pipelines.controls import known_label
 from pipelines.fitted import FittedStage
 from pipelines.sample import sample
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
@@ -20,7 +21,7 @@ from transforms.build import build
 from transforms.policies.noise import decision_frame
 from transforms.storage.workspace import Output
 
-_PAIR_COLUMNS = ("prompt_id", "source_label", "kind", "language", "origin", "response_a", "response_b")
+_PAIR_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
 _VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
 
 
@@ -29,6 +30,7 @@ class Fuse(FittedStage):
     """One verdict per pair."""
 
     name: ClassVar[str] = "fuse"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES))
 
     @cached_property
@@ -51,16 +53,17 @@ class Fuse(FittedStage):
         """Fit fuser and policy on the sample, unless the same fit is already stored."""
         if self.artefact("fuser") is None or self.artefact("policy") is None:
             pairs, votes = sample(self.workspace, self.recipe.fuse.fit_pairs, VOTE_STAGES, _PAIR_COLUMNS)
-            pairs = with_lengths(pairs)
+            pairs = fusion_columns(pairs)
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
-            self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, pairs))))
+            drawn = pairs.filter(pl.col("drawn"))  # shares of the others say nothing about the data set
+            self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, drawn))))
         self.make_current()
         yield self
 
     def process(self, bucket: int) -> Output:
         """Verdicts on a bucket's pairs."""
-        pairs = with_lengths(self.workspace.read("pairs", bucket, PAIR_STAGES, _PAIR_COLUMNS))
+        pairs = fusion_columns(self.workspace.read("pairs", bucket, PAIR_STAGES, _PAIR_COLUMNS))
         votes = self.workspace.read("votes", bucket, VOTE_STAGES, _VOTE_COLUMNS)
         if not pairs.height:
             return Output()
@@ -78,12 +81,15 @@ class Fuse(FittedStage):
         return decision_frame(self.fuser.apply(model, votes, pairs), pairs, votes)
 
 
-def with_lengths(pairs: pl.DataFrame) -> pl.DataFrame:
-    """The pairs with their responses' lengths in characters in place of the responses."""
+def fusion_columns(pairs: pl.DataFrame) -> pl.DataFrame:
+    """What fusers and policies read: lengths in characters in place of responses, `known_label` in place of tags."""
     return pairs.with_columns(
-        pl.col(f"response_{side}")
-        .list.eval(pl.element().struct.field("content").str.len_chars())
-        .list.sum()
-        .alias(f"length_{side}")
-        for side in ("a", "b")
-    ).drop("response_a", "response_b")
+        known_label(),
+        *(
+            pl.col(f"response_{side}")
+            .list.eval(pl.element().struct.field("content").str.len_chars())
+            .list.sum()
+            .alias(f"length_{side}")
+            for side in ("a", "b")
+        ),
+    ).drop("response_a", "response_b", "tags")

@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 
 from pipelines.annotation import asked
+from pipelines.controls import known_label
 from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json, hash_json
@@ -23,7 +24,6 @@ from transforms.routers._queue_config import QueueConfig
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
-CONTROL = "control"  # tag of pairs whose source label is known to be right
 _COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind", "tags", "source_label")
 _TEXTS = ("prompt", "response_a", "response_b")
 
@@ -110,7 +110,6 @@ class Route(FittedStage):
         pairs = self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS))
         verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
         n_chars = pl.sum_horizontal(text_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
-        is_control = pl.col("tags").list.contains(CONTROL).fill_null(False)
         extra = pairs.select(
             "pair_id",
             "origin",
@@ -118,7 +117,7 @@ class Route(FittedStage):
             "language",
             "context_kind",
             n_chars.cast(pl.Int64).alias("n_chars"),
-            pl.when(is_control).then("source_label").alias("known_label"),
+            known_label(),
             prompt_families(pairs.select("prompt_id", "prompt")),
         )
         if self.router.reads_responses:

@@ -24,6 +24,7 @@ class Score(FittedStage):
     """Every scorer's votes on every pair."""
 
     name: ClassVar[str] = "score"
+    version: ClassVar[int] = 2
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", ANSWER_STAGES))
 
     @cached_property
@@ -57,6 +58,21 @@ class Score(FittedStage):
         pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
         frames = [pl.DataFrame(schema=schema)]
         if pairs.height:
-            frames += [s.votes(pairs, self.artefact(s.name) or b"").select(schema.names()) for s in self.scorers]
+            answers = self._answers(bucket)
+            for scorer in self.scorers:
+                heard = {"answers": answers} if _reads_votes(scorer) else {}
+                found = scorer.votes(pairs, self.artefact(scorer.name) or b"", **heard)
+                frames.append(found.select(schema.names()))
         votes = pl.concat(frames)
         return Output({"votes": votes}, rows_in=pairs.height, rows_out=pairs.height, counts={"votes": votes.height})
+
+    def _answers(self, bucket: int) -> pl.DataFrame | None:
+        """What others said of the bucket's pairs, if a scorer wants to know."""
+        if not any(map(_reads_votes, self.scorers)):
+            return None
+        columns = [c for c in polars_schema(Votes) if c not in ("raw", "rationale")]
+        return self.workspace.read("votes", bucket, ANSWER_STAGES, columns)
+
+
+def _reads_votes(scorer: Any) -> bool:
+    return bool(getattr(scorer, "reads_votes", False))

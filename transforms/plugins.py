@@ -135,7 +135,12 @@ class Judge(Protocol):
 
 
 class Scorer(Protocol):
-    """Pairs to votes without an LLM call; `fit` sees a bounded sample of the whole workspace."""
+    """Pairs to votes without an LLM call; `fit` sees a bounded sample of the whole workspace.
+
+    A scorer whose votes depend on what others said of the pairs has `reads_votes = True`, and its `votes` takes a
+    third argument `answers`: the votes of source, judges and people on these pairs. It must not let a pair's own
+    labels speak in its vote on that pair.
+    """
 
     Config: ClassVar[type[PluginConfig]]
     measures: ClassVar[str]  # one sentence: what the score means
@@ -159,8 +164,8 @@ class Fuser(Protocol):
     identity: Any
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
-        """Learn voters' reliability. `pairs` holds pair_id, prompt_id, source_label, kind, language, origin and
-        the responses' lengths in characters (`length_a`, `length_b`)."""
+        """Learn voters' reliability. `pairs` holds pair_id, prompt_id, source_label, kind, language, origin, the
+        responses' lengths in characters (`length_a`, `length_b`) and `known_label`, the answer of a control."""
         ...
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

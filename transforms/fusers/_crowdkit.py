@@ -11,7 +11,7 @@ import polars as pl
 
 from schemas.errors import MissingExtra
 from transforms.fusers._humans import human_accuracy, human_cells, human_targets
-from transforms.fusers._slices import known_labels
+from transforms.fusers._known import known_labels
 
 PRIOR_ACCURACY = 0.85
 

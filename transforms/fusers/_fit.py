@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from transforms.fusers._calibration import calibration_report, fit_temperature
 from transforms.fusers._design import LENGTH, columns_of, design_matrix, prior_weights
 from transforms.fusers._humans import human_accuracy, human_cells, human_targets
+from transforms.fusers._known import known_labels
 from transforms.fusers._logistic import fit_logistic
-from transforms.fusers._slices import known_labels
 from transforms.fusers._ties import fit_ties, tie_features
 from transforms.fusers._votes import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 
@@ -48,7 +48,7 @@ def fit_model(
     pairs = pairs.unique("pair_id").sort("pair_id")
     votes = votes.join(pairs.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
     machine = votes.filter(pl.col("kind") != "human")
-    everyone = assign_slots(machine, describe_voters(machine))
+    everyone = assign_slots(machine, _described(machine, pairs))
     voters = opinionated(everyone)
     known = known_labels(pairs)
     human_votes = votes.filter(pl.col("kind") == "human")
@@ -56,7 +56,10 @@ def fit_model(
     targets = human_targets(human_cells(human_votes, humans, human_prior), known)
 
     labelled = pairs.join(targets, on="pair_id", how="inner", maintain_order="left")
-    cells = cells_of(machine.join(labelled.select("pair_id"), on="pair_id", how="semi", maintain_order="left"), voters)
+    # A control's answer is its source's label: it is evidence about everybody but the source.
+    own = (pl.col("kind") == "source") & pl.col("pair_id").is_in(known["pair_id"].implode())
+    evidence = machine.filter(~own).join(labelled.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
+    cells = cells_of(evidence, voters)
     columns = columns_of(voters, labelled, slices)
     mean, variance = prior_weights(columns, voters, trust)
     strict = labelled["target"].is_not_null().to_numpy()
@@ -93,6 +96,18 @@ def fit_model(
         "n_votes": len(votes),
         "n_labels": len(labelled),
     }
+
+
+def _described(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """`describe_voters` on the random part of the sample (`drawn`); on all of it for voters that are not in there.
+
+    Pairs that were sent to people are those on which voters differ: among them every voter looks inconsistent.
+    """
+    if "drawn" not in pairs.columns or pairs["drawn"].all():
+        return describe_voters(votes)
+    drawn = votes.join(pairs.filter(pl.col("drawn")).select("pair_id"), on="pair_id", how="semi", maintain_order="left")
+    others = votes.join(drawn.select("voter").unique(), on="voter", how="anti", maintain_order="left")
+    return pl.concat([describe_voters(drawn), describe_voters(others)]).sort("voter")
 
 
 def _averaged(

@@ -1,19 +1,10 @@
-"""Columns of `pairs` that say something about them: control labels and slices."""
+"""What the slices of a pair (task kind, language, origin) add to the weight of a group of voters."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import polars as pl
-
-
-def known_labels(pairs: pl.DataFrame) -> pl.DataFrame:
-    """`pair_id, known` (+1 a, -1 b, 0 tie) of the pairs with a `known_label`."""
-    if "known_label" not in pairs.columns:
-        return pl.DataFrame(schema={"pair_id": pl.String, "known": pl.Float64})
-    label = pl.col("known_label")
-    sign = (label == "a").cast(pl.Float64) - (label == "b").cast(pl.Float64)
-    return pairs.filter(label.is_not_null()).select("pair_id", sign.alias("known"))
 
 
 def slice_weight(slices: dict[str, list[dict[str, Any]]], cells: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from transforms.fusers._design import length_feature
 from transforms.fusers._fit import fit_model
 from transforms.fusers._humans import human_cells
+from transforms.fusers._known import known_labels, with_known_answers, with_known_ties
 from transforms.fusers._slices import slice_weight
 from transforms.fusers._ties import tie_probability
 from transforms.fusers._verdicts import verdicts
@@ -18,7 +19,7 @@ from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
-VERSION = 2
+VERSION = 3
 
 
 @register("fusers", "posterior")
@@ -40,7 +41,9 @@ class Posterior:
     - Widths of the priors are averaged by evidence (MacKay 1992); one temperature, fitted out of fold by prompt
       (Guo et al. 2017), divides all log-odds, so they still add up.
 
-    Humans' own votes count with the accuracy they show against controls and each other. Invalid, refused and
+    Humans' own votes count with the accuracy they show against controls and each other. A control's known answer
+    teaches the model about everybody but its source, and no vote turns it: it appears as a contribution of the voter
+    "control". Invalid, refused and
     failed votes, and voters unknown to the model, add nothing. There is no intercept, so exchanging the
     responses mirrors the verdict. With no label at all the prior mean is the model.
     """
@@ -72,7 +75,8 @@ class Posterior:
         Args:
             votes: the `votes` table, or a sample of it by prompt.
             pairs: `pair_id, prompt_id`, the slice columns, `length_a`, `length_b`, and optionally `known_label`
-                (a|b|tie, else null) for control pairs.
+                (a|b|tie, else null) for control pairs, and `drawn`, false for pairs that are in a sample for their
+                labels only.
 
         Returns:
             The model as JSON: `voters` (reliability table: votes, ties, position bias, self-consistency, accuracy
@@ -103,12 +107,13 @@ class Posterior:
         )
         columns = ["pair_id", "voter", "n_votes", "labels", "log_odds"]
         cells = pl.concat([machine.select(columns), human.select(columns)])
-        known = pairs.with_columns(
+        priors = pairs.with_columns(
             (length_feature() * (model["length"] / model["temperature"]) if model["length"] else pl.lit(0.0)).alias(
                 "prior"
             )
         )
-        return verdicts(known, valid, cells, tie_probability(model["tie"], pairs, machine, human))
+        p_tie, known = tie_probability(model["tie"], pairs, machine, human), known_labels(pairs)
+        return verdicts(priors, valid, with_known_answers(cells, priors, known), with_known_ties(p_tie, known))
 
 
 def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

@@ -111,7 +111,7 @@ def score_pairs(
     """Score pairs by the heads of their fold and by the labels of their prompt's other pairs.
 
     Args:
-        labels: soft source labels in [0, 1], NaN where there is none, shape (n,); a pair's own is not used.
+        labels: soft labels in [0, 1], NaN where there is none, shape (n,); a pair's own is not used.
     """
     heads = ensemble.margins(blocks, folds)
     average = heads.mean(axis=1)
@@ -130,7 +130,13 @@ def folds_of(groups: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64
 
 
 def fit_ensemble(
-    blocks: Blocks, y: Array, weight: Array, groups: Sequence[str], graph: PairGraph, settings: Settings
+    blocks: Blocks,
+    y: Array,
+    weight: Array,
+    groups: Sequence[str],
+    graph: PairGraph,
+    settings: Settings,
+    drawn: NDArray[np.bool_] | None = None,
 ) -> Ensemble:
     """Fit all heads of all folds.
 
@@ -140,6 +146,7 @@ def fit_ensemble(
         weight: non-negative weights of the labels, shape (n,).
         groups: what must not be split between training and scoring, length n.
         graph: prompts and responses of the pairs, for the evidence of sibling pairs.
+        drawn: rows that are a random sample, on which it is estimated how often labels are wrong; None: all.
     """
     design = Design.of(blocks, y, weight, groups, settings)
     x, known = design.x, design.known
@@ -165,8 +172,14 @@ def fit_ensemble(
     if not settings.use_siblings:
         siblings = Siblings(siblings.scale, 0.0, siblings.flip)
     log_odds = logit(predictive(*held_out_margins(mean, labels, graph, siblings)))
-    noise = estimate_flip_rate(log_odds[known], y[known], weight[known])
+    noise = estimate_flip_rate(*(column[random_part(known, drawn)] for column in (log_odds, y, weight)))
     return Ensemble(design.projection, weights, siblings, noise)
+
+
+def random_part(known: NDArray[np.bool_], drawn: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """The labelled rows that were drawn at random; all labelled ones where there are none."""
+    both = known if drawn is None else known & drawn
+    return both if both.any() else known
 
 
 @dataclass(frozen=True)

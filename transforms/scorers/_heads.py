@@ -14,16 +14,17 @@ from threadpoolctl import threadpool_limits
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
+from schemas.tables import Votes, polars_schema
 from transforms.plugins import PluginConfig
 from transforms.scorers._embedding import PACKAGED, Embedder, MemoryCache, VectorCache
 from transforms.scorers._ensemble import Ensemble, PairScores, folds_of, score_pairs
 from transforms.scorers._moss import moments
 from transforms.scorers._pair_features import Blocks, PairTexts, difference_blocks
 from transforms.scorers._siblings import PairGraph
-from transforms.scorers._targets import TargetWeights, stratified_prompts, targets
+from transforms.scorers._targets import TargetWeights, answered, stratified_prompts, targets
 from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
 
-_SOURCE_VALUE = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_NO_VOTES = pl.DataFrame(schema=polars_schema(Votes))
 
 
 class HeadConfig(PluginConfig):
@@ -46,13 +47,15 @@ class HeadConfig(PluginConfig):
 
 @dataclass(frozen=True)
 class Sample:
-    """What heads are trained on: n pairs' difference features, soft labels y (NaN: none), weights, groups, graph."""
+    """What heads are trained on: n pairs' difference features, soft labels y (NaN: none), weights, groups, graph, and
+    which of them were drawn at random, not kept for their labels."""
 
     blocks: Blocks
     y: NDArray[np.float64]
     weight: NDArray[np.float64]
     groups: list[str]
     graph: PairGraph
+    drawn: NDArray[np.bool_]
 
 
 class HeadScorer(ABC):
@@ -62,11 +65,13 @@ class HeadScorer(ABC):
     r(a) - r(b) in log-odds, split evenly about 0 (only differences are identified). `aspects` holds `heads`
     (each head's margin), `mu` and `sigma` (their mean and population standard deviation), `siblings` (the part
     of every margin that comes from the labels of the prompt's other pairs) and `sees_label` (the heads learn
-    from source labels, never from those of the pair's own prompt; siblings never from the pair's own).
+    from labels, never from those of the pair's own prompt; siblings never from the pair's own). Labels are those of
+    source, people and, where neither speaks, judges and rules: see `targets`.
     """
 
     plugin_name: ClassVar[str]
     code_version: ClassVar[int]
+    reads_votes: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Any, seed: int) -> None:
         self.name = name
@@ -90,29 +95,40 @@ class HeadScorer(ABC):
         """Fit the heads of every fold."""
 
     def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
-        """Train on a stratified sample of `pairs`; b"" if no pair has a label of any kind."""
-        sample = stratified_prompts(pairs, self.config.max_pairs, self.seed)
-        weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)
-        target = targets(sample, votes, weights, self.name)
-        y, weight = target["y"].to_numpy().astype(np.float64), target["weight"].to_numpy().astype(np.float64)
+        """Train on a sample of `pairs`: those that people answered, and whole prompts of every stratum.
+
+        b"" if no pair has a label of any kind.
+        """
+        sample = stratified_prompts(pairs, self.config.max_pairs, self.seed, answered(votes))
+        y, weight = self._targets(sample, votes)
         if np.isnan(y).all() or weight.sum() <= 0.0:
             return b""
         blocks = difference_blocks(PairTexts.of(sample), self._embedder, self._cache)
         # The matrices are small: on a busy machine BLAS threads that wait for each other cost 10x.
         with threadpool_limits(limits=1, user_api="blas"):
-            return self.train(Sample(blocks, y, weight, self._groups(sample), pair_graph(sample))).to_bytes()
+            drawn = sample["drawn"].to_numpy()
+            return self.train(Sample(blocks, y, weight, self._groups(sample), pair_graph(sample), drawn)).to_bytes()
 
-    def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
-        """One vote per pair; none where nothing was learnt. All pairs of a prompt must come together."""
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
+        """One vote per pair; none where nothing was learnt. All pairs of a prompt must come together.
+
+        Args:
+            pairs: rows of `pairs`.
+            model: what `fit` returned.
+            answers: the votes of others on these pairs; without them only source labels speak for sibling pairs.
+        """
         if not model or pairs.is_empty():
             return vote_frame([], self.name, "reward")
         blocks = difference_blocks(PairTexts.of(pairs), self._embedder, self._cache)
         folds = folds_of(self._groups(pairs), self.config.folds, self.seed)
-        labels = pairs["source_label"].replace_strict(_SOURCE_VALUE, default=None, return_dtype=pl.Float64)
-        scores = score_pairs(
-            Ensemble.from_bytes(model), blocks, folds, labels.to_numpy().astype(np.float64), pair_graph(pairs)
-        )
+        labels, _ = self._targets(pairs, _NO_VOTES if answers is None else answers)
+        scores = score_pairs(Ensemble.from_bytes(model), blocks, folds, labels, pair_graph(pairs))
         return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward")
+
+    def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)
+        found = targets(pairs, votes, weights, self.name).select(pl.all().cast(pl.Float64))
+        return found["y"].to_numpy(), found["weight"].to_numpy()
 
     def _opinions(self, pair_ids: list[str], scores: PairScores) -> list[Opinion]:
         mu, sigma = moments(scores.margins)

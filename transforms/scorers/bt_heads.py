@@ -31,7 +31,7 @@ class BtHeads(HeadScorer):
         siblings: bool = Field(True, description="let the labels of a prompt's other pairs count")
 
     measures: ClassVar[str] = "P(a better) by reward heads trained on the labels of other prompts."
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:
@@ -46,4 +46,4 @@ class BtHeads(HeadScorer):
             use_siblings=self.config.siblings,
             seed=self.seed,
         )
-        return fit_ensemble(sample.blocks, sample.y, sample.weight, sample.groups, sample.graph, settings)
+        return fit_ensemble(sample.blocks, sample.y, sample.weight, sample.groups, sample.graph, settings, sample.drawn)

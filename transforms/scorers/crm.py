@@ -9,7 +9,7 @@ from pydantic import Field
 
 from transforms.registry import register
 from transforms.scorers._crm import peer_review
-from transforms.scorers._ensemble import Design, Ensemble, Settings, folds_of
+from transforms.scorers._ensemble import Design, Ensemble, Settings, folds_of, random_part
 from transforms.scorers._heads import HeadConfig, HeadScorer, Sample
 from transforms.scorers._noise_rate import FlipRate, estimate_flip_rate
 from transforms.scorers._siblings import Siblings
@@ -29,7 +29,7 @@ class Crm(HeadScorer):
         flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
 
     measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:
@@ -59,5 +59,6 @@ class Crm(HeadScorer):
             weights[fold] = peers.weights * scale
         heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
         mean = heads.margins(sample.blocks, design.folds).mean(axis=1)
-        rate = estimate_flip_rate(mean[design.known], sample.y[design.known], sample.weight[design.known])
+        rows = random_part(design.known, sample.drawn)
+        rate = estimate_flip_rate(mean[rows], sample.y[rows], sample.weight[rows])
         return Ensemble(design.projection, weights, Siblings(), rate)

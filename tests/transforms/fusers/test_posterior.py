@@ -125,6 +125,30 @@ def test_known_answers_of_controls_are_labels() -> None:
     assert abs(model["voters"]["bad"]["log_odds"]["a"]) < 0.6
 
 
+def test_a_known_answer_is_not_turned_by_bad_annotators_and_says_nothing_of_its_source() -> None:
+    votes, pairs, truth = simulated(100, {"judge": 0.8}, seed=14)
+    wrong = {"a": "b", "b": "a"}
+    rows = [vote(i, "source", truth[i] if i < 40 else wrong[truth[i]], kind="source") for i in range(100)]
+    rows += [vote(i, f"human:{h}", wrong[truth[i]], kind="human") for i in range(40) for h in "xyz"]
+    votes = pl.concat([votes, votes_frame(rows)])
+    known = pl.Series("known_label", [t if i < 40 else None for i, t in enumerate(truth)], dtype=pl.String)
+    controls = pairs.with_columns(known)
+    fuser = posterior()
+    model = fuser.fit(votes, controls)
+    assert all(h["n_compared"] == 40 and h["log_odds"] == 0 for h in model["humans"].values())
+    assert model["voters"]["source"]["n_labelled"] == 0
+    assert model["voters"]["source"]["accuracy"] is None
+    for trusted in (model, model | {"humans": {}}):  # annotators nobody measured have the prior's weight
+        verdicts = fuser.apply(trusted, votes, controls)
+        assert verdicts["label"].to_list()[:40] == truth[:40]
+        assert verdicts["p_tie"][:40].max() < 0.01
+        assert verdicts["certainty"][:40].min() > 0.99
+    parts = [sum(c["log_odds"] for c in row) for row in verdicts["contributions"].to_list()]
+    assert np.allclose(verdicts["margin"], verdicts["prior"].to_numpy() + np.array(parts), atol=1e-11)
+    ties = pairs.with_columns(pl.lit("tie").alias("known_label"))
+    assert set(fuser.apply(model, votes, ties)["label"]) == {"tie"}
+
+
 def test_human_votes_decide_over_a_weak_voter_and_unreliable_humans_count_less() -> None:
     votes, pairs, truth = simulated(300, {"weak": 0.55}, seed=10)
     rng = np.random.default_rng(11)

@@ -140,6 +140,30 @@ def test_siblings_see_every_label_but_the_pairs_own() -> None:
     assert any(abs(before[p] - after[p]) > 0.01 for p in before if p != one)
 
 
+@pytest.mark.parametrize("kind", ["human", "judge"])
+def test_siblings_hear_people_and_silver_as_they_hear_the_source(kind: str) -> None:
+    """The same labels say the same of the prompt's other pairs, whoever gave them, and nothing of their own pair."""
+    pairs = hidden_ranks(60)
+    rows = [human_vote(p, t, kind=kind) for p, t in pairs.select("pair_id", "source_label").iter_rows()]
+    blank = pairs.with_columns(source_label=pl.lit(None, dtype=pl.String))
+    plugin = scorer(human_weight=1.0, silver_weight=1.0)
+    assert plugin.reads_votes
+    answers = rows_frame(rows, Votes)
+    model = plugin.fit(blank, answers)
+    assert model == plugin.fit(pairs, no_votes())
+    voted = plugin.votes(blank, model, answers)
+    assert voted["p_a"].to_list() == plugin.votes(pairs, model)["p_a"].to_list()
+    one = pairs["pair_id"][0]
+    turned = answers.with_columns(
+        label=pl.when(pl.col("pair_id") == one).then(pl.col("label").replace({"a": "b", "b": "a"})).otherwise("label")
+    )
+    before, after = (
+        dict(plugin.votes(blank, model, a).select("pair_id", "p_a").iter_rows()) for a in (answers, turned)
+    )
+    assert before[one] == pytest.approx(after[one], abs=1e-12)
+    assert any(abs(before[p] - after[p]) > 0.01 for p in before if p != one)
+
+
 def test_siblings_find_what_the_heads_cannot() -> None:
     pairs = hidden_ranks(60)
     share = {}
@@ -205,6 +229,20 @@ def test_sample_is_bounded_stratified_and_keeps_prompts_whole() -> None:
     assert dict(sample["origin"].value_counts().iter_rows()) == {"big": 200, "small": 20}
     assert sample.group_by("prompt_id").len()["len"].unique().to_list() == [2]
     assert stratified_prompts(pairs.sample(fraction=1.0, shuffle=True), 220, seed=0).equals(sample)
+
+
+def test_labelled_pairs_stay_in_the_sample_beside_whole_prompts() -> None:
+    pairs = frame([pair_row(f"prompt {i}", f"x{k}", f"y{k}", "a") for i in range(300) for k in range(2)])
+    labelled = pairs["pair_id"].gather_every(12)
+    sample = stratified_prompts(pairs, 100, 0, labelled)
+    assert set(labelled) <= set(sample["pair_id"])
+    assert 100 - len(labelled) <= sample.height <= 102
+    drawn = sample.filter("drawn")
+    assert drawn.group_by("prompt_id").len()["len"].unique().to_list() == [2]
+    assert set(sample.filter(~pl.col("drawn"))["pair_id"]) <= set(labelled)
+    crowded = stratified_prompts(pairs, 100, 0, pairs["pair_id"])
+    assert crowded.filter("drawn").height >= 20
+    assert crowded.height <= 102
 
 
 def test_embeddings_are_bought_once() -> None:
