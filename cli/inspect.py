@@ -118,6 +118,7 @@ def show(dataset: Dataset, workspace: WorkspaceRoot, as_json: AsJson = False) ->
         ("pairs", manifest.n_pairs),
         ("rows", f"{manifest.n_rows} ({_counts(manifest.rows_by_split)})"),
         ("actions", _counts(manifest.actions)),
+        *_estimated(manifest.estimates),
         ("rejects", f"{manifest.n_rejects} ({_counts(manifest.rejects_by_reason)})"),
         ("voters", ", ".join(manifest.voters)),
         ("certificate", orjson.dumps(manifest.certificate).decode() if manifest.certificate else "none"),
@@ -203,6 +204,18 @@ def sql(
         print_json([dict(zip(columns, row, strict=True)) for row in found])
     else:
         print_table("", columns, found)
+
+
+def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What fusion estimated of the whole data set."""
+    if estimates is None:
+        return []
+    rows = [("actions, predicted", ", ".join(f"{a} {share:.1%}" for a, share in estimates["predicted"].items()))]
+    for name, found in (("wrong source labels", estimates["noise"]), ("by the audit", estimates["audited_noise"])):
+        if found is not None:
+            interval = f"{found['level']:.0%} interval {found['low']:.1%} to {found['high']:.1%}"
+            rows.append((name, f"{found['rate']:.1%} ({interval})"))
+    return rows
 
 
 def _store(workspace: str) -> Datasets:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.annotation import asked
+from pipelines.stage import PAIR_STAGES
 from transforms.agreement.certificate import certify, certify_slices
 from transforms.annotate.votes import held_out_answers
 from transforms.storage.workspace import Workspace
@@ -26,6 +27,27 @@ def certificate(workspace: Workspace) -> dict[str, Any] | None:
 def audited(workspace: Workspace, rows: pl.DataFrame) -> dict[str, Any] | None:
     """The certificate of rows published earlier, from the answers there are now."""
     return _certified(workspace, [rows])
+
+
+def audited_noise(workspace: Workspace) -> dict[str, Any] | None:
+    """Share of wrong source labels by the audit's answers, with a 95% interval; None without them.
+
+    The audit is a random sample of all pairs and its answers took no part in any label, so unlike the posterior's
+    estimate this one needs no belief in the model. `rate`, `low`, `high`, `level`, `audited`, `population`.
+    """
+    held = _held_out(workspace)
+    if held.is_empty():
+        return None
+    sided = pl.col("source_label").is_in(["a", "b"])
+    labels = [
+        workspace.read("pairs", bucket, PAIR_STAGES, ("source_label",)).filter(sided) for bucket in workspace.buckets
+    ]
+    audit = pl.concat([held.join(found, on="pair_id") for found in labels]).rename({"source_label": "published"})
+    found = certify(audit, sum(frame.height for frame in labels)).as_dict()
+    if found["accuracy"] is None:
+        return None
+    rates = {"rate": 1 - found["accuracy"], "low": 1 - found["high"], "high": 1 - found["low"]}
+    return {**rates, **{name: found[name] for name in ("level", "audited", "population")}}
 
 
 def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[str, Any] | None:

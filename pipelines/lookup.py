@@ -6,11 +6,10 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 import polars as pl
 
 from pipelines.accounts import prefix_caches, requests
-from pipelines.fitted import CURRENT
+from pipelines.estimates import fused_artefact
 from pipelines.progress import read_progress
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
 from pipelines.stages import RUN_ORDER
@@ -87,9 +86,7 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
 
 def fuser_model(workspace: Workspace) -> dict[str, Any] | None:
     """The fuser's model behind the current verdicts, or None before the first fusion."""
-    current = workspace.read_artefact("fuse", CURRENT)
-    data = None if current is None else workspace.read_artefact("fuse", f"{current.decode()}/fuser")
-    model: dict[str, Any] | None = None if data is None else orjson.loads(data)
+    model: dict[str, Any] | None = fused_artefact(workspace, "fuser")
     return model
 
 

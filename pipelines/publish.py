@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from pipelines.certify import certificate
+from pipelines.certify import audited_noise, certificate
+from pipelines.estimates import estimates
 from pipelines.materialise import REJECT_STAGES, Materialise
 from pipelines.report import report_documents
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES
@@ -56,6 +58,7 @@ class Publication:
             },
             splits=self.stage.splits_config.model_dump(mode="json"),
             certificate=certificate(self.workspace),
+            estimates=self._estimates(),
         )
 
     def unchanged(self) -> PublishResult | None:
@@ -82,6 +85,10 @@ class Publication:
                 self.workspace, manifest, folder, self.file.recipe.materialise.spread_pairs
             ),
         )
+
+    def _estimates(self) -> dict[str, Any] | None:
+        found = estimates(self.workspace)
+        return None if found is None else {**found, "audited_noise": audited_noise(self.workspace)}
 
     def _fingerprint(self, table: str, stages: tuple[str, ...]) -> str:
         return hash_json([self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets])

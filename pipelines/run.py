@@ -9,6 +9,8 @@ from pathlib import Path
 import orjson
 
 from pipelines.beam import beam_flags
+from pipelines.estimates import estimates, said
+from pipelines.fuse import Fuse
 from pipelines.materialise import Materialise
 from pipelines.plan import Plan, plan
 from pipelines.publish import Publication, report_path
@@ -125,11 +127,13 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
 
 def notes(stage: Stage) -> list[str]:
     """What a person should know after a stage."""
+    if isinstance(stage, Fuse):
+        return said(estimates(stage.workspace, finished=True))
     if isinstance(stage, Route):
         outlook = orjson.loads(stage.artefact("outlook") or b"null")
         if outlook:
-            said = [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
+            found = [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
             if "regret" in outlook:
-                said.append(f"regret of the bandit so far: {outlook['regret']:.1f} labels turned over")
-            return said
+                found.append(f"regret of the bandit so far: {outlook['regret']:.1f} labels turned over")
+            return found
     return []

@@ -48,6 +48,7 @@ class Manifest(BaseModel):
     rejects_by_reason: dict[str, int]  # "stage/reason" -> count
     actions: dict[str, int]  # verdict action -> pairs
     certificate: dict[str, Any] | None = None
+    estimates: dict[str, Any] | None = None  # wrong source labels, predicted and actual actions, calibration
     row_hash: str  # independent of the order of rows and of the file layout
     reject_hash: str
     files: dict[str, FileEntry]

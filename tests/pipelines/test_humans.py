@@ -68,6 +68,13 @@ def test_answers_to_the_audit_certify_the_version_and_show_who_gave_them(project
     project.recipe["annotate"] = {"plugin": "files", "files": ["answers.jsonl"]}
     result = project.run("w")
     certificate = result["certificate"]
+    shown = json.loads(project.prefine("show", "small", "-w", "w", "--json"))["estimates"]
+    verdicts = table_frame(workspace, "verdicts").collect()
+    assert shown["noise"]["rate"] == pytest.approx(verdicts["noise"].mean())
+    assert shown["noise"]["n"] == verdicts["noise"].count()
+    assert shown["predicted"] == pytest.approx(shown["actual"])  # the sample is the whole workspace
+    assert shown["audited_noise"]["population"] == verdicts["noise"].count()
+    assert any("wrong source labels" in note for note in result["notes"])
     held = queue.filter(pl.col("held_out") > 0)
     published = dict(table_frame(workspace, "rows").select("pair_id", "chosen_is").collect().iter_rows())
     audited = [pair for pair in held["pair_id"] if pair in published]

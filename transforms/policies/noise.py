@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -80,49 +81,56 @@ def ensemble_moments(votes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def noise_rate(verdicts: pl.DataFrame, level: float = 0.95) -> dict[str, float | int]:
-    """Estimated share of wrong source labels, with an interval.
+def noise_sums(verdicts: pl.DataFrame) -> dict[str, float]:
+    """What `noise_rate` needs of some prompts, to be added up over buckets; all pairs of a prompt must come together.
 
     Args:
         verdicts: `prompt_id, noise`.
+
+    Returns:
+        With S the sum of `noise` over a prompt's n pairs with a source label: the sums over prompts of n, S, n^2,
+        n S and S^2, and of noise (1 - noise) over pairs.
+    """
+    noise = pl.col("noise")
+    prompts = (
+        verdicts.filter(noise.is_not_null())
+        .sort("prompt_id", "noise")
+        .group_by("prompt_id", maintain_order=True)
+        .agg(pl.len().cast(pl.Float64).alias("n"), noise.sum().alias("s"), (noise * (1 - noise)).sum().alias("chance"))
+    )
+    n, s = pl.col("n"), pl.col("s")
+    sums = prompts.select(
+        n.sum(),
+        s.sum(),
+        pl.col("chance").sum(),
+        (n * n).sum().alias("nn"),
+        (n * s).sum().alias("ns"),
+        (s * s).sum().alias("ss"),
+    )
+    found: dict[str, float] = sums.row(0, named=True)
+    return found
+
+
+def noise_rate(sums: Mapping[str, float], level: float = 0.95) -> dict[str, float | int] | None:
+    """Estimated share of wrong source labels, with an interval; None without source labels.
+
+    Args:
+        sums: `noise_sums`, added up.
         level: coverage of the interval.
 
     Returns:
-        `rate`, `low`, `high`, `n` (pairs with a source label). The rate is the mean of `noise`. Its variance is
-        that of a mean over prompts (pairs of one prompt are not independent) plus the chance that each label
-        falls as its probability says. The interval is right in so far as the posterior is calibrated; where
-        there is a random audit by humans, `audited_noise_rate` needs no such belief.
+        `rate`, `low`, `high`, `level`, `n` (pairs with a source label). The rate is the mean of `noise`. Its variance
+        is that of a mean over prompts (pairs of one prompt are not independent) plus the chance that each label falls
+        as its probability says. The interval is right in so far as the posterior is calibrated; a random audit by
+        people needs no such belief.
     """
-    labelled = verdicts.filter(pl.col("noise").is_not_null())
-    n = len(labelled)
+    n = sums["n"]
     if not n:
-        return {"rate": math.nan, "low": math.nan, "high": math.nan, "n": 0}
-    rate = float(labelled.select(pl.col("noise").mean()).item())
-    clusters = (
-        labelled.sort("prompt_id")
-        .group_by("prompt_id", maintain_order=True)
-        .agg(
-            (pl.col("noise") - rate).sum().alias("_sum"),
-            (pl.col("noise") * (1 - pl.col("noise"))).sum().alias("_chance"),
-        )
-    )
-    spread = float(clusters.select((pl.col("_sum") ** 2).sum()).item())
-    chance = float(clusters.select(pl.col("_chance").sum()).item())
-    reach = float(ndtri(0.5 + level / 2)) * math.sqrt(spread + chance) / n
-    return {"rate": rate, "low": max(0.0, rate - reach), "high": min(1.0, rate + reach), "n": n}
-
-
-def audited_noise_rate(wrong: int, n: int, level: float = 0.95) -> dict[str, float | int]:
-    """Share of wrong source labels among `n` pairs drawn at random and checked by humans: Wilson's (1927) interval."""
-    if not 0 <= wrong <= n:
-        raise ValueError(f"{wrong} wrong labels of {n}")
-    if not n:
-        return {"rate": math.nan, "low": 0.0, "high": 1.0, "n": 0}
-    z = float(ndtri(0.5 + level / 2))
-    p = wrong / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"rate": p, "low": max(0.0, centre - reach), "high": min(1.0, centre + reach), "n": n}
+        return None
+    rate = sums["s"] / n
+    spread = max(sums["ss"] - 2 * rate * sums["ns"] + rate * rate * sums["nn"], 0.0)
+    reach = float(ndtri(0.5 + level / 2)) * math.sqrt(spread + sums["chance"]) / n
+    return {"rate": rate, "low": max(0.0, rate - reach), "high": min(1.0, rate + reach), "level": level, "n": int(n)}
 
 
 def action_shares(decided: pl.DataFrame) -> dict[str, float]:

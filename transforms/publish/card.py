@@ -44,7 +44,12 @@ def dataset_card(manifest: Manifest) -> str:
     }
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     splits = "\n".join(f"| {s} | {n:,} |" for s, n in manifest.rows_by_split.items())
-    actions = "\n".join(f"| {a} | {n:,} |" for a, n in manifest.actions.items())
+    predicted = (manifest.estimates or {}).get("predicted", {})
+    actions = "\n".join(
+        f"| {a} | {manifest.actions.get(a, 0):,} | {manifest.actions.get(a, 0) / max(manifest.n_pairs, 1):.1%} | "
+        f"{'' if not predicted else format(predicted.get(a, 0.0), '.1%')} |"
+        for a in sorted({*manifest.actions, *predicted})
+    )
     rejects = "\n".join(f"| {r} | {n:,} |" for r, n in manifest.rejects_by_reason.items())
     return f"""---
 {head}---
@@ -59,15 +64,34 @@ def dataset_card(manifest: Manifest) -> str:
 |---|---|
 {splits}
 
-| action | pairs |
-|---|---|
+| action | pairs | share | predicted |
+|---|---|---|---|
 {actions}
 
 | left out because | records |
 |---|---|
 {rejects}
-{_certified(manifest.certificate)}
+{_noise(manifest.estimates)}{_certified(manifest.certificate)}
 Row hash `{manifest.row_hash}`, recipe hash `{manifest.recipe_hash}`, code {manifest.code_version}.
+"""
+
+
+def _noise(estimates: Mapping[str, Any] | None) -> str:
+    """How many source labels are wrong, by the posterior and by the audit; empty where no source gave labels."""
+    found = [] if estimates is None else [("posterior", estimates["noise"]), ("audit", estimates["audited_noise"])]
+    rows = "\n".join(
+        f"| {name} | {noise['rate']:.1%} | {noise['low']:.1%} to {noise['high']:.1%} |"
+        for name, noise in found
+        if noise is not None
+    )
+    if not rows:
+        return ""
+    return f"""
+How many of the sources' labels are wrong, as the posterior says and, where there is one, as a random audit says:
+
+| estimate by | wrong source labels | 95% interval |
+|---|---|---|
+{rows}
 """
 
 

@@ -32,6 +32,7 @@ class Provenance:
     voters: Mapping[str, Any] = field(default_factory=dict)
     splits: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
+    estimates: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def publish(
             rejects_by_reason=dict(sorted(tally.rejects_by_reason.items())),
             actions=dict(sorted(tally.actions.items())),
             certificate=None if provenance.certificate is None else dict(provenance.certificate),
+            estimates=None if provenance.estimates is None else dict(provenance.estimates),
             row_hash=tally.row_hash,
             reject_hash=tally.reject_hash,
             files=dict(sorted(tally.files.items())),

@@ -37,7 +37,9 @@ class ReportData:
     flow: pl.DataFrame  # level, source, target, n
     voters: pl.DataFrame  # transforms.report.voters.voter_table
     agreement: pl.DataFrame  # voter, other, n, agreement
-    reliability: pl.DataFrame  # bin, predicted, observed, n
+    reliability: pl.DataFrame  # bin, predicted, observed, n; in-sample
+    out_of_fold: pl.DataFrame  # the same by weights that did not see the label
+    shares: pl.DataFrame  # action, predicted (null if it was not), actual
     noise: pl.DataFrame  # bin (lower edge), action, n
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
     position: pl.DataFrame  # voter, n, first, inconsistent, n_both
@@ -89,6 +91,8 @@ def report_data(
         voters=voters.voter_table(version.scan("votes"), decisive, sample),
         agreement=voters.agreement(decisive),
         reliability=voters.reliability(decisive, sample),
+        out_of_fold=voters.out_of_fold((manifest.estimates or {}).get("calibration")),
+        shares=_shares(manifest),
         noise=_noise(judged),
         ensemble=_ensemble(decisive, sample),
         position=voters.position_bias(decisive),
@@ -102,6 +106,19 @@ def report_data(
         examples=examples(version, sample, decisive, examples_per_action),
         **{k: v for k, v in {"costs": costs, "queue": queue, "asked": asked}.items() if v is not None},
     )
+
+
+def _shares(manifest: Manifest) -> pl.DataFrame:
+    """What the policy was expected to do from its sample, beside what it did."""
+    predicted = (manifest.estimates or {}).get("predicted", {})
+    total = max(sum(manifest.actions.values()), 1)
+    rows = [
+        (a, predicted.get(a, 0.0) if predicted else None, manifest.actions.get(a, 0) / total)
+        for a in ACTIONS
+        if a in predicted or a in manifest.actions
+    ]
+    schema = {"action": pl.String, "predicted": pl.Float64, "actual": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _cutoff(n_pairs: int) -> str:

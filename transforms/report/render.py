@@ -70,6 +70,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "sampled": sampled,
         "n_human": int(data.reliability["n"].sum()) if data.reliability.height else 0,
         "ece": calibration_error(data.reliability),
+        "estimates": m.estimates,
+        "shares": data.shares.to_dicts(),
         "position": data.position.to_dicts(),
         "judges": data.judges.to_dicts(),
         "yields": data.yields.to_dicts(),
@@ -90,8 +92,8 @@ def _context(data: ReportData) -> dict[str, Any]:
 def _present(section: str, data: ReportData) -> bool:
     frames = {
         "voters": [data.voters],
-        "calibration": [data.reliability],
-        "noise": [data.noise, data.ensemble],
+        "calibration": [data.reliability, data.out_of_fold],
+        "noise": [data.noise, data.ensemble, data.shares],
         "bias": [data.position, data.length],
         "judges": [data.judges],
         "yield": [data.yields],
@@ -116,9 +118,11 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
         (f"{m.n_rejects:,}", "records left out, each with its reason"),
         (f"{data.voters.height:,}", "voters"),
     ]
-    error = calibration_error(data.reliability)
-    if error is not None:
-        tiles.append((f"{error:.3f}", "calibration error against humans"))
+    noise, calibration = ((m.estimates or {}).get(name) for name in ("noise", "calibration"))
+    if noise is not None:
+        tiles.append((f"{noise['rate']:.1%}", "of the sources' labels are wrong, by the posterior"))
+    if calibration is not None:
+        tiles.append((f"{calibration['ece']:.3f}", "calibration error against people, out of fold"))
     return tiles
 
 
@@ -130,6 +134,7 @@ def _plots(data: ReportData) -> dict[str, str]:
     return {
         "flow": sankey(data.flow) if data.flow.height else "",
         "agreement": plots.agreement_matrix(data.agreement) if agreeing.height else "",
+        "out_of_fold": plots.reliability_diagram(data.out_of_fold) if data.out_of_fold.height else "",
         "reliability": plots.reliability_diagram(data.reliability) if data.reliability.height else "",
         "noise": plots.noise_histogram(data.noise, 1 / BINS) if data.noise.height else "",
         "ensemble": plots.ensemble_scatter(data.ensemble) if data.ensemble.height else "",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import polars as pl
+
+from transforms.fusers._known import VOTER as KNOWN_ANSWER
 
 BINS = 10
 MOST_VOTERS = 24
@@ -96,7 +101,9 @@ def agreement(votes: pl.DataFrame) -> pl.DataFrame:
 
 
 def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
-    """Calibration against humans of what the posterior is without the humans' own contributions.
+    """Agreement with humans of what the posterior is without the humans' own contributions: in-sample calibration.
+
+    The weights were fitted on these labels, so this flatters; see `out_of_fold`. A known answer is left out too.
 
     Columns: bin (0 to 9), predicted (mean probability of the more probable label), observed (share of strict human
     majorities that agree), n.
@@ -104,7 +111,9 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     voters = votes.filter(pl.col("kind") == "human")["voter"].unique().to_list()
     humans = human_majority(votes)
     others = pl.col("contributions").list.eval(
-        pl.when(~pl.element().struct.field("voter").is_in(voters)).then(pl.element().struct.field("log_odds"))
+        pl.when(~pl.element().struct.field("voter").is_in([*voters, KNOWN_ANSWER])).then(
+            pl.element().struct.field("log_odds")
+        )
     )
     return (
         sample.select("pair_id", log_odds=pl.col("prior") + others.list.sum())
@@ -117,6 +126,15 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
         .agg(predicted=pl.col("p").mean(), observed=pl.col("right").mean(), n=pl.len())
         .sort("bin")
     )
+
+
+def out_of_fold(calibration: Mapping[str, Any] | None) -> pl.DataFrame:
+    """The fuser's own calibration as a table like `reliability`'s: each label predicted by weights that did not see
+    its prompt. Empty where the fuser measured none."""
+    bins = [] if calibration is None else calibration["bins"]
+    rows = [(i, b["confidence"], b["accuracy"], b["n"]) for i, b in enumerate(bins)]
+    schema = {"bin": pl.Int64, "predicted": pl.Float64, "observed": pl.Float64, "n": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def calibration_error(table: pl.DataFrame) -> float | None:

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.stats import binomtest
 
 from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.tables import ACTIONS, Verdicts
 from transforms.policies.noise import (
     action_shares,
-    audited_noise_rate,
     decision_frame,
     ensemble_moments,
     noise_rate,
+    noise_sums,
 )
 from transforms.registry import find, names
 
@@ -238,36 +237,27 @@ def test_noise_rate_covers_the_truth() -> None:
     for _ in range(200):
         noise = rng.beta(1, 4, 300)
         wrong = (rng.random(300) < noise).mean()
-        table = pl.DataFrame({"prompt_id": [str(i) for i in range(300)], "noise": noise})
-        found = noise_rate(table)
+        found = noise_rate(noise_sums(pl.DataFrame({"prompt_id": [str(i) for i in range(300)], "noise": noise})))
+        assert found is not None
         assert found["rate"] == pytest.approx(noise.mean())
         covered += found["low"] <= wrong <= found["high"]
     assert covered >= 185
-    assert (
-        noise_rate(pl.DataFrame({"prompt_id": ["x"], "noise": [None]}, schema_overrides={"noise": pl.Float64}))["n"]
-        == 0
-    )
+    unknown = pl.DataFrame({"prompt_id": ["x"], "noise": [None]}, schema_overrides={"noise": pl.Float64})
+    assert noise_rate(noise_sums(unknown)) is None
 
 
-def test_pairs_of_one_prompt_widen_the_interval() -> None:
+def test_pairs_of_one_prompt_widen_the_interval_and_buckets_do_not_matter() -> None:
     noise = np.tile([0.1, 0.9], 50)
     apart = pl.DataFrame({"prompt_id": [str(i) for i in range(100)], "noise": noise})
     together = apart.with_columns(pl.Series("prompt_id", ["x", "y"] * 50))
-    width = [noise_rate(t)["high"] - noise_rate(t)["low"] for t in (apart, together)]
-    assert width[1] > width[0]
-
-
-@pytest.mark.parametrize(("wrong", "n"), [(0, 10), (3, 10), (50, 400), (10, 10)])
-def test_audited_rate_is_wilsons(wrong: int, n: int) -> None:
-    expected = binomtest(wrong, n).proportion_ci(0.95, method="wilson")
-    found = audited_noise_rate(wrong, n)
-    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-def test_impossible_audit_is_an_error() -> None:
-    with pytest.raises(ValueError, match="3 wrong labels of 2"):
-        audited_noise_rate(3, 2)
-    assert audited_noise_rate(0, 0)["high"] == 1.0
+    width = [noise_rate(noise_sums(t)) for t in (apart, together)]
+    assert width[1]["high"] - width[1]["low"] > width[0]["high"] - width[0]["low"]
+    parts = [noise_sums(together.filter(pl.col("prompt_id") == p)) for p in "xy"]
+    assert noise_rate({key: sum(part[key] for part in parts) for key in parts[0]}) == pytest.approx(width[1])
+    rate, n = noise.mean(), len(noise)
+    spread = sum(float((together.filter(pl.col("prompt_id") == p)["noise"] - rate).sum()) ** 2 for p in "xy")
+    reach = 1.959964 * np.sqrt(spread + (noise * (1 - noise)).sum()) / n
+    assert width[1]["low"] == pytest.approx(max(0.0, rate - reach), abs=1e-6)
 
 
 def test_all_policies_are_registered() -> None:

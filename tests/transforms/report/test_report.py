@@ -15,6 +15,7 @@ import pytest
 from schemas.tables import Verdicts, Votes, rows_frame
 from tests.transforms.publish import frames
 from transforms.generators._yield import yield_table
+from transforms.publish.card import dataset_card
 from transforms.publish.read import Version, open_version
 from transforms.publish.version import Provenance, publish
 from transforms.report import voters
@@ -84,6 +85,32 @@ def test_the_page_needs_nothing_and_runs_nothing(rich: Version) -> None:
     assert {"flow", "voters", "calibration", "noise", "bias", "yield", "slices", "routing", "cost", "examples"} <= set(
         ids
     )
+
+
+def test_estimates_are_shown_with_their_intervals_and_calibration_is_the_fusers_own(tmp_path: Path) -> None:
+    bins = [{"low": 0.6, "high": 0.7, "n": 40, "confidence": 0.65, "accuracy": 0.55}]
+    noise = {"rate": 0.123, "low": 0.101, "high": 0.145, "level": 0.95, "n": 40}
+    estimates = {
+        "noise": noise,
+        "audited_noise": {"rate": 0.2, "low": 0.15, "high": 0.26, "level": 0.95, "audited": 10, "population": 40},
+        "predicted": {"keep": 0.875, "flip": 0.125},
+        "actual": {"keep": 1.0},
+        "calibration": {"n": 40, "ece": 0.1, "accuracy": 0.55, "log_loss": 0.7, "bins": bins},
+    }
+    version = make(tmp_path, *frames.workspace(20), estimates=estimates)
+    data = report_data(version)
+    assert voters.calibration_error(data.out_of_fold) == pytest.approx(0.1)
+    assert dict(data.shares.select("action", "predicted").iter_rows())["flip"] == 0.125
+    actual = dict(data.shares.select("action", "actual").iter_rows())
+    total = sum(version.manifest.actions.values())
+    assert actual == {a: version.manifest.actions.get(a, 0) / total for a in actual}
+    text = " ".join(" ".join(Page(render(data)).text).split())
+    for shown in ("Out of fold", "12.3%", "10.1%", "14.5%", "20.0%", "87.5%"):
+        assert shown in text
+    card = dataset_card(version.manifest)
+    assert "| posterior | 12.3% | 10.1% to 14.5% |" in card
+    assert "| audit | 20.0% | 15.0% to 26.0% |" in card
+    assert re.search(r"\| flip \| [\d,]+ \| [\d.]+% \| 12.5% \|", card)
 
 
 def test_text_of_models_and_sources_is_shown_as_text(tmp_path: Path) -> None:
