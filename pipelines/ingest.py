@@ -62,7 +62,7 @@ class ReadSlice:
             if placed.height:
                 path = _staged(workspace, element.key, f"{name}.parquet")
                 rows_per_group = max(256, placed.height // workspace.n_buckets)
-                data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group)
+                data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group, scratch=True)
                 write_atomic(workspace.fs, path, data)
         summary = {
             "tables": [name for name, frame in frames.items() if frame.height],

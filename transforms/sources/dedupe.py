@@ -66,11 +66,22 @@ def dedupe_pairs(pairs: pl.DataFrame) -> Deduped:
 
 def dedupe_votes(votes: pl.DataFrame) -> pl.DataFrame:
     """Each vote once, sorted by id."""
-    repeated = votes["vote_id"].is_duplicated()
-    if repeated.any():
-        first = _in_order(votes.filter(repeated), ["vote_id"]).unique("vote_id", keep="first", maintain_order=True)
-        votes = pl.concat([votes.filter(~repeated), first])
-    return votes.sort("vote_id")
+    ordered = _by_id(votes)
+    ids = ordered["vote_id"]
+    again = (ids == ids.shift()).fill_null(value=False)
+    if not again.any():
+        return ordered
+    repeated = ids.is_in(ids.filter(again).implode())
+    first = _in_order(ordered.filter(repeated), ["vote_id"]).unique("vote_id", keep="first", maintain_order=True)
+    return pl.concat([ordered.filter(~repeated), first]).sort("vote_id")
+
+
+def _by_id(votes: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by `vote_id`: by the number in its first digits, which sorts faster than text, where that is enough."""
+    digits = pl.col("vote_id").str.slice(0, 15).str.to_integer(base=16, strict=False, dtype=pl.Int64)
+    ordered = votes.sort(digits, nulls_last=True, maintain_order=True)
+    ids = ordered["vote_id"]
+    return ordered if (ids >= ids.shift()).fill_null(value=True).all() else votes.sort("vote_id")
 
 
 def dedupe_prompts(prompts: pl.DataFrame) -> Deduped:

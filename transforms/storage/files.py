@@ -86,10 +86,15 @@ def read_json(fs: Any, path: str) -> Any | None:
         raise WorkspaceError(f"{path} is damaged ({error}); {_REMEDY}") from None
 
 
-def parquet_bytes(frame: pl.DataFrame, rows_per_group: int = 100_000) -> bytes:
-    """A frame as Parquet with fixed settings: equal frames give equal bytes."""
+def parquet_bytes(frame: pl.DataFrame, rows_per_group: int = 100_000, scratch: bool = False) -> bytes:
+    """A frame as Parquet with fixed settings: equal frames give equal bytes.
+
+    Args:
+        scratch: read once and soon: compressed for speed, not for size.
+    """
     buffer = BytesIO()
-    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=rows_per_group)
+    codec: dict[str, Any] = {"compression": "lz4"} if scratch else {"compression": "zstd", "compression_level": 3}
+    frame.write_parquet(buffer, statistics=True, row_group_size=rows_per_group, **codec)
     return buffer.getvalue()
 
 
