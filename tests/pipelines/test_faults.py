@@ -91,6 +91,37 @@ def test_a_disk_that_takes_no_more_stops_the_run_with_the_files_name(calm: Calm,
     calm.assert_recovers()
 
 
+def test_a_full_disk_stops_the_run_with_the_files_name(calm: Calm) -> None:
+    """A file system of its own, with room for the first stages only."""
+    calm.folder.mkdir()
+    small = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "full", str(calm.folder)], capture_output=True)
+    if small.returncode:
+        pytest.skip(f"no file system can be mounted here: {small.stderr.decode().strip()}")
+    try:
+        done = calm.run()
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert calm.workspace in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=1g", str(calm.folder)], check=True)
+        calm.assert_recovers()
+    finally:
+        subprocess.run(["umount", str(calm.folder)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_a_part_that_may_not_be_read_is_named(calm: Calm) -> None:
+    calm.until("judge")
+    part = only(calm.folder.glob("tables/votes/*/*.parquet"))
+    part.chmod(0o000)
+    done = calm.run(*as_anybody())
+    part.chmod(0o644)
+    assert done.returncode == 1
+    assert part.name in done.stderr
+    assert "Traceback" not in done.stderr
+    calm.assert_recovers()
+
+
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
 def test_a_read_only_workspace_is_named(calm: Calm) -> None:
     calm.until("generate")
@@ -98,9 +129,7 @@ def test_a_read_only_workspace_is_named(calm: Calm) -> None:
     try:
         for folder in folders:
             folder.chmod(0o555)
-        # root may write anywhere unless it gives that up
-        drop = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
-        done = calm.run(*drop)
+        done = calm.run(*as_anybody())
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -151,8 +180,12 @@ def test_a_corrupted_manifest_is_named_and_never_taken_for_a_version(calm: Calm)
         error = calm.project.prefine(command, "small", "-w", calm.workspace, expect=1)
         assert "manifest" in error
         assert "Traceback" not in error
-    manifest.write_bytes(whole)
-    calm.project.prefine("verify", "small", "-w", calm.workspace)
+    done = calm.run()
+    assert done.returncode == 1
+    assert str(Path("v0001") / "manifest.json") in done.stderr
+    assert "Traceback" not in done.stderr
+    manifest.unlink()
+    calm.assert_recovers()
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(calm: Calm, tmp_path: Path) -> None:
@@ -224,6 +257,12 @@ def test_killed_at_random_moments_with_people_in_the_loop_nothing_shows(tmp_path
     result = harness(tmp_path, kills=8, seed=0, quiet=True)
     assert result["kills"] == 8
     assert result["answers bought twice"] <= result["allowed"]
+
+
+def as_anybody() -> tuple[str, ...]:
+    """Words before a command: root may read and write anywhere unless it gives that up."""
+    caps = "-dac_override,-dac_read_search"
+    return ("setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}") if os.geteuid() == 0 else ()
 
 
 def slow_project(folder: Path, stub: Callable[..., str]) -> Project:
