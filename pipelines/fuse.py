@@ -22,6 +22,7 @@ from transforms.policies.noise import decision_frame
 from transforms.storage.workspace import Output
 
 _PAIR_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
+_POLICY_PAIRS = 20_000  # a share or percentile of so many is right to a third of a point
 _VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
 
 
@@ -30,7 +31,7 @@ class Fuse(FittedStage):
     """One verdict per pair."""
 
     name: ClassVar[str] = "fuse"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES))
 
     @cached_property
@@ -56,7 +57,8 @@ class Fuse(FittedStage):
             pairs = fusion_columns(pairs)
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
-            drawn = pairs.filter(pl.col("drawn"))  # shares of the others say nothing about the data set
+            # Shares of the others say nothing about the data set. Pairs are in the order of their hash: any first ones do.
+            drawn = pairs.filter(pl.col("drawn")).head(_POLICY_PAIRS)
             self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, drawn))))
         self.make_current()
         yield self
