@@ -57,8 +57,7 @@ class Fuse(FittedStage):
             pairs = fusion_columns(pairs)
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
-            # Shares of the others say nothing about the data set. Pairs lie in the order of their hash: the first are as
-            # good as any.
+            # Shares of the others say nothing about the data set. Pairs lie in the order of their hash: any will do.
             drawn = pairs.filter(pl.col("drawn")).head(_POLICY_PAIRS)
             self.store("policy", canonical_json(self.policy.fit(self._fused(model, votes, drawn))))
         self.make_current()
