@@ -24,7 +24,7 @@ class Score(FittedStage):
     """Every scorer's votes on every pair."""
 
     name: ClassVar[str] = "score"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", ANSWER_STAGES))
 
     @cached_property
@@ -64,7 +64,15 @@ class Score(FittedStage):
                 found = scorer.votes(pairs, self.artefact(scorer.name) or b"", **heard)
                 frames.append(found.select(schema.names()))
         votes = pl.concat(frames)
-        return Output({"votes": votes}, rows_in=pairs.height, rows_out=pairs.height, counts={"votes": votes.height})
+        transient = pl.col("aspects").str.json_path_match("$.transient") == "true"
+        failed = votes.filter(pl.col("label") == "error")
+        return Output(
+            {"votes": votes},
+            rows_in=pairs.height,
+            rows_out=pairs.height,
+            counts={"votes": votes.height} | ({"error": failed.height} if failed.height else {}),
+            complete=failed.filter(transient).is_empty(),
+        )
 
     def _answers(self, bucket: int) -> pl.DataFrame | None:
         """What others said of the bucket's pairs, if a scorer wants to know."""

@@ -29,6 +29,7 @@ from schemas.ids import unit_interval
 from transforms.engines._replies import (
     MISCONFIGURED,
     RETRIED,
+    UNVERSIONED,
     MalformedReplyError,
     error_text,
     parse_reply,
@@ -161,7 +162,7 @@ class Client:
                 await asyncio.sleep(wait)
 
     async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Answer | _Failure:
-        base = server.base.removesuffix("/v1") if request.path == "tokenize" else server.base
+        base = server.base.removesuffix("/v1") if request.path in UNVERSIONED else server.base
         seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
         try:
             answer = await server.wire.ask("POST", f"{base}/{request.path}", data, seconds)

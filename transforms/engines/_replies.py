@@ -1,7 +1,7 @@
 """From the bytes a server sent to a `Reply`, and from a status to what to do about it. Pure functions.
 
 Formats: OpenAI chat/completions and completions, with the additions of vLLM (`reasoning`,
-`reasoning_content`) and llama.cpp (`timings.cache_n`, `tokens` of `/tokenize`).
+`reasoning_content`, the numbers of `/pooling`) and llama.cpp (`timings.cache_n`, `tokens` of `/tokenize`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import orjson
 from transforms.plugins import Reply, Request
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+UNVERSIONED = frozenset({"tokenize", "pooling"})  # paths beside /v1, not below it
 MISCONFIGURED = frozenset({401, 402, 403, 404, 405})
 LOGPROB_FLOOR = -100.0  # log-probability given to a token the server calls impossible (-inf, -9999)
 ERROR_LIMIT = 500
@@ -40,6 +41,9 @@ def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0
         raise MalformedReplyError(f"reply is {type(data).__name__}, not an object")
     if request.path == "tokenize":
         return Reply(request.request_id, "ok", text=str(_token_count(data)), ms=ms, retries=retries)
+    if request.path == "pooling":
+        used = _count(_mapping(data.get("usage")).get("prompt_tokens"))
+        return Reply(request.request_id, "ok", text=_last_number(data), tokens_in=used, ms=ms, retries=retries)
     choice = _first_choice(data)
     finish = choice.get("finish_reason")
     finish = finish if isinstance(finish, str) else None
@@ -171,6 +175,20 @@ def _token_count(data: Mapping[str, Any]) -> int:
     if isinstance(tokens, list):
         return len(tokens)
     raise MalformedReplyError("tokenize reply has neither count nor tokens")
+
+
+def _last_number(data: Mapping[str, Any]) -> str:
+    """The reward: models that pool every token give one number a token, and the last one is the text's."""
+    try:
+        value: Any = data["data"][0]["data"]
+        while isinstance(value, list):
+            value = value[-1]
+        number = float(value)
+    except (KeyError, IndexError, TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise MalformedReplyError("pooling reply holds no number where a reward should be")
+    return repr(number)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -57,7 +57,9 @@ def tie_probability(
 ) -> pl.DataFrame:
     """`pair_id, p_tie`: the tie model, and each human's own word on the pair."""
     weights = model["weights"]
-    said = human.group_by("pair_id").agg(((2 * pl.col("ties") - 1) * HUMAN_LOG_ODDS).sum().alias("_human"))
+    said = human.group_by("pair_id").agg(
+        ((2 * pl.col("ties") - 1) * pl.col("share") * HUMAN_LOG_ODDS).sum().alias("_human")
+    )
     frame = tie_features(pairs.unique("pair_id", maintain_order=True), cells).join(said, on="pair_id", how="left")
     z = (
         weights["constant"]

@@ -121,31 +121,52 @@ def opinionated(voters: pl.DataFrame) -> pl.DataFrame:
 
 
 def assign_slots(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
-    """`voters` with `slot`: the first voter of the same group that cast exactly the same votes.
+    """`voters` with `slot`: the one that stands for all voters that cast exactly the same votes, whatever their group.
 
-    Two names for one source of opinions (a copy, an alias) thus count once.
+    Two names for one source of opinions (a copy, an alias) thus count once. The one that stands for them is of the
+    group with most voters, then first by name, and its group is the group of all of them.
+    """
+    sizes = voters.group_by("group").agg((-pl.len().cast(pl.Int64)).alias("_rank"))
+    ranked = voters.join(sizes, on="group", how="left").sort("_rank", "voter")
+    slot_of = same_ballots(votes, ranked["voter"].to_list())
+    group_of = dict(voters.select("voter", "group").iter_rows())
+    slots = pl.DataFrame(
+        {"voter": list(slot_of), "slot": list(slot_of.values()), "_group": [group_of[s] for s in slot_of.values()]},
+        schema={"voter": pl.String, "slot": pl.String, "_group": pl.String},
+    )
+    return (
+        voters.join(slots, on="voter", how="left", maintain_order="left")
+        .with_columns(pl.col("_group").alias("group"))
+        .drop("_group")
+    )
+
+
+def same_ballots(votes: pl.DataFrame, voters: list[str], least: int = 1) -> dict[str, str]:
+    """For each of `voters` the first among them that cast exactly the same votes (`valid_votes`), or itself.
+
+    Voters with fewer than `least` votes are nobody's copy.
     """
     key = pl.col("pair_id").str.slice(0, 12).str.to_integer(base=16, strict=False).fill_null(0)
     prints = votes.group_by("voter").agg(
-        (key * (3 * pl.col("sign") + pl.col("position") + 5).cast(pl.Int64) % 1_000_003).sum().alias("_print")
+        pl.len().alias("_n"),
+        (key * (3 * pl.col("sign") + pl.col("position") + 5).cast(pl.Int64) % 1_000_003).sum().alias("_print"),
     )
-    candidates = voters.join(prints, on="voter").sort("voter")
+    place = pl.DataFrame(
+        {"voter": voters, "_place": range(len(voters))}, schema={"voter": pl.String, "_place": pl.Int64}
+    )
+    candidates = place.join(prints, on="voter", how="left").sort("_place")
     ballots: dict[str, pl.DataFrame] = {}
     slot_of: dict[str, str] = {}
-    for members in candidates.partition_by("group", "n_votes", "_print", maintain_order=True):
-        names = members["voter"].to_list()
-        slot_of[names[0]] = names[0]
-        for index, name in enumerate(names[1:], start=1):
-            same = (
+    for members in candidates.partition_by("_n", "_print", maintain_order=True):
+        names, n = members["voter"].to_list(), members["_n"][0]
+        for index, name in enumerate(names):
+            alike = (
                 s
                 for s in names[:index]
                 if slot_of[s] == s and _ballot(votes, s, ballots).equals(_ballot(votes, name, ballots))
             )
-            slot_of[name] = next(same, name)
-    slots = pl.DataFrame(
-        {"voter": list(slot_of), "slot": list(slot_of.values())}, schema={"voter": pl.String, "slot": pl.String}
-    )
-    return voters.join(slots, on="voter", how="left", maintain_order="left")
+            slot_of[name] = next(alike, name) if n is not None and n >= least else name
+    return slot_of
 
 
 def cells_of(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:

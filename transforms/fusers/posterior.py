@@ -19,7 +19,7 @@ from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
-VERSION = 3
+VERSION = 4
 
 
 @register("fusers", "posterior")
@@ -31,7 +31,8 @@ class Posterior:
     - A vote is its sign less the voter's position bias (known without labels: pairs are stored in hash order),
       and, for voters that give probabilities or scores, tanh(raw / 2 scale) beside it; both weights are learned.
     - A voter's weight is its group's weight shared by the members present, plus its own. Both have Gaussian
-      priors, so with few labels a voter is what its group is, and copies of a voter are one voter.
+      priors, so with few labels a voter is what its group is. Voters that cast exactly the same votes are one voter,
+      in one group or several; so are people, from `_humans.COPIED_BALLOTS` votes on.
     - The prior mean and width come from self-consistency: a judge whose verdict does not survive exchanging
       the responses cannot be right more often than its consistency allows (the attenuation bound of classical
       test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a good
@@ -151,8 +152,6 @@ def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.Da
 
 
 def humans_frame(humans: dict[str, Row]) -> pl.DataFrame:
-    """The model's humans as `voter, log_odds`."""
-    return pl.DataFrame(
-        {"voter": list(humans), "log_odds": [float(row["log_odds"]) for row in humans.values()]},
-        schema={"voter": pl.String, "log_odds": pl.Float64},
-    )
+    """The model's humans as `voter, slot, log_odds`."""
+    rows = [(name, row["slot"], float(row["log_odds"])) for name, row in humans.items()]
+    return pl.DataFrame(rows, schema={"voter": pl.String, "slot": pl.String, "log_odds": pl.Float64}, orient="row")

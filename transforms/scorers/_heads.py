@@ -15,19 +15,19 @@ from threadpoolctl import threadpool_limits
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
 from schemas.tables import Votes, polars_schema
-from transforms.plugins import PluginConfig
 from transforms.scorers._embedding import PACKAGED, Embedder, MemoryCache, VectorCache
 from transforms.scorers._ensemble import Ensemble, PairScores, folds_of, score_pairs
 from transforms.scorers._moss import moments
 from transforms.scorers._pair_features import Blocks, PairTexts, difference_blocks
 from transforms.scorers._siblings import PairGraph
 from transforms.scorers._targets import TargetWeights, answered, stratified_prompts, targets
-from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
+from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
 
+FAMILY = "reward_heads"  # heads on the same embeddings and labels err together
 _NO_VOTES = pl.DataFrame(schema=polars_schema(Votes))
 
 
-class HeadConfig(PluginConfig):
+class HeadConfig(ScorerConfig):
     """Settings of every scorer with cross-fitted heads."""
 
     model: str = Field(PACKAGED, description="packaged default, folder of a sentence-transformers model, or hub id")
@@ -118,12 +118,16 @@ class HeadScorer(ABC):
             answers: the votes of others on these pairs; without them only source labels speak for sibling pairs.
         """
         if not model or pairs.is_empty():
-            return vote_frame([], self.name, "reward")
+            return vote_frame([], self.name, "reward", self._group)
         blocks = difference_blocks(PairTexts.of(pairs), self._embedder, self._cache)
         folds = folds_of(self._groups(pairs), self.config.folds, self.seed)
         labels, _ = self._targets(pairs, _NO_VOTES if answers is None else answers)
         scores = score_pairs(Ensemble.from_bytes(model), blocks, folds, labels, pair_graph(pairs))
-        return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward")
+        return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward", self._group)
+
+    @property
+    def _group(self) -> str:
+        return str(self.config.group or FAMILY)
 
     def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.ids import hash_bytes, hash_json
 from schemas.messages import Message, chat_messages, text_of
+from transforms.engines._http import Client, Patience
+from transforms.plugins import Request
 from transforms.scorers._embedding import VectorCache
 
 Array = NDArray[np.float64]
+FAMILY = "reward_models"  # group of what such models vote
+
+
+CHUNK = 512  # rewards bought before they are kept
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a conversation got no reward, and whether asking again may cure it."""
+
+    reason: str
+    transient: bool
+
+
+Reward = float | Failure
 
 
 class Conversation:
@@ -50,8 +65,8 @@ class RewardModel(Protocol):
         """JSON-serialisable."""
         ...
 
-    def rewards(self, conversations: Sequence[Conversation]) -> Array:
-        """One reward per conversation, shape (n,)."""
+    def rewards(self, conversations: Sequence[Conversation]) -> Sequence[Reward]:
+        """One reward, or why there is none, per conversation."""
         ...
 
 
@@ -80,7 +95,7 @@ class LocalRewardModel:
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".safetensors", ".bin", ".json"})
         return ["content", [hash_bytes(p.read_bytes()) for p in files], self.max_tokens]
 
-    def rewards(self, conversations: Sequence[Conversation]) -> Array:
+    def rewards(self, conversations: Sequence[Conversation]) -> list[Reward]:
         """Rewards in batches of similar length.
 
         Raises:
@@ -100,7 +115,7 @@ class LocalRewardModel:
                     f"{self.model} gives logits of shape {logits.shape}: not a reward model (1 or 2 labels)"
                 )
             out[rows] = logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0.0)
-        return out
+        return [float(value) for value in out]
 
     def _encode(self, tokenizer: Any, batch: Sequence[Conversation]) -> Any:
         options = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
@@ -135,65 +150,94 @@ class LocalRewardModel:
 class EndpointRewardModel:
     """A reward model behind vLLM's pooling endpoint (`vllm serve MODEL --runner pooling`).
 
-    Each conversation is one POST to `<url>/pooling` with the messages; the server renders its own chat template.
-    The reward is the last number of the reply's `data` (models that pool every token give one per token), raw.
+    Each conversation is one POST to `<url>/pooling` with the messages; the server renders its own chat template and
+    keeps the first `max_tokens` tokens, or as many as its model takes where that is less. The reward is the last
+    number of the reply (models that pool every token give one per token), raw. What is retried, and what stops the
+    run, is the engines' law: see `transforms.engines._http`.
     """
 
-    def __init__(self, url: str, model: str, api_key_env: str | None, concurrency: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        api_key_env: str | None,
+        concurrency: int,
+        timeout_s: float,
+        retries: int,
+        outage_s: float,
+        max_tokens: int,
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.model = model
         self.api_key_env = api_key_env
         self.concurrency = concurrency
-        self.timeout_s = timeout_s
+        self.patience = Patience(timeout_s, (retries + 1) * timeout_s, retries, backoff_max_s=8.0, outage_s=outage_s)
+        self.max_tokens = max_tokens
+        self._takes_less = False  # the server's model takes fewer than `max_tokens`
 
     @property
     def identity(self) -> Any:
-        """The model's name: where it is served does not change its rewards."""
-        return ["endpoint", self.model]
+        """The model's name and what it is shown: where it is served does not change its rewards."""
+        return ["endpoint", self.model, self.max_tokens]
 
-    def rewards(self, conversations: Sequence[Conversation]) -> Array:
-        """Rewards, `concurrency` requests at a time.
+    def rewards(self, conversations: Sequence[Conversation]) -> list[Reward]:
+        """Rewards, `concurrency` requests at a time; a `Failure` where the server refuses or fails on one text.
 
         Raises:
-            EngineError: the server is away, refuses, or answers something that is no number.
+            EngineError: the server is away, turns every request away, or gives no reward for any text.
+            UsageError: the key's environment variable is not set.
         """
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            return np.array(list(pool.map(self._reward, conversations)), dtype=np.float64)
+        found = asyncio.run(self._asked(conversations))
+        first = next((f for f in found if isinstance(f, Failure)), None)
+        if first is not None and len(found) > 1 and all(isinstance(f, Failure) for f in found):
+            raise EngineError(f"{self.url}/pooling gave no reward for any of {len(found)} texts: {first.reason}")
+        return found
 
-    def _reward(self, conversation: Conversation) -> float:
-        body = {
-            "model": self.model,
-            "messages": [*conversation.prompt, *conversation.response],
-            "add_generation_prompt": False,
-            "use_activation": False,
-        }
-        headers = {"Content-Type": "application/json"}
+    async def _asked(self, conversations: Sequence[Conversation]) -> list[Reward]:
+        headers = {}
         if self.api_key_env:
             if self.api_key_env not in os.environ:
                 raise UsageError(f"{self.url} wants a key: set the environment variable {self.api_key_env}")
             headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
-        request = urllib.request.Request(f"{self.url}/pooling", orjson.dumps(body), headers)  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:  # noqa: S310
-                answer = orjson.loads(reply.read())
-            values = np.asarray(answer["data"][0]["data"], dtype=np.float64).ravel()
-            return float(values[-1])
-        except urllib.error.HTTPError as error:
-            raise EngineError(f"{self.url}/pooling answers {error.code}: {error.read()[:300]!r}") from error
-        except OSError as error:
-            raise EngineError(f"no reward model answers at {self.url}/pooling: {error}") from error
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise EngineError(f"{self.url}/pooling did not answer with a reward for {self.model}: {error!r}") from error
+        client = Client(self.model, [f"{self.url}/v1"], self.model, self.concurrency, self.patience, headers)
+        async with client:
+            return list(await asyncio.gather(*(self._reward(client, c) for c in conversations)))
+
+    async def _reward(self, client: Client, conversation: Conversation) -> Reward:
+        request = self._request(conversation)
+        reply = await client.send(request)
+        if "truncate_prompt_tokens" in (reply.error or "") and request.body["truncate_prompt_tokens"] > 0:
+            self._takes_less = True
+            reply = await client.send(self._request(conversation))
+        if reply.state != "ok":
+            return Failure(f"{self.model}: {reply.error}", reply.transient)
+        return float(reply.text)
+
+    def _request(self, conversation: Conversation) -> Request:
+        body = {
+            "messages": [*conversation.prompt, *conversation.response],
+            "add_generation_prompt": False,
+            "use_activation": False,
+            "truncate_prompt_tokens": -1 if self._takes_less else self.max_tokens,
+            "truncation_side": "right",
+        }
+        return Request(self.model, self.model, body, path="pooling", purpose="reward")
 
 
-def memoised_rewards(model: RewardModel, conversations: Sequence[Conversation], cache: VectorCache) -> Array:
-    """Rewards (n,), buying only those the cache lacks; a reward is kept as a vector of length 1."""
+def memoised_rewards(model: RewardModel, conversations: Sequence[Conversation], cache: VectorCache) -> list[Reward]:
+    """Rewards, buying only those the cache lacks; a reward is kept as a vector of length 1, a failure is not.
+
+    They are bought and kept `CHUNK` at a time: what a killed run loses is at most that.
+    """
     ids = [hash_json(["reward", model.identity, conversation.key]) for conversation in conversations]
     wanted = dict(zip(ids, conversations, strict=True))
-    known = {i: float(vector[0]) for i, vector in cache.get(list(wanted)).items()}
+    known: dict[str, Reward] = {i: float(vector[0]) for i, vector in cache.get(list(wanted)).items()}
     missing = sorted(i for i in wanted if i not in known)
-    if missing:
-        bought = model.rewards([wanted[i] for i in missing]).astype(np.float32)
-        cache.put(missing, bought[:, None])
-        known.update((i, float(value)) for i, value in zip(missing, bought, strict=True))
-    return np.array([known[i] for i in ids], dtype=np.float64)
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        bought = dict(zip(chunk, model.rewards([wanted[i] for i in chunk]), strict=True))
+        kept = {i: np.float32(reward) for i, reward in bought.items() if not isinstance(reward, Failure)}
+        if kept:
+            cache.put(list(kept), np.array(list(kept.values()), dtype=np.float32)[:, None])
+        known.update(bought | {i: float(reward) for i, reward in kept.items()})
+    return [known[i] for i in ids]

@@ -10,11 +10,13 @@ import polars as pl
 from pydantic import Field
 
 from schemas.messages import text_of
-from transforms.plugins import PluginConfig, Row
-from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
+from transforms.plugins import Row
+from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
+
+SURFACE = "surface"  # family of length, repetition, relevance and their product
 
 
-class RuleConfig(PluginConfig):
+class RuleConfig(ScorerConfig):
     """What every rule takes."""
 
     tie_band: float = Field(0.0, ge=0.0, description="tie where the two scores differ by at most this")
@@ -30,6 +32,7 @@ class Rule(ABC):
     Config: ClassVar[type[RuleConfig]] = RuleConfig
     measures: ClassVar[str]
     plugin_name: ClassVar[str]
+    family: ClassVar[str | None] = None  # of rules that read the same of a text; default: the plug-in alone
     code_version: ClassVar[int] = 1
 
     def __init__(self, name: str, config: RuleConfig, seed: int) -> None:
@@ -40,6 +43,11 @@ class Rule(ABC):
     def identity(self) -> Any:
         """Everything that can change the votes."""
         return [self.plugin_name, self.code_version, self.name, self.config.model_dump(mode="json")]
+
+    @property
+    def group(self) -> str:
+        """The group its votes belong to."""
+        return str(self.config.group or self.family or self.plugin_name)
 
     @abstractmethod
     def score(self, response: str, row: Row) -> float | None:
@@ -52,7 +60,7 @@ class Rule(ABC):
     def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
         """One vote per pair the rule has something to say about."""
         opinions = (self.opinion(row) for row in pairs.iter_rows(named=True))
-        return vote_frame([opinion for opinion in opinions if opinion is not None], self.name, "rule")
+        return vote_frame([opinion for opinion in opinions if opinion is not None], self.name, "rule", self.group)
 
     def opinion(self, row: Row) -> Opinion | None:
         """The rule's opinion of one pair, or None."""

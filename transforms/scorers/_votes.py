@@ -8,9 +8,19 @@ from typing import Any, Literal
 
 import orjson
 import polars as pl
+from pydantic import Field
 
 from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
+from transforms.plugins import PluginConfig
+
+
+class ScorerConfig(PluginConfig):
+    """What every scorer takes."""
+
+    group: str | None = Field(
+        None, min_length=1, description="voters of one group share a weight; default: the family of the plug-in"
+    )
 
 
 @dataclass(frozen=True)
@@ -34,16 +44,17 @@ def label_by_difference(score_a: float, score_b: float, tie_band: float) -> str:
     return "a" if difference > 0 else "b"
 
 
-def vote_frame(
-    opinions: Iterable[Opinion], voter: str, kind: Literal["reward", "rule"], group: str | None = None
-) -> pl.DataFrame:
-    """Rows of `votes`, one per opinion. A voter has one vote a pair, so the id hashes voter and pair."""
+def vote_frame(opinions: Iterable[Opinion], voter: str, kind: Literal["reward", "rule"], group: str) -> pl.DataFrame:
+    """Rows of `votes`, one per opinion. A voter has one vote a pair, so the id hashes voter and pair.
+
+    `group` names voters that err together: the fuser shares one weight among those present.
+    """
     rows = [
         {
             "vote_id": hash_fields("score", voter, opinion.pair_id),
             "pair_id": opinion.pair_id,
             "voter": voter,
-            "voter_group": group or voter,
+            "voter_group": group,
             "kind": kind,
             "order": "none",
             "sample": 0,

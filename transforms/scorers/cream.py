@@ -13,12 +13,12 @@ from pydantic import Field
 from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
-from transforms.plugins import PluginConfig, Row
+from transforms.plugins import Row
 from transforms.registry import register
 from transforms.scorers._cream import consistency, soft_label
 from transforms.scorers._embedding import MemoryCache, VectorCache
-from transforms.scorers._reward_models import Array, LocalRewardModel
-from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
+from transforms.scorers._reward_models import FAMILY, Array, LocalRewardModel
+from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
 from transforms.scorers.hf_reward import pair_rewards
 
 _COLUMN = "meta:"
@@ -33,7 +33,7 @@ class Cream:
     With two responses C is 0 or 1; it says most with four or more.
     """
 
-    class Config(PluginConfig):
+    class Config(ScorerConfig):
         """Settings of `cream`."""
 
         current: str = Field(description="reward model (folder or hub id), or meta:KEY: [score_a, score_b] in meta")
@@ -57,7 +57,13 @@ class Cream:
     def identity(self) -> Any:
         """Everything that can change the votes."""
         sources = [self.config.current, self.config.previous]
-        return ["cream", 1, self.name, [self._models[s].identity if s in self._models else s for s in sources]]
+        return [
+            "cream",
+            2,
+            self.name,
+            self.config.group,
+            [self._models[s].identity if s in self._models else s for s in sources],
+        ]
 
     def use_cache(self, cache: VectorCache) -> None:
         """Keep rewards in `cache` from now on."""
@@ -92,13 +98,13 @@ class Cream:
                     aspects={"consistency": agreement, "n_responses": len(now), "sees_label": False},
                 )
             )
-        return vote_frame(opinions, self.name, "reward")
+        return vote_frame(opinions, self.name, "reward", self.config.group or FAMILY)
 
     def _scores(self, source: str, rows: list[Row]) -> Array:
         if not rows:
             return np.zeros((0, 2))
         if source in self._models:
-            return pair_rewards(self._models[source], rows, self._cache)
+            return pair_rewards(self._models[source], rows, self._cache)[0]
         return np.array([_column(row, source.removeprefix(_COLUMN)) for row in rows], dtype=np.float64)
 
 

@@ -9,19 +9,21 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit
 
-from transforms.plugins import PluginConfig, Row
+from transforms.plugins import Row
 from transforms.registry import register
 from transforms.scorers._embedding import MemoryCache, VectorCache
 from transforms.scorers._moss import moments
 from transforms.scorers._reward_models import (
+    FAMILY,
     Array,
     Conversation,
     EndpointRewardModel,
+    Failure,
     LocalRewardModel,
     RewardModel,
     memoised_rewards,
 )
-from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
+from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
 
 
 class Endpoint(BaseModel):
@@ -34,6 +36,8 @@ class Endpoint(BaseModel):
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     concurrency: int = Field(16, ge=1, description="requests at a time")
     timeout_s: float = Field(300.0, gt=0.0, description="seconds one request may take")
+    retries: int = Field(4, ge=0, description="further attempts after a failure that asking again may cure")
+    outage_s: float = Field(120.0, ge=0.0, description="seconds nothing may answer before the run stops")
 
 
 @register("scorers", "hf_reward")
@@ -41,10 +45,12 @@ class HfReward:
     """Sequence-classification reward models, local (transformers) or served (vLLM), as an ensemble.
 
     Margins r(a) - r(b) are log-odds by the Bradley-Terry training of such models; `p_a` is the mean of their
-    sigmoids, `aspects` holds `heads` (each model's margin), `mu`, `sigma` and `sees_label` (false).
+    sigmoids, `aspects` holds `heads` (each model's margin), `mu`, `sigma` and `sees_label` (false). A pair on which
+    one of the models fails is a vote `error` with the reason; `transient` in `aspects` says that asking again may
+    cure it.
     """
 
-    class Config(PluginConfig):
+    class Config(ScorerConfig):
         """Settings of `hf_reward`."""
 
         models: tuple[str, ...] = Field((), description="folders of saved models, or hub ids")
@@ -68,14 +74,15 @@ class HfReward:
         self._cache: VectorCache = MemoryCache()
         self._models: list[RewardModel] = [
             *(LocalRewardModel(model, config.batch_size, config.max_tokens) for model in config.models),
-            *(EndpointRewardModel(**endpoint.model_dump()) for endpoint in config.endpoints),
+            *(EndpointRewardModel(**e.model_dump(), max_tokens=config.max_tokens) for e in config.endpoints),
         ]
 
     @property
     def identity(self) -> Any:
         """Everything that can change the votes."""
         config = self.config
-        return ["hf_reward", 1, self.name, config.temperature, config.tie_band, [m.identity for m in self._models]]
+        settings = [config.temperature, config.tie_band, config.group]
+        return ["hf_reward", 2, self.name, *settings, [m.identity for m in self._models]]
 
     def use_cache(self, cache: VectorCache) -> None:
         """Keep rewards in `cache` from now on."""
@@ -88,37 +95,49 @@ class HfReward:
     def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
         """One vote per pair."""
         rows = list(pairs.iter_rows(named=True))
+        group = self.config.group or FAMILY
         if not rows:
-            return vote_frame([], self.name, "reward")
-        rewards = np.stack([pair_rewards(m, rows, self._cache) for m in self._models])  # (models, n, 2)
-        margins = (rewards[:, :, 0] - rewards[:, :, 1]).T / self.config.temperature
-        mu, sigma = moments(margins)
-        p_a, scores = expit(margins).mean(axis=1), rewards.mean(axis=0)
-        return vote_frame(
-            (
-                Opinion(
-                    row["pair_id"],
-                    label_by_difference(float(p_a[i]), 0.5, self.config.tie_band),
-                    p_a=float(p_a[i]),
-                    score_a=float(scores[i, 0]),
-                    score_b=float(scores[i, 1]),
-                    aspects={
-                        "mu": float(mu[i]),
-                        "sigma": float(sigma[i]),
-                        "heads": margins[i].tolist(),
-                        "sees_label": False,
-                    },
-                )
-                for i, row in enumerate(rows)
-            ),
-            self.name,
-            "reward",
+            return vote_frame([], self.name, "reward", group)
+        bought = [pair_rewards(m, rows, self._cache) for m in self._models]
+        failed: dict[int, Failure] = {}
+        for _, failures in bought:
+            for i, failure in failures.items():
+                failed.setdefault(i, failure)
+        rewards = np.stack([found for found, _ in bought])  # (models, n, 2)
+        opinions = (
+            _failed(row["pair_id"], failed[i]) if i in failed else self._opinion(row["pair_id"], rewards[:, i])
+            for i, row in enumerate(rows)
+        )
+        return vote_frame(opinions, self.name, "reward", group)
+
+    def _opinion(self, pair_id: str, rewards: Array) -> Opinion:
+        """The vote of all models on one pair, from their rewards (models, 2)."""
+        margins = (rewards[:, 0] - rewards[:, 1]) / self.config.temperature
+        mu, sigma = moments(margins[None, :])
+        p_a, scores = float(expit(margins).mean()), rewards.mean(axis=0)
+        return Opinion(
+            pair_id,
+            label_by_difference(p_a, 0.5, self.config.tie_band),
+            p_a=p_a,
+            score_a=float(scores[0]),
+            score_b=float(scores[1]),
+            aspects={"mu": float(mu[0]), "sigma": float(sigma[0]), "heads": margins.tolist(), "sees_label": False},
         )
 
 
-def pair_rewards(model: RewardModel, rows: list[Row], cache: VectorCache) -> Array:
-    """Rewards of both responses of each pair, shape (n, 2)."""
+def _failed(pair_id: str, failure: Failure) -> Opinion:
+    return Opinion(pair_id, "error", aspects={"transient": failure.transient}, detail=failure.reason)
+
+
+def pair_rewards(model: RewardModel, rows: list[Row], cache: VectorCache) -> tuple[Array, dict[int, Failure]]:
+    """Rewards of both responses of each pair, shape (n, 2), NaN where there is none, and why, by row."""
     conversations = [
         Conversation(row["prompt"], row[side], row["context"]) for row in rows for side in ("response_a", "response_b")
     ]
-    return memoised_rewards(model, conversations, cache).reshape(-1, 2)
+    found = memoised_rewards(model, conversations, cache)
+    failures: dict[int, Failure] = {}
+    for i, reward in enumerate(found):
+        if isinstance(reward, Failure):
+            failures.setdefault(i // 2, reward)
+    values = [np.nan if isinstance(reward, Failure) else reward for reward in found]
+    return np.array(values, dtype=np.float64).reshape(-1, 2), failures

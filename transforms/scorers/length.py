@@ -9,7 +9,7 @@ from pydantic import Field
 
 from transforms.plugins import Row
 from transforms.registry import register
-from transforms.scorers._rules import Rule, RuleConfig
+from transforms.scorers._rules import SURFACE, Rule, RuleConfig
 from transforms.scorers._surface import words
 
 
@@ -23,6 +23,7 @@ class Length(Rule):
         unit: Literal["words", "chars"] = Field("words", description="what is counted")
         tie_band: float = Field(0.05, ge=0.0, description="tie where lengths differ by at most this in logarithm")
 
+    family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How long the response is; the longer one is preferred."
     config: Config
 

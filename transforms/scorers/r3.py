@@ -9,7 +9,7 @@ from pydantic import Field
 from transforms.plugins import Row
 from transforms.registry import register
 from transforms.scorers._relevance import lexical_relevance
-from transforms.scorers._rules import Rule, RuleConfig, query_of
+from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
 from transforms.scorers._surface import distinct_ngram_ratio, words
 
 
@@ -25,6 +25,7 @@ class R3(Rule):
 
         tie_band: float = Field(0.01, ge=0.0, description="tie where the products differ by at most this")
 
+    family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "Relevance to the question times length times non-repetition."
 
     def score(self, response: str, row: Row) -> float | None:

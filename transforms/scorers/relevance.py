@@ -13,7 +13,7 @@ from transforms.plugins import Row
 from transforms.registry import register
 from transforms.scorers._embedding import PACKAGED, Embedder, MemoryCache, VectorCache
 from transforms.scorers._relevance import lexical_relevance
-from transforms.scorers._rules import Rule, RuleConfig, query_of
+from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
 from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
 
 
@@ -28,6 +28,7 @@ class Relevance(Rule):
         model: str = Field(PACKAGED, description="embedding model, as in bt_heads")
         tie_band: float = Field(0.02, ge=0.0, description="tie where the similarities differ by at most this")
 
+    family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How close the response is to the question in words or in meaning."
     config: Config
 
@@ -40,8 +41,15 @@ class Relevance(Rule):
     def identity(self) -> Any:
         """Everything that can change the votes."""
         if self.config.method == "lexical":
-            return [*super().identity[:-1], {"method": "lexical", "tie_band": self.config.tie_band}]
-        return [*super().identity[:-1], {"tie_band": self.config.tie_band}, self._embedder.identity]
+            return [
+                *super().identity[:-1],
+                {"method": "lexical", "tie_band": self.config.tie_band, "group": self.group},
+            ]
+        return [
+            *super().identity[:-1],
+            {"tie_band": self.config.tie_band, "group": self.group},
+            self._embedder.identity,
+        ]
 
     def use_cache(self, cache: VectorCache) -> None:
         """Keep embeddings in `cache` from now on."""
@@ -63,4 +71,4 @@ class Relevance(Rule):
             score_a, score_b = (float(np.dot(vectors[query], vectors[text])) for text in (a, b))
             label = label_by_difference(score_a, score_b, self.config.tie_band)
             opinions.append(Opinion(row["pair_id"], label, score_a=score_a, score_b=score_b))
-        return vote_frame(opinions, self.name, "rule")
+        return vote_frame(opinions, self.name, "rule", self.group)

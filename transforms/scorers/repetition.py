@@ -8,7 +8,7 @@ from pydantic import Field
 
 from transforms.plugins import Row
 from transforms.registry import register
-from transforms.scorers._rules import Rule, RuleConfig
+from transforms.scorers._rules import SURFACE, Rule, RuleConfig
 from transforms.scorers._surface import distinct_ngram_ratio, words
 
 
@@ -21,6 +21,7 @@ class Repetition(Rule):
 
         tie_band: float = Field(0.02, ge=0.0, description="tie where the ratios differ by at most this")
 
+    family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How little the response repeats itself (distinct over all word trigrams)."
 
     def score(self, response: str, row: Row) -> float | None:

@@ -95,6 +95,33 @@ def test_slices_share_what_they_know_and_keep_what_differs() -> None:
     assert np.mean(right) > 0.78
 
 
+def test_a_tiny_slice_is_shrunk_to_the_pooled_weight_and_a_large_one_is_not() -> None:
+    """One right of three labels says little of a slice; a hundred right of three hundred say what a voter is there."""
+
+    def learned(n_code: int) -> tuple[float, float]:
+        """What a vote adds in chat, where the voter is right in 85%, and in code, where it is right in a third."""
+        n = 600
+        rng = np.random.default_rng(17)
+        right = rng.random(n) < 0.85
+        right[:n_code] = np.arange(n_code) % 3 == 0
+        sides = [("a", "b") if u < 0.5 else ("b", "a") for u in rng.random(n)]
+        rows = [vote(i, "human:h", truth, kind="human") for i, (truth, _) in enumerate(sides)]
+        rows += [vote(i, "expert", sides[i][0] if right[i] else sides[i][1]) for i in range(n)]
+        fuser = posterior()
+        kinds = ["code" if i < n_code else "chat" for i in range(n)]
+        model = fuser.fit(votes_frame(rows), pairs_frame(n, kind=kinds))
+        asked = votes_frame([vote(i, "expert", "a") for i in range(2)])
+        chat, code = fuser.apply(model, asked, pairs_frame(2, kind=["chat", "code"]))["margin"].to_list()
+        return chat, code
+
+    empirical = math.log(1 / 2)
+    (chat_tiny, tiny), (chat_large, large) = learned(3), learned(300)
+    assert abs(tiny - chat_tiny) < abs(tiny - empirical)
+    assert tiny > 0
+    assert abs(large - empirical) < abs(large - chat_large) / 3
+    assert chat_tiny == pytest.approx(math.log(0.85 / 0.15), abs=0.35)
+
+
 def test_ties_are_learned_from_humans() -> None:
     rng = np.random.default_rng(8)
     rows = []
@@ -164,6 +191,33 @@ def test_human_votes_decide_over_a_weak_voter_and_unreliable_humans_count_less()
     verdicts = fuser.apply(model, everything, pairs)
     assert np.mean([(m > 0) == (t == "a") for m, t in zip(verdicts["margin"], truth, strict=True)]) > 0.97
     assert verdicts["n_human"].to_list() == [4] * 300
+
+
+@pytest.mark.parametrize("n", [10, 60])
+def test_a_copied_human_adds_no_certainty_but_two_people_who_agree_on_a_few_pairs_do(n: int) -> None:
+    votes, pairs, truth = simulated(200, {"good": 0.8}, seed=15)
+    rng = np.random.default_rng(16)
+    flip = {"a": "b", "b": "a"}
+    rows = [
+        vote(i, f"human:{h}", t if rng.random() < 0.85 else flip[t], kind="human")
+        for h, m in (("x", n), ("y", 120))
+        for i, t in enumerate(truth[:m])
+    ]
+    people = votes_frame(rows)
+    copy = people.filter(pl.col("voter") == "human:x").with_columns(
+        pl.lit("human:0").alias("voter"), pl.lit("human:0").alias("voter_group"), pl.col("vote_id").str.reverse()
+    )
+    fuser = posterior()
+    once, twice = pl.concat([votes, people]), pl.concat([votes, people, copy])
+    one, two = fuser.fit(once, pairs), fuser.fit(twice, pairs)
+    before, after = fuser.apply(one, once, pairs), fuser.apply(two, twice, pairs)
+    gained = after["margin"].abs()[:n].mean() - before["margin"].abs()[:n].mean()
+    if n == 60:
+        assert two["humans"]["human:x"]["log_odds"] == pytest.approx(one["humans"]["human:x"]["log_odds"])
+        assert np.allclose(before["margin"], after["margin"], atol=1e-8)
+        assert np.allclose(before["p_tie"], after["p_tie"], atol=1e-8)
+    else:
+        assert gained > 0.5
 
 
 def test_numbers_are_used_beyond_their_sign() -> None:

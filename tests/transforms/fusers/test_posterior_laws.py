@@ -111,11 +111,19 @@ def test_exchanging_the_responses_mirrors_the_verdict(election: Any) -> None:
 
 
 @SLOW
-@given(elections(), st.sampled_from(["j1", "heads", "rule"]))
-def test_a_copy_of_a_voter_adds_no_certainty(election: Any, voter: str) -> None:
+@given(
+    elections(),
+    st.sampled_from(["j1", "heads", "rule"]),
+    st.sampled_from(["0-copy", "z-copy"]),
+    st.sampled_from([None, "0-stranger", "z-stranger"]),
+)
+def test_a_copy_of_a_voter_adds_no_certainty(election: Any, voter: str, name: str, group: str | None) -> None:
+    """Whatever it is called and whatever group it claims."""
     votes, pairs = election
     copy = votes.filter(pl.col("voter") == voter).with_columns(
-        pl.format("{}-copy", "voter").alias("voter"), pl.col("vote_id").str.reverse()
+        pl.lit(name).alias("voter"),
+        pl.col("voter_group") if group is None else pl.lit(group).alias("voter_group"),
+        pl.col("vote_id").str.reverse(),
     )
     once, twice = fuse(votes, pairs), fuse(pl.concat([votes, copy]), pairs)
     for column in ("margin", "p_a", "p_tie", "certainty"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import pytest
 from pydantic import ValidationError
 from scipy.special import expit
@@ -19,7 +20,8 @@ from schemas.messages import message
 from schemas.tables import Votes
 from tests.transforms.scorers.pair_rows import frame, no_votes, pair_row, swapped
 from transforms.registry import find
-from transforms.scorers._reward_models import Conversation
+from transforms.scorers._embedding import MemoryCache
+from transforms.scorers._reward_models import CHUNK, Conversation, Reward, memoised_rewards
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "cat", "dog", "why"]
 
@@ -98,17 +100,40 @@ def test_wrong_models_are_named(tmp_path: Path) -> None:
 
 
 class PoolingStub(http.server.BaseHTTPRequestHandler):
-    """Rewards the number of times "good" occurs in the last message; refuses the model "away"."""
+    """Rewards the number of times "good" occurs in the last message.
+
+    Turns away the model "away"; "busy" fails on every text twice before it answers; "short" takes 8 tokens and says so
+    as vLLM does; every model refuses a text with "forbidden" and fails for ever on one with "cursed".
+    """
+
+    asked: ClassVar[list[dict[str, Any]]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.path == "/pooling"
         assert [m["role"] for m in body["messages"]] == ["user", "assistant"]
-        reward = body["messages"][-1]["content"].count("good") + 0.5
-        data: Any = {"one": [reward], "tokens": [[9.0], [reward]]}.get(body["model"], "nonsense")
-        self.send_response(404 if body["model"] == "away" else 200)
+        text = body["messages"][-1]["content"]
+        self.asked.append(body)
+        reward = text.count("good") + 0.5
+        data: Any = {"tokens": [[9.0], [reward]], "other": "nonsense"}.get(body["model"], [reward])
+        status, answer = 200, {"data": [{"index": 0, "data": data}]}
+        times = sum(b["messages"] == body["messages"] and b["model"] == body["model"] for b in self.asked)
+        if body["model"] == "away":
+            status = 404
+        elif "forbidden" in text:
+            status, answer = 400, {"error": {"message": "this text is refused"}}
+        elif "cursed" in text or (body["model"] == "busy" and times <= 2):
+            status = 503
+        elif body["model"] == "short" and body["truncate_prompt_tokens"] > 8:
+            message = (
+                "truncate_prompt_tokens=2048 cannot be greater than max_model_len=8. Please request a smaller size."
+            )
+            status, answer = 400, {"error": {"message": message}}
+        payload = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
-        self.wfile.write(json.dumps({"data": [{"index": 0, "data": data}]}).encode())
+        self.wfile.write(payload)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -116,6 +141,7 @@ class PoolingStub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def pooling_url() -> Iterator[str]:
+    PoolingStub.asked.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), PoolingStub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
@@ -123,23 +149,86 @@ def pooling_url() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize("model", ["one", "tokens"])
+@pytest.mark.parametrize("model", ["one", "tokens", "busy", "short"])
 def test_endpoint_rewards(pooling_url: str, model: str) -> None:
     plugin = scorer("hf_reward", endpoints=[{"url": pooling_url, "model": model}])
     votes = plugin.votes(PAIRS, b"")
     assert votes["label"].to_list() == ["a", "b"]
     assert votes["score_a"].to_list() == [1.5, 0.5]
+    assert votes["voter_group"].to_list() == ["reward_models"] * 2
+    asked = len(PoolingStub.asked)
+    assert plugin.votes(PAIRS, b"").equals(votes)
+    assert len(PoolingStub.asked) == asked
 
 
-@pytest.mark.parametrize(("model", "says"), [("away", "404"), ("other", "did not answer with a reward")])
-def test_endpoint_failures_stop_the_run(pooling_url: str, model: str, says: str) -> None:
+def test_long_texts_are_cut_by_the_server(pooling_url: str) -> None:
+    scorer("hf_reward", endpoints=[{"url": pooling_url, "model": "one"}], max_tokens=77).votes(PAIRS, b"")
+    assert {body["truncate_prompt_tokens"] for body in PoolingStub.asked} == {77}
+    assert {body["truncation_side"] for body in PoolingStub.asked} == {"right"}
+    longer, shorter = (scorer("hf_reward", endpoints=[{"url": "u", "model": "m"}], max_tokens=n) for n in (77, 78))
+    assert longer.identity != shorter.identity
+
+
+def test_an_ensemble_of_endpoints_and_local_models_mixes_all(pooling_url: str, tmp_path: Path) -> None:
+    endpoints = [{"url": pooling_url, "model": model} for model in ("one", "tokens")]
+    local = [tiny_model(tmp_path / str(seed), seed) for seed in (1, 2)]
+    votes = scorer("hf_reward", endpoints=endpoints, models=local).votes(PAIRS, b"")
+    alone = [scorer("hf_reward", models=[folder]).votes(PAIRS, b"") for folder in local]
+    for i, row in enumerate(votes.iter_rows(named=True)):
+        heads = json.loads(row["aspects"])["heads"]
+        assert heads[2:] == [(1.0, -1.0)[i]] * 2
+        assert heads[:2] == pytest.approx([a["score_a"][i] - a["score_b"][i] for a in alone], abs=1e-6)
+        assert row["p_a"] == pytest.approx(np.mean(expit(heads)))
+
+
+@pytest.mark.parametrize(("word", "says", "transient"), [("forbidden", "refused", False), ("cursed", "503", True)])
+def test_a_text_that_fails_is_an_error_of_its_pair_alone(
+    pooling_url: str, word: str, says: str, transient: bool
+) -> None:
+    pairs = pl.concat([PAIRS, frame([pair_row("why", "good", word)])])
+    endpoints = [{"url": pooling_url, "model": m, "retries": 1} for m in ("one", "tokens")]
+    votes = scorer("hf_reward", endpoints=endpoints).votes(pairs, b"")
+    Votes.validate(votes)
+    assert sorted(votes["label"]) == ["a", "b", "error"]
+    failed = votes.filter(pl.col("label") == "error").row(0, named=True)
+    assert says in failed["detail"]
+    assert json.loads(failed["aspects"]) == {"transient": transient}
+    assert failed["p_a"] is None
+    tries = [b for b in PoolingStub.asked if b["messages"][-1]["content"] == word and b["model"] == "one"]
+    assert len(tries) == (2 if transient else 1)
+
+
+def test_what_was_bought_before_a_kill_is_kept() -> None:
+    bought: list[int] = []
+
+    class Killed:
+        identity = "model"
+
+        def rewards(self, conversations: Sequence[Conversation]) -> list[Reward]:
+            if len(bought) == 2:
+                raise KeyboardInterrupt
+            bought.append(len(conversations))
+            return [1.0] * len(conversations)
+
+    many = [Conversation([message("user", "q")], [message("assistant", str(i))]) for i in range(3 * CHUNK)]
+    cache = MemoryCache()
+    with pytest.raises(KeyboardInterrupt):
+        memoised_rewards(Killed(), many, cache)
+    assert sum(bought) == 2 * CHUNK
+    bought.clear()
+    memoised_rewards(Killed(), many, cache)
+    assert sum(bought) == CHUNK
+
+
+@pytest.mark.parametrize(("model", "says"), [("away", "404"), ("other", "no number")])
+def test_an_endpoint_that_rewards_nothing_stops_the_run(pooling_url: str, model: str, says: str) -> None:
     with pytest.raises(EngineError, match=says):
-        scorer("hf_reward", endpoints=[{"url": pooling_url, "model": model}]).votes(PAIRS, b"")
+        scorer("hf_reward", endpoints=[{"url": pooling_url, "model": model, "retries": 0}]).votes(PAIRS, b"")
 
 
 def test_unreachable_endpoint_is_named() -> None:
-    with pytest.raises(EngineError, match="no reward model answers at"):
-        scorer("hf_reward", endpoints=[{"url": "http://127.0.0.1:9", "model": "m"}]).votes(PAIRS, b"")
+    with pytest.raises(EngineError, match=r"nothing answers at http://127\.0\.0\.1:9"):
+        scorer("hf_reward", endpoints=[{"url": "http://127.0.0.1:9", "model": "m", "outage_s": 0.2}]).votes(PAIRS, b"")
 
 
 def test_missing_key_is_named(pooling_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
