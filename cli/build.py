@@ -87,6 +87,8 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         print(f"{verb} {result.dataset}@{result.version}")
         print(f"dataset: {result.path}")
         print(f"report:  {result.report}")
+        for name, path in result.exports.items():
+            print(f"export:  {name} {path}")
     for line in result.notes:
         print(line)
 

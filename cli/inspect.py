@@ -120,13 +120,20 @@ def show(dataset: Dataset, workspace: WorkspaceRoot, as_json: AsJson = False) ->
         ("actions", _counts(manifest.actions)),
         *_estimated(manifest.estimates),
         ("rejects", f"{manifest.n_rejects} ({_counts(manifest.rejects_by_reason)})"),
-        ("voters", ", ".join(manifest.voters)),
+        ("voters", _voters(manifest.voters)),
         ("certificate", orjson.dumps(manifest.certificate).decode() if manifest.certificate else "none"),
         ("code", manifest.code_version),
         ("row hash", manifest.row_hash),
         ("path", store.url(manifest.name, f"v{manifest.version:04d}")),
     ]
     print_table(manifest.label, ("what", "value"), [(name, str(value)) for name, value in rows])
+
+
+def _voters(voters: dict[str, Any], most: int = 20) -> str:
+    """The busiest voters with their votes, and how many more there are."""
+    busiest = sorted(voters.items(), key=lambda v: (-v[1].get("votes", 0), v[0]))
+    names = [f"{name} {voter['votes']:,}" if "votes" in voter else name for name, voter in busiest[:most]]
+    return ", ".join(names) + (f" and {len(busiest) - most:,} more" if len(busiest) > most else "")
 
 
 def explain(

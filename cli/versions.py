@@ -42,7 +42,9 @@ def diff(
 def verify(
     version: Annotated[str, typer.Argument(help="NAME or NAME@V")],
     workspace: WorkspaceRoot,
-    benchmarks: Annotated[list[str] | None, typer.Option(help="prompt sets that must not overlap with it")] = None,
+    benchmarks: Annotated[
+        list[str] | None, typer.Option(help="prompt sets that must not overlap with it; default: the recipe's own")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a version against its manifest and the laws of every version; exit 1 where one is broken."""

@@ -11,17 +11,19 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
-from pipelines.controls import known_label
-from pipelines.fitted import FittedStage
+from pipelines.fitted import CURRENT, FittedStage
 from pipelines.sample import sample
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, Votes, conform, polars_schema
 from transforms.build import build
+from transforms.controls import known_label
 from transforms.policies.noise import decision_frame
-from transforms.storage.workspace import Output
+from transforms.publish.recompute import Fitted, described
+from transforms.storage.workspace import Output, Workspace
 
 _PAIR_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
+PLUGINS = "plugins"  # artefact of a fit: which fuser and policy it is of
 _POLICY_PAIRS = 20_000  # a share or percentile of so many is right to a third of a point
 _VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
 
@@ -48,6 +50,11 @@ class Fuse(FittedStage):
     def fit_identity(self) -> Any:
         """Fuser, policy and the size of the sample they are fitted on."""
         return [self.fuser.identity, self.policy.identity, self.recipe.fuse.fit_pairs]
+
+    def refresh(self) -> None:
+        """Keep which fuser and policy a fit is of, so that a version can hold them."""
+        if self.artefact(PLUGINS) is None:
+            self.store(PLUGINS, canonical_json({"fuser": described(self.fuser), "policy": described(self.policy)}))
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -81,6 +88,18 @@ class Fuse(FittedStage):
 
     def _fused(self, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         return decision_frame(self.fuser.apply(model, votes, pairs), pairs, votes)
+
+
+def judgement(workspace: Workspace) -> dict[str, Fitted]:
+    """`fuser` and `policy` behind the current verdicts, with what they learned; nothing before the first fusion."""
+    current = workspace.read_artefact(Fuse.name, CURRENT)
+    if current is None:
+        return {}
+
+    def kept(name: str) -> Any:
+        return orjson.loads(workspace.read_artefact(Fuse.name, f"{current.decode()}/{name}") or b"{}")
+
+    return {name: Fitted(**plugin, model=kept(name)) for name, plugin in kept(PLUGINS).items()}
 
 
 def fusion_columns(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import orjson
 import polars as pl
 
 from pipelines.beam import run
@@ -98,6 +99,17 @@ class Ingest(Stage):
         """The slices by key: what they hold and how they are read."""
         return [element.key for element in self.staged]
 
+    def refresh(self) -> None:
+        """Keep what each source holds, under the key of the checkpoints that are made of it."""
+        name = _inputs(self.key(0))
+        if self.workspace.read_artefact(self.name, name) is None:
+            read: dict[str, list[Any]] = {}
+            for element in self.staged:
+                source = element.source
+                read.setdefault(source.name, [source.identity]).append(element.slice.fingerprint)
+            prints = {source: hash_json(what) for source, what in read.items()}
+            self.workspace.write_artefact(self.name, name, canonical_json(prints))
+
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
@@ -155,6 +167,20 @@ class Ingest(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_manifests"}
+
+
+def inputs_read(workspace: Workspace) -> dict[str, str]:
+    """Source -> fingerprint of the rows and settings that the workspace's ingested tables were made of."""
+    found: dict[str, set[str]] = {}
+    for key in {checkpoint.key for checkpoint in workspace.checkpoints(Ingest.name).values()}:
+        for source, print_ in orjson.loads(workspace.read_artefact(Ingest.name, _inputs(key)) or b"{}").items():
+            found.setdefault(source, set()).add(print_)
+    # Several where an ingest broke off between buckets.
+    return {name: next(iter(p)) if len(p) == 1 else hash_json(sorted(p)) for name, p in sorted(found.items())}
+
+
+def _inputs(key: str) -> str:
+    return f"inputs/{key}.json"
 
 
 def _bucket(column: str, n_buckets: int) -> pl.Expr:

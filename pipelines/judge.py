@@ -27,6 +27,7 @@ from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
 FIT_USAGE = "fit-usage.json"  # what the panel's last fit asked, as checkpoints keep usage
+JUDGES = "judges.json"  # the judges behind the latest checkpoints: template's hash and model
 MIN_LABELLED = 20  # human labels below which a fitted panel would be noise
 
 
@@ -61,6 +62,17 @@ class Judge(AskingStage):
         judges = [[judge.name, judge.identity] for judge in self.judges]
         section = self.recipe.judge.panel
         return [judges, section.model_dump(mode="json"), self._people if section.is_sequential else None]
+
+    def refresh(self) -> None:
+        """Keep what the judges' votes rest on, for the manifest."""
+        known = {
+            judge.name: {"template_hash": judge.template.hash, "models": dict(sorted(judge.models.items()))}
+            for judge in self.judges
+            if hasattr(judge, "template")
+        }
+        data = canonical_json(known)
+        if self.workspace.read_artefact(self.name, JUDGES) != data:
+            self.workspace.write_artefact(self.name, JUDGES, data)
 
     @cached_property
     def _people(self) -> list[list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.accounts import prefix_caches, requests
-from pipelines.estimates import fused_artefact
+from pipelines.fuse import judgement
 from pipelines.progress import read_progress
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
 from pipelines.stages import RUN_ORDER
@@ -19,6 +19,7 @@ from schemas.tables import TABLES, polars_schema
 from transforms.publish.catalog import query, rebuild
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version
+from transforms.publish.recompute import FUSER, POLICY, fitted
 from transforms.publish.store import Datasets
 from transforms.storage.files import parquet_bytes, write_atomic
 from transforms.storage.workspace import Workspace
@@ -73,7 +74,7 @@ def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explana
     workspace = Workspace.open(root)
     bucket = find_pair(workspace, pair_id)
     frames = {table: workspace.read(table, bucket, TABLE_STAGES[table]) for table in ("pairs", "votes", "verdicts")}
-    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"], fuser_model(workspace))
+    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"], **judgement(workspace))
 
 
 def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
@@ -81,13 +82,7 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
     pairs, votes, verdicts = (
         version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
     )
-    return explain(pair_id, pairs, votes, verdicts)
-
-
-def fuser_model(workspace: Workspace) -> dict[str, Any] | None:
-    """The fuser's model behind the current verdicts, or None before the first fusion."""
-    model: dict[str, Any] | None = fused_artefact(workspace, "fuser")
-    return model
+    return explain(pair_id, pairs, votes, verdicts, fitted(version, FUSER), fitted(version, POLICY))
 
 
 def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from pipelines.certify import audited_noise, certificate
 from pipelines.estimates import estimates
+from pipelines.fuse import judgement
+from pipelines.ingest import inputs_read
+from pipelines.judge import JUDGES
 from pipelines.materialise import REJECT_STAGES, Materialise
 from pipelines.report import report_documents
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES
 from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile
 from transforms.build import plugin_uses
+from transforms.publish.recompute import FUSER, POLICY
 from transforms.publish.store import Datasets
 from transforms.publish.version import Provenance, PublishResult, publish
 from transforms.storage.workspace import Workspace
 
 _PARTS = {"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",), "rejects": REJECT_STAGES}
+_JUDGEMENT = {"fuser": FUSER, "policy": POLICY}
+_ROOMS, _SOURCES = ("schemas", "transforms", "pipelines"), (".py", ".jinja2", ".jsonl", ".xml", ".css")
 _DATA_SECTIONS = ("name", "seed", "sources", "engines", "hygiene", "generate", "judge", "score", "fuse", "materialise")
 
 
+@cache
 def code_version() -> str:
-    """Version of the installed package."""
+    """Version of the installed package and the hash of its sources: `0.1.0+3f2a…`, 12 hex digits."""
+    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for room in _ROOMS:
+        files = [f for f in (root / room).rglob("*") if f.suffix in _SOURCES]
+        for file in sorted(files):
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     try:
-        return version("prefine")
+        release = version("prefine")
     except PackageNotFoundError:
-        return "uninstalled"
+        release = "uninstalled"
+    return f"{release}+{digest.hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -47,15 +66,13 @@ class Publication:
         recipe = self.file.recipe
         return Provenance(
             recipe=self.file.text,
-            recipe_hash=hash_json(recipe.model_dump(mode="json", include=set(_DATA_SECTIONS))),
+            recipe_hash=hash_json(
+                recipe.model_dump(mode="json", include=set(_DATA_SECTIONS), exclude={"materialise": {"exports"}})
+            ),
             code_version=code_version(),
-            inputs={str(source["name"]): hash_json(source) for source in recipe.sources},
+            inputs=inputs_read(self.workspace),
             parts={table: self._fingerprint(table, stages) for table, stages in _PARTS.items()},
-            voters={
-                use.name: {"kind": kind, "plugin": use.plugin, **use.settings}
-                for kind, _, use in plugin_uses(recipe)
-                if kind in ("judges", "scorers")
-            },
+            voters=self._voters(),
             splits=self.stage.splits_config.model_dump(mode="json"),
             certificate=certificate(self.workspace),
             estimates=self._estimates(),
@@ -81,6 +98,7 @@ class Publication:
             self.stage.splits(),
             self.provenance(),
             parent=self.stage.memory[0],
+            evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
             documents=lambda manifest, folder: report_documents(
                 self.workspace, manifest, folder, self.file.recipe.materialise.spread_pairs
             ),
@@ -89,6 +107,15 @@ class Publication:
     def _estimates(self) -> dict[str, Any] | None:
         found = estimates(self.workspace)
         return None if found is None else {**found, "audited_noise": audited_noise(self.workspace)}
+
+    def _voters(self) -> dict[str, Any]:
+        """What the recipe says of its judges and scorers, and of the judges their template's hash and model."""
+        judges: dict[str, Any] = orjson.loads(self.workspace.read_artefact("judge", JUDGES) or b"{}")
+        return {
+            use.name: {"kind": kind.removesuffix("s"), "plugin": use.plugin, **use.settings, **judges.get(use.name, {})}
+            for kind, _, use in plugin_uses(self.file.recipe)
+            if kind in ("judges", "scorers")
+        }
 
     def _fingerprint(self, table: str, stages: tuple[str, ...]) -> str:
         return hash_json([self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets])

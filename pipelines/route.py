@@ -12,12 +12,12 @@ import orjson
 import polars as pl
 
 from pipelines.annotation import asked
-from pipelines.controls import known_label
 from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.build import build
+from transforms.controls import known_label
 from transforms.routers._features import prompt_families, response_features
 from transforms.routers._queue import narrow, outlook, select, shortlist
 from transforms.routers._queue_config import QueueConfig

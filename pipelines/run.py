@@ -10,6 +10,7 @@ import orjson
 
 from pipelines.beam import beam_flags
 from pipelines.estimates import estimates, said
+from pipelines.export import export_all
 from pipelines.fuse import Fuse
 from pipelines.materialise import Materialise
 from pipelines.plan import Plan, plan
@@ -37,6 +38,7 @@ class RunResult:
     path: str | None = None
     report: str | None = None
     certificate: dict[str, object] | None = None
+    exports: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -123,6 +125,8 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
     result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
     result.certificate = outcome.manifest.certificate
+    recipe = publication.file.recipe
+    result.exports = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
 
 
 def notes(stage: Stage) -> list[str]:

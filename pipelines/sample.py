@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipelines.controls import known_label
 from pipelines.stage import PAIR_STAGES
 from schemas.tables import Pairs, Votes, polars_schema
+from transforms.controls import known_label
 from transforms.storage.workspace import Workspace
 
 RANDOM_SHARE = 0.2  # of the limit, kept for prompts drawn at random however many pairs are labelled

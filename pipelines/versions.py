@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import yaml
+
+from transforms.hygiene.config import DecontaminationConfig
 from transforms.hygiene.decontamination import index_of
 from transforms.publish import hub
 from transforms.publish.diff import Diff, diff
@@ -36,13 +40,47 @@ def compare(root: str, old: str, new: str, slice_by: str) -> Diff:
 
 
 def check(root: str, reference: str, benchmarks: Sequence[str]) -> list[Check]:
-    """Every check of a version; `benchmarks` are prompt sets it must not overlap with."""
+    """Every check of a version.
+
+    Args:
+        root: the workspace.
+        reference: NAME or NAME@V.
+        benchmarks: prompt sets it must not overlap with; without any, those of the recipe it was made by, as far as
+            their files are here. Relative paths of the recipe start from the current folder, from the workspace or
+            from the folder that holds it.
+    """
     datasets = datasets_of(root)
     version = open_version(datasets, reference)
-    parent = version.manifest.parent
-    before = None if parent is None else open_version(datasets, f"{version.manifest.name}@{parent}")
-    contaminated = index_of(tuple(benchmarks), _NGRAM).find if benchmarks else None
-    return verify(Datasets(datasets), version, contaminated=contaminated, parent=before)
+    name, parent = version.manifest.name, version.manifest.parent
+    here = parent in Datasets(datasets).versions(name)
+    before = open_version(datasets, f"{name}@{parent}") if here else None
+    named, ngram, absent = (list(benchmarks), _NGRAM, ()) if benchmarks else _of_recipe(version.manifest.recipe, root)
+    contaminated = index_of(tuple(named), ngram).find if named else None
+    checks = verify(Datasets(datasets), version, contaminated=contaminated, parent=before)
+    if absent:
+        detail = f"not checked: {', '.join(absent)} of the recipe is not here; name it with --benchmarks"
+        checks.append(Check(name="decontamination", ok=True, detail=detail))
+    return checks
+
+
+def _of_recipe(text: str, root: str) -> tuple[Sequence[str], int, Sequence[str]]:
+    """Benchmarks of a recipe that are here, its n-gram length, and the benchmarks that are not here."""
+    recipe = yaml.safe_load(text) if text else None
+    section = ((recipe or {}).get("hygiene") or {}).get("decontamination")
+    if not section:
+        return [], _NGRAM, []
+    config = DecontaminationConfig.model_validate(section)
+    starts = [Path.cwd(), Path(root), Path(root).parent]
+    found, absent = [], []
+    for name in config.benchmarks:
+        # A data set of the library may have to be fetched: only one that is named on the command line is.
+        places = [] if name.startswith("datasets:") else [start / Path(name).expanduser() for start in starts]
+        here = next((place for place in places if place.is_file()), None)
+        if here is None:
+            absent.append(name)
+        else:
+            found.append(str(here))
+    return found, config.ngram, absent
 
 
 def prune_versions(root: str, name: str, keep: int, pinned: Sequence[int], dry_run: bool) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from schemas.ids import canonical_json, hash_json
 
@@ -36,10 +36,10 @@ class Manifest(BaseModel):
     parent: int | None = Field(default=None, ge=1)
     recipe: str  # the recipe's text
     recipe_hash: str  # of what in the recipe can change the dataset
-    code_version: str
-    inputs: dict[str, str]  # source name -> fingerprint of what was read
+    code_version: str  # of the package, and the hash of its sources
+    inputs: dict[str, str]  # source name -> fingerprint of the rows read and of how they were read
     parts: dict[str, str]  # workspace table -> fingerprint of its set of parts
-    voters: dict[str, Any]  # voter name -> identity
+    voters: dict[str, Any]  # voter -> kind, group, votes in this version, and what the recipe says of it
     splits: dict[str, Any]  # the configuration of the splits, in force
     n_pairs: int = Field(ge=0)
     n_rows: int = Field(ge=0)
@@ -52,6 +52,15 @@ class Manifest(BaseModel):
     row_hash: str  # independent of the order of rows and of the file layout
     reject_hash: str
     files: dict[str, FileEntry]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            parts = name.split("/")
+            if "\\" in name or "\0" in name or ":" in parts[0] or not all(p.strip(". ") for p in parts):
+                raise ValueError(f"{name!r} is no file of a version: its name must be a relative path without '..'")
+        return files
 
     @property
     def content_hash(self) -> str:

@@ -120,10 +120,18 @@ class AnnotateSection(Strict):
 
 
 class ExportUse(Strict):
-    """One export written after every published version."""
+    """One export written after every published version, into `exports/DATASET/vNNNN/NAME` of the workspace.
+
+    `name` in the options is the folder's name; by default it is the format.
+    """
 
     format: str
     options: dict[str, Any] = {}
+
+    @property
+    def use(self) -> PluginUse:
+        """The exporter and its settings."""
+        return PluginUse.model_validate({**self.options, "plugin": self.format})
 
 
 class MaterialiseSection(Strict):

@@ -70,8 +70,7 @@ def plugin_uses(recipe: Recipe) -> Iterator[tuple[str, Location, PluginUse]]:
     yield "policies", ("fuse", "policy"), recipe.fuse.policy
     yield "routers", ("route", "router"), recipe.route.router
     for index, export in enumerate(recipe.materialise.exports):
-        use = PluginUse.model_validate({**export.options, "plugin": export.format})
-        yield "exporters", ("materialise", "exports", index), use
+        yield "exporters", ("materialise", "exports", index), export.use
 
 
 def check_recipe(file: RecipeFile) -> None:
@@ -97,12 +96,10 @@ def check_recipe(file: RecipeFile) -> None:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 known = ", ".join(sorted(file.recipe.engines)) or "none"
                 raise file.error((*location, where_field), f"no engine named {engine!r}{hint} Declared: {known}")
-        if kind in ("generators", "judges", "scorers"):
-            group = "voters" if kind != "generators" else kind
+        if kind in ("generators", "judges", "scorers", "exporters"):
+            group = "voters" if kind in ("judges", "scorers") else kind
             if (group, use.name) in seen:
-                raise file.error(
-                    (*location, "name"), f"the name {use.name!r} is used twice; give this one another name"
-                )
+                raise file.error((*where, "name"), f"the name {use.name!r} is used twice; give this one another name")
             seen[group, use.name] = location
 
 

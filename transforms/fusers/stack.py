@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from transforms.fusers.majority import tie_share
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
-LENGTH = "length"
+LENGTH = "(length)"  # a recipe's voters have no brackets in their names
 
 
 @register("fusers", "stack")
@@ -25,7 +27,7 @@ class Stack(Configured):
     """A baseline: L2 logistic regression, one feature a (voter, order) in {-1, 0, 1} plus log(length_a / length_b).
 
     Voters are strangers to each other and a missing vote is a 0; it needs as many labels as it has voters. The
-    length counts as a voter of that name. Without labels every weight is 0. P(tie) is the ties' share.
+    length counts as a voter named `(length)`. Without labels every weight is 0. P(tie) is the ties' share.
     """
 
     class Config(PluginConfig):
@@ -34,6 +36,7 @@ class Stack(Configured):
         c: float = Field(1.0, gt=0.0)
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`intercept` and `weights` by worker."""

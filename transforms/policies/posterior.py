@@ -51,6 +51,25 @@ class PosteriorPolicy(Configured):
         """`predicted`: share of each action on these verdicts."""
         return {"predicted": action_shares(self.decide({}, verdicts))} if len(verdicts) else {"predicted": {}}
 
+    def because(self, model: Row, verdict: Row) -> str:
+        """The comparison that decided a verdict: `noise`, `certainty`, `n_votes`, `label` and `action` are read."""
+        c, noise, certainty = self.config, verdict["noise"], verdict["certainty"]
+        if not verdict["n_votes"]:
+            return f"nobody voted, so action {c.below} (`below`)"
+        if verdict["action"] == "tie":
+            return f"P(neither is better) = {certainty:.3f} is the largest and at least 1/3"
+        wrong = "" if noise is None else f"P(the source's label is wrong) = {noise:.3f}"
+        if verdict["action"] == "flip":
+            return f"{wrong} >= flip_noise {c.flip_noise:g}"
+        if verdict["action"] == "keep":
+            sure = f"certainty {certainty:.3f} >= keep_certainty {c.keep_certainty:g}"
+            return f"{wrong} <= keep_noise {c.keep_noise:g}" if wrong else sure
+        doubt = (
+            f"keep_noise {c.keep_noise:g} < {wrong}" if wrong else f"certainty < keep_certainty {c.keep_certainty:g}"
+        )
+        sign = ">=" if certainty >= c.soften_certainty else "<"
+        return f"{doubt}; certainty {certainty:.3f} {sign} soften_certainty {c.soften_certainty:g}"
+
     def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
         c = self.config

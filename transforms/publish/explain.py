@@ -11,11 +11,10 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import UsageError
+from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-TOLERANCE = 1e-6
 
 
 class _Frozen(BaseModel):
@@ -47,7 +46,7 @@ class Contribution(_Frozen):
     labels: str
     log_odds: float
     cumulative: float  # log-odds after this voter, counted from the prior in the order listed
-    reliability: dict[str, Any] | None
+    reliability: dict[str, Any] | None  # what the fuser's model knows of it: its weight, its accuracy, ...
 
 
 class Explanation(_Frozen):
@@ -75,6 +74,9 @@ class Explanation(_Frozen):
     action: str
     reasons: list[str]
     rule: str  # one sentence: how posterior became action
+    fuser: str | None  # the plug-in behind the posterior, where it is known
+    policy: str | None  # the plug-in that decided
+    thresholds: dict[str, Any]  # its settings, and what it had learned of the whole
 
 
 def explain(
@@ -82,7 +84,8 @@ def explain(
     pairs: pl.DataFrame,
     votes: pl.DataFrame,
     verdicts: pl.DataFrame,
-    model: Mapping[str, Any] | None = None,
+    fuser: Fitted | None = None,
+    policy: Fitted | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
@@ -91,14 +94,14 @@ def explain(
         pairs: `pairs` rows; texts are not needed.
         votes: `votes` rows; `raw` and `ms` are not needed.
         verdicts: `verdicts` rows.
-        model: the fuser's model; where it has `voters: {name: {...}}`, a voter's entry is shown.
+        fuser: what fused them; each voter is shown with what its model knows of it.
+        policy: what decided; its thresholds are shown.
 
     Raises:
         UsageError: the pair is unknown or has no verdict yet.
     """
     pair = _one(pairs, pair_id, f"no pair {pair_id!r} here; ids have 32 hex digits, as in the column pair_id")
     verdict = _one(verdicts, pair_id, f"pair {pair_id} has no verdict yet; run the fuse stage")
-    known = (model or {}).get("voters", {})
     total = verdict["prior"]
     contributions = []
     for c in sorted(verdict["contributions"], key=lambda c: (-abs(c["log_odds"]), c["voter"])):
@@ -110,7 +113,7 @@ def explain(
                 labels=c["label"],
                 log_odds=c["log_odds"],
                 cumulative=total,
-                reliability=known.get(c["voter"]) if isinstance(known, Mapping) else None,
+                reliability=weight_of(fuser.model if fuser else None, c["voter"]),
             )
         )
     log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
@@ -125,7 +128,10 @@ def explain(
         p_a=p_a,
         p_a_recorded=verdict["p_a"],
         agrees=abs(p_a - verdict["p_a"]) <= TOLERANCE,
-        rule=decision_rule(verdict),
+        rule=decision_rule(verdict, policy),
+        fuser=fuser.plugin if fuser else None,
+        policy=policy.plugin if policy else None,
+        thresholds={**policy.settings, **{k: v for k, v in policy.model.items() if k != "predicted"}} if policy else {},
     )
 
 
@@ -134,8 +140,8 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def decision_rule(verdict: Mapping[str, Any]) -> str:
-    """One sentence from posterior to action."""
+def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> str:
+    """One sentence from posterior to action; with the policy, the comparison that decided."""
     label, certainty = verdict["label"], verdict["certainty"]
     found = f"label {label} with probability {certainty:.3f}"
     because = f" ({', '.join(verdict['reasons'])})" if verdict["reasons"] else ""
@@ -147,7 +153,8 @@ def decision_rule(verdict: Mapping[str, Any]) -> str:
         "tie": "left out: neither response is better",
         "route": "sent to a human",
     }[verdict["action"]]
-    return f"{found}: {done}{because}"
+    compared = because_of(policy, verdict)
+    return f"{found}: {done}{because}{f'; {compared}' if compared else ''}"
 
 
 def render(explanation: Explanation) -> RenderableType:
@@ -165,6 +172,7 @@ def render(explanation: Explanation) -> RenderableType:
         ("models", f"a = {e.model_a or 'unknown'}, b = {e.model_b or 'unknown'}"),
         ("source says", e.source_label or "nothing"),
         ("decision", e.rule),
+        ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):
         head.add_row(Text(name, style="bold"), Text(value))
     votes = Table("voter", "kind", "order", "label", "P(a)", "score a", "score b", "why", title="Votes")
@@ -172,10 +180,13 @@ def render(explanation: Explanation) -> RenderableType:
         why = v.detail or v.rationale or ""
         cells = [v.voter, v.kind, v.order, v.label, _number(v.p_a), _number(v.score_a), _number(v.score_b), why[:200]]
         votes.add_row(*(Text(c) for c in cells))
-    sums = Table("voter", "votes", "labels", "log-odds", "sum", title="Arithmetic")
-    sums.add_row("prior", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
+    title = f"Arithmetic of {e.fuser}" if e.fuser else "Arithmetic"
+    sums = Table("voter", "votes", "labels", "weight", "log-odds", "sum", title=title)
+    sums.add_row("prior", "", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
     for c in e.contributions:
-        sums.add_row(Text(c.voter), str(c.n_votes), Text(c.labels), f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}")
+        weight = _weight(c.reliability)
+        cells = [c.voter, str(c.n_votes), c.labels, weight, f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}"]
+        sums.add_row(*(Text(cell) for cell in cells))
     verdict = "equal to" if e.agrees else "NOT equal to"
     result = Text(
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
@@ -202,6 +213,25 @@ def _one(frame: pl.DataFrame, pair_id: str, missing: str) -> dict[str, Any]:
     if found.is_empty():
         raise UsageError(missing)
     return found.row(0, named=True)
+
+
+def _weight(known: Mapping[str, Any] | None) -> str:
+    """A voter's weight in a few words: what its vote alone adds, and how often it was right."""
+    if not known:
+        return ""
+    alone = known.get("log_odds")
+    if isinstance(alone, Mapping):
+        text = ", ".join(f"{vote} {value:+.2f}" for vote, value in alone.items() if isinstance(value, float))
+    elif isinstance(alone, float):
+        text = f"±{alone:.2f} a vote"
+    else:
+        text = _listed({k: v for k, v in known.items() if not isinstance(v, str)})
+    accuracy = known.get("accuracy")
+    return f"{text} (right {accuracy:.0%})" if isinstance(accuracy, float) else text
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())[:200]
 
 
 def _number(value: float | None) -> str:

@@ -64,6 +64,16 @@ class Version:
         with fsspec.open(file, "rb") as opened:
             return pl.read_parquet(opened)
 
+    def document(self, name: str) -> bytes | None:
+        """A file of the version that is not a table, or None where its manifest does not name it."""
+        if name not in self.manifest.files:
+            return None
+        import fsspec
+
+        with fsspec.open(f"{self.base}/{name}", "rb") as opened:
+            data: bytes = opened.read()
+        return data
+
     @property
     def _scannable(self) -> bool:
         """Whether Polars reads this address by itself; any other goes through fsspec."""

@@ -2,8 +2,8 @@
 
 A version exists if and only if its folder holds a manifest. Locally a version is built in a hidden folder
 under an exclusive lock of the operating system, which dies with its holder, and renamed into place. On an
-object store there is neither: the version is built in a local temporary folder and uploaded, manifest last,
-under a claim object made by exclusive creation.
+object store there is neither: the version is built in a local temporary folder and uploaded, manifest last and by
+exclusive creation, under a claim (`transforms.publish.claims`).
 """
 
 from __future__ import annotations
@@ -11,23 +11,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
+from transforms.publish.claims import claimed
 from transforms.storage.files import writing
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 VERSION = re.compile(r"^v(\d{4,})$")
-CLAIM_SECONDS = 3600.0
 
 
 def check_name(name: str) -> str:
@@ -141,34 +137,21 @@ class Datasets:
 
     def _upload(self, staging: Path, manifest: Manifest) -> None:
         target = self.path(manifest.name, version_name(manifest.version))
-        with self._claimed(f"{target}.claim", manifest):
+        exists = f"{manifest.label} exists already; run materialise again"
+        with claimed(self.fs, f"{target}.claim", manifest.label) as claim:
             if self.fs.exists(f"{target}/{MANIFEST}"):
-                raise WorkspaceError(f"{manifest.label} exists already; run materialise again")
+                raise WorkspaceError(exists)
             if self.fs.exists(target):
                 self.fs.rm(target, recursive=True)
-            for relative in sorted(manifest.files):
-                self.fs.put_file(str(staging / relative), f"{target}/{relative}")
-            self.fs.pipe_file(f"{target}/{MANIFEST}", manifest.to_bytes())
+            _write_durably(staging / MANIFEST, manifest.to_bytes())
+            # Exclusively, so that one who was taken over between two checks cannot change what the other wrote.
+            for relative in (*sorted(manifest.files), MANIFEST):
+                claim.check()
+                try:
+                    self.fs.put_file(str(staging / relative), f"{target}/{relative}", mode="create")
+                except FileExistsError as error:
+                    raise WorkspaceError(exists) from error
             self.fs.invalidate_cache()
-
-    @contextmanager
-    def _claimed(self, claim: str, manifest: Manifest) -> Iterator[None]:
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        if _abandoned(self.fs, claim):
-            with suppress(FileNotFoundError):
-                self.fs.rm_file(claim)
-        try:
-            self.fs.pipe_file(claim, orjson.dumps(owner), mode="create")
-        except FileExistsError as error:
-            raise WorkspaceError(
-                f"{manifest.label} is being published by somebody else; if that publisher has crashed, wait "
-                f"{CLAIM_SECONDS / 60:.0f} minutes or remove {claim}"
-            ) from error
-        try:
-            yield
-        finally:
-            with suppress(FileNotFoundError):
-                self.fs.rm_file(claim)
 
     def _folders(self, *parts: str) -> list[str]:
         self.fs.invalidate_cache()
@@ -177,27 +160,6 @@ class Datasets:
         except FileNotFoundError:
             return []
         return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory")
-
-
-def _abandoned(fs: Any, claim: str) -> bool:
-    """Whether a claim's holder is known to be dead or the claim is older than `CLAIM_SECONDS`."""
-    try:
-        owner = orjson.loads(fs.cat_file(claim))
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return False
-    if time.time() - owner["time"] > CLAIM_SECONDS:
-        return True
-    return owner["host"] == socket.gethostname() and not _alive(owner["pid"])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
 from schemas.manifest import MANIFEST
-from schemas.messages import messages_id
-from schemas.tables import DatasetRows, Rejects, Verdicts, polars_schema
-from transforms.publish.files import reject_sum, row_sum
-from transforms.publish.read import Version
+from schemas.messages import messages_id, text_of
+from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes, polars_schema
+from transforms.publish.files import EVIDENCE_SCHEMAS, reject_sum, row_sum
+from transforms.publish.read import Table, Version
+from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, parts, unheard
 from transforms.publish.rows import STAGE
 from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
-from transforms.publish.splits import SplitsConfig, shared_keys
+from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig, shared_keys
 from transforms.publish.store import Datasets
 
-TOLERANCE = 1e-6
 _CHUNK = 1 << 22
+_SOMETHING = pl.Series([[{"role": "user", "content": "-"}]], dtype=polars_schema(Pairs)["prompt"])
+# What the evidence leaves out, as values that break no rule.
+_LEFT_OUT: dict[Table, list[pl.Expr]] = {
+    "pairs": [pl.lit(_SOMETHING).first().alias(c) for c in ("prompt", "response_a", "response_b")]
+    + [pl.lit(None, pl.String).alias("context")],
+    "votes": [pl.lit(None, pl.String).alias("raw"), pl.lit(0.0).alias("ms")],
+}
 
 
 class Check(BaseModel):
@@ -40,6 +49,7 @@ def verify(
     *,
     contaminated: Callable[[str], tuple[str, str] | None] | None = None,
     parent: Version | None = None,
+    pairs_at_once: int = PAIRS_AT_ONCE,
 ) -> list[Check]:
     """Check a version against its manifest and the laws every version obeys.
 
@@ -48,7 +58,9 @@ def verify(
         version: the version.
         contaminated: the benchmark and the words a prompt's text shares with it, or None
             (`transforms.hygiene.decontamination.NgramIndex.find`); no check without it.
-        parent: the version before, whose splits must be kept; no check without it.
+        parent: the version before, whose splits must be kept; where it is not given, the check says that it was not
+            made.
+        pairs_at_once: about so many pairs with their votes are in memory while verdicts are made again.
     """
     checks = [_files(datasets, version)]
     if not checks[0].ok:
@@ -62,11 +74,12 @@ def verify(
         _responses(rows),
         _conservation(version),
         _arithmetic(version),
+        *_evidence(version, pairs_at_once),
         *_separation(version),
     ]
     if contaminated is not None:
         checks.append(_contamination(version, contaminated))
-    if parent is not None:
+    if version.manifest.parent is not None:
         checks.append(_stability(version, parent))
     return checks
 
@@ -96,18 +109,38 @@ def _files(datasets: Datasets, version: Version) -> Check:
 
 
 def _schemas(version: Version) -> Check:
-    tables = {"rows": DatasetRows, "rejects": Rejects, "verdicts": Verdicts}
+    tables: dict[Table, Any] = {
+        "rows": DatasetRows,
+        "rejects": Rejects,
+        "verdicts": Verdicts,
+        "pairs": Pairs,
+        "votes": Votes,
+    }
 
     def problems() -> Iterable[str]:
         for name, table in tables.items():
-            for file in version.files(name):  # type: ignore[arg-type]
+            for file in version.files(name):
                 frame = version.read(file)
-                if frame.schema != polars_schema(table):
+                if frame.schema != EVIDENCE_SCHEMAS.get(name, polars_schema(table)):
                     yield f"{file}: columns or types differ from table {name}"
                     continue
-                _, failures = table.filter(frame)
+                whole = frame.with_columns(_LEFT_OUT.get(name, [])).select(polars_schema(table).names())
+                _, failures = table.filter(whole)
                 if failures.counts():
                     yield f"{file}: rows break {failures.counts()}"
+        for name in ("pairs", "votes", "verdicts", "splits"):
+            key = {"votes": "vote_id", "splits": "prompt_id"}.get(name, "pair_id")
+            if version.scan(name).select(pl.col(key).is_duplicated().any()).collect().item():
+                yield f"evidence/{name}: some {key} is there twice"
+        for file in version.files("splits"):
+            frame = version.read(file)
+            if frame.schema != SPLITS_SCHEMA:
+                yield f"{file}: columns or types differ from table splits"
+            elif (
+                not frame["split"].drop_nulls().is_in(SPLITS).all()
+                or (frame["split"].is_null() & frame["reason"].is_null()).any()
+            ):
+                yield f"{file}: a prompt has neither a split nor a reason why not"
 
     return _check("schema", problems(), "every row obeys its table's rules")
 
@@ -136,6 +169,9 @@ def _counts(version: Version) -> Check:
         "rejects by reason": (reasons, m.rejects_by_reason),
         "actions": (counted(version.scan("verdicts"), pl.col("action")), m.actions),
     }
+    if any("votes" in voter for voter in m.voters.values()):
+        cast = {name: voter["votes"] for name, voter in m.voters.items() if voter["votes"]}
+        expected["votes by voter"] = counted(version.scan("votes"), pl.col("voter")), cast
     problems = [f"{name}: {found} found, {said} stated" for name, (found, said) in expected.items() if found != said]
     if sum(m.rows_by_split.values()) != m.n_rows or sum(m.rejects_by_reason.values()) != m.n_rejects:
         problems.append("the manifest's counts do not add up")
@@ -199,14 +235,35 @@ def _arithmetic(version: Version) -> Check:
     return _check("arithmetic", problems(), "every posterior is the sum of its contributions and every row its verdict")
 
 
+def _evidence(version: Version, at_once: int) -> list[Check]:
+    """What verdicts say of the votes, and, with the fuser's model and the policy, every verdict made again."""
+    again: Recomputation | None = None
+    try:
+        again, unable = Recomputation(version), ""
+    except UsageError as error:
+        unable = f"not checked: {error}"
+    heard: list[str] = []
+    problems: list[str] = []
+    for pairs, votes, verdicts in parts(version, at_once):
+        heard += islice(unheard(votes, verdicts), 1)
+        if again and not problems:
+            problems += islice(again.problems(pairs, votes, verdicts), 1)
+        if heard:
+            break
+    fine = unable or "every verdict follows from the votes, the fuser's model and the policy"
+    return [_check("votes", heard, "every verdict's votes are there"), _check("recomputation", problems, fine)]
+
+
 def _separation(version: Version) -> list[Check]:
     """No pair twice, and no prompt, group or near-duplicate prompt in two splits."""
     rows = version.scan("rows")
     config = SplitsConfig.model_validate(version.manifest.splits) if version.manifest.splits else SplitsConfig()
     twice = rows.group_by("pair_id").len().filter(pl.col("len") > 1).select("pair_id")
     checks = [_none(twice, "pairs", "pair {} is there twice", "every pair is there once")]
-    for name, column in (("prompts", "prompt_id"), ("groups", "group_id")):
-        across = rows.filter(pl.col(column).is_not_null()).group_by(column).agg(pl.col("split").n_unique())
+    # What was generated from an ungrouped prompt names that prompt as its group.
+    group = pl.coalesce("group_id", "prompt_id")
+    for name, column, key in (("prompts", "prompt_id", pl.col("prompt_id")), ("groups", "group_id", group)):
+        across = rows.group_by(key.alias(column)).agg(pl.col("split").n_unique())
         text = f"{column} {{}} is in several splits"
         checks.append(_none(across.filter(pl.col("split") > 1).select(column), name, text, "each is in one split only"))
     parts = [pl.DataFrame(schema={"prompt_id": pl.String, "split": pl.String, "keys": pl.List(pl.UInt64)})]
@@ -241,14 +298,17 @@ def _prompts(version: Version) -> Iterator[pl.DataFrame]:
 def _contamination(version: Version, contaminated: Callable[[str], tuple[str, str] | None]) -> Check:
     def problems() -> Iterable[str]:
         for frame in _prompts(version):
-            for prompt, text in zip(frame["prompt_id"], canonical_texts(frame["prompt"]), strict=True):
-                if hit := contaminated(text):
+            for prompt, messages in frame.select("prompt_id", "prompt").iter_rows():
+                if hit := contaminated(text_of(messages)):
                     yield f"prompt {prompt} overlaps with {hit[0]}: {hit[1]!r}"
 
     return _check("decontamination", problems(), "no prompt overlaps with a benchmark")
 
 
-def _stability(version: Version, parent: Version) -> Check:
+def _stability(version: Version, parent: Version | None) -> Check:
+    if parent is None:
+        m = version.manifest
+        return _check("stability", [], f"not checked: v{m.parent:04d}, which {m.label} continues, is not here")
     before = parent.scan("splits").filter(pl.col("split").is_not_null()).select("prompt_id", old="split")
     now = version.scan("splits").select("prompt_id", new="split")
     moved = before.join(now, on="prompt_id", how="left").filter(pl.col("old").ne_missing(pl.col("new")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from transforms.storage.files import writing
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a version was made of; every field goes into the manifest as it is."""
+    """What a version was made of; every field goes into the manifest as it is, `voters` with what each voter cast."""
 
     recipe: str
     recipe_hash: str
@@ -54,6 +54,7 @@ def publish(
     provenance: Provenance,
     *,
     parent: int | None = None,
+    evidence: Mapping[str, bytes] | None = None,
     documents: Callable[[Manifest, Path], Mapping[str, bytes]] | None = None,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> PublishResult:
@@ -66,6 +67,7 @@ def publish(
         splits: result of `assign_splits`; kept as the memory that the next version obeys.
         provenance: what it was made of.
         parent: the version whose memory `splits` obeyed; None for the first.
+        evidence: further files by name: the fuser's model and the policy (`transforms.publish.recompute`).
         documents: given the manifest and the folder of the staged files, further files of the version by name
             (for example report.html).
         rows_per_file: largest number of rows in one data file.
@@ -77,7 +79,8 @@ def publish(
     store = Datasets(datasets)
     check_name(name)
     with store.publishing(name) as staging:
-        tally = write_buckets(buckets, staging, rows_per_file)
+        heard: dict[str, dict[str, Any]] = {}
+        tally = write_buckets(_heard(buckets, heard), staging, rows_per_file)
         _check_conservation(tally.n_pairs, tally.n_rows, tally.rejects_by_reason)
         memory = splits.select(SPLITS_SCHEMA.names()).sort("prompt_id")
         entry = write_parquet(memory, staging / "evidence/splits-00000.parquet")
@@ -92,7 +95,7 @@ def publish(
             code_version=provenance.code_version,
             inputs=dict(provenance.inputs),
             parts=dict(provenance.parts),
-            voters=dict(provenance.voters),
+            voters=_voters(heard, provenance.voters),
             splits=dict(provenance.splits),
             n_pairs=tally.n_pairs,
             n_rows=tally.n_rows,
@@ -116,7 +119,7 @@ def publish(
                 f"{'nothing' if parent is None else f'v{parent:04d}'}; run materialise again"
             )
         extra = {"README.md": dataset_card(manifest).encode(), **(documents(manifest, staging) if documents else {})}
-        for relative, data in extra.items():
+        for relative, data in {**(evidence or {}), **extra}.items():
             path = staging / relative
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +139,21 @@ def split_memory(datasets: str | Path, name: str) -> tuple[int | None, pl.DataFr
     path = store.path(name, f"v{latest:04d}", "evidence/splits-00000.parquet")
     with store.fs.open(path, "rb") as file:
         return latest, pl.read_parquet(file)
+
+
+def _heard(buckets: Iterable[Bucket], voters: dict[str, dict[str, Any]]) -> Iterator[Bucket]:
+    """The buckets, counting who votes into `voters` as they pass."""
+    for bucket in buckets:
+        cast = bucket.votes.group_by("voter").agg(pl.col("kind", "voter_group").min(), pl.len())
+        for voter, kind, group, n in cast.iter_rows():
+            entry = voters.setdefault(voter, {"kind": kind, "group": group, "votes": 0})
+            entry["votes"] += n
+        yield bucket
+
+
+def _voters(heard: Mapping[str, Mapping[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Everybody who voted, and whom the recipe names though nothing came of them."""
+    return {name: {"votes": 0, **known.get(name, {}), **heard.get(name, {})} for name in sorted({*heard, *known})}
 
 
 def _check_conservation(pairs: int, rows: int, rejects_by_reason: Mapping[str, int]) -> None:

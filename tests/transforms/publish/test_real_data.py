@@ -43,7 +43,10 @@ def tables(folder: Path, most: int) -> Tables:
             for i, label in enumerate(labels):
                 votes.append(frames.vote(pair["pair_id"], f"{file}-{i}", label, kind="human"))
                 weight[f"{file}-{i}"] = {"a": 1.5, "b": -1.5, "tie": 0.0}[label]
-            verdicts.append(frames.verdict(pair, "keep" if sum(weight.values()) else "tie", weight))
+            said = frames.verdict(pair, "keep" if sum(weight.values()) else "tie", weight)
+            for piece in said["contributions"]:
+                piece["label"] = labels[int(piece["voter"].rpartition("-")[2])]
+            verdicts.append({**said, "n_human": len(labels)})
     return rows_frame(list(pairs.values()), Pairs), rows_frame(votes, Votes), rows_frame(verdicts, Verdicts)
 
 

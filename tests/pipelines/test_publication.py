@@ -1,0 +1,215 @@
+"""What a version says of itself, what verifies it, and what is written after it: small runs without an LLM."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from cli.main import main
+from pipelines import publish as publish_module
+from pipelines.export import export_version
+from pipelines.lookup import explain_pair
+from pipelines.publish import code_version
+from pipelines.run import RunResult, run_recipe
+from pipelines.versions import check, prune_versions
+from schemas.errors import RecipeError
+from transforms.hygiene.decontamination import index_of
+from transforms.publish.explain import plain_text
+from transforms.publish.read import Version, open_version
+
+BENCHMARK = "How many apples are left when seven of the twelve apples have been eaten by the hungry children?"
+
+
+class Small:
+    """A folder with a recipe over pairs with a source's label and the votes of two people."""
+
+    def __init__(self, folder: Path, root: str | None = None) -> None:
+        self.folder, self.root = folder, root or str(folder / "w")
+        self.rows = [self.row(i) for i in range(40)]
+        self.recipe: dict[str, Any] = {
+            "name": "small",
+            "buckets": 3,
+            "sources": [
+                {
+                    "name": "mine",
+                    "kind": "pairs",
+                    "path": "pairs.jsonl",
+                    "votes": [{"kind": "human", "labels": "labels", "voters": "people"}],
+                }
+            ],
+            "score": {"scorers": [{"plugin": "length"}, {"plugin": "repetition"}]},
+        }
+
+    @staticmethod
+    def row(i: int) -> dict[str, Any]:
+        rng = random.Random(i)
+        words = [f"{rng.choice(['amber', 'brook', 'cedar', 'delta'])}{rng.randrange(10**6)}" for _ in range(12)]
+        return {
+            "prompt": f"Explain {' '.join(words)}.",
+            "response_a": f"First answer {i}. " * rng.randrange(1, 5),
+            "response_b": f"Second answer {i}.",
+            "label": rng.choice("ab"),
+            "labels": [rng.choice(["a", "b", "tie"]) for _ in range(2)],
+            "people": ["ann", "bob"],
+        }
+
+    def run(self, **options: Any) -> RunResult:
+        (self.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
+        return run_recipe(self.folder / "recipe.yaml", self.root, None, None, (), quiet=True, **options)
+
+    def version(self, number: int) -> Version:
+        return open_version(f"{self.root}/datasets", f"small@{number}")
+
+    def broken(self, number: int = 1, benchmarks: tuple[str, ...] = ()) -> list[str]:
+        return [c.name for c in check(self.root, f"small@{number}", benchmarks) if not c.ok]
+
+    def detail(self, name: str, number: int = 1) -> str:
+        return next(c.detail for c in check(self.root, f"small@{number}", []) if c.name == name)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path)
+
+
+def test_the_manifest_says_what_was_read_who_voted_and_with_which_code(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.recipe["sources"].append({"name": "others", "kind": "pairs", "path": "others.jsonl"})
+    fields = ("prompt", "response_a", "response_b", "label")
+    (small.folder / "others.jsonl").write_text(json.dumps({k: Small.row(1000)[k] for k in fields}) + "\n")
+    small.run()
+    first = small.version(1).manifest
+    votes = small.version(1).scan("votes").collect()
+    cast = dict(votes["voter"].value_counts().iter_rows())
+    assert {name: voter["votes"] for name, voter in first.voters.items()} == cast
+    assert first.voters["mine/ann"]["kind"] == "human"
+    assert first.voters["length"]["plugin"] == "length"
+    assert {"source", "human", "rule"} == {voter["kind"] for voter in first.voters.values()}
+    assert first.code_version == code_version()
+    assert set(first.inputs) == {"mine", "others"}
+    assert small.run().published is False
+    small.rows.append(Small.row(40))
+    assert small.run().version == "v0002"
+    second = small.version(2).manifest
+    assert second.inputs["mine"] != first.inputs["mine"]
+    assert second.inputs["others"] == first.inputs["others"]
+    monkeypatch.setattr(publish_module, "code_version", lambda: "0+other")
+    assert small.run().published is False
+
+
+def test_the_code_version_depends_on_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(name: str, text: str) -> str:
+        for room in ("schemas", "transforms", "pipelines"):
+            (tmp_path / name / room).mkdir(parents=True)
+        (tmp_path / name / "pipelines" / "publish.py").write_text(text)
+        monkeypatch.setattr(publish_module, "__file__", str(tmp_path / name / "pipelines" / "publish.py"))
+        return code_version.__wrapped__()
+
+    assert at("one", "x = 1\n") == at("two", "x = 1\n") != at("three", "x = 2\n")
+
+
+def test_verify_after_the_parent_is_gone_says_what_it_could_not_check(small: Small) -> None:
+    small.run()
+    small.rows.append(Small.row(40))
+    small.run()
+    assert small.broken(2) == []
+    assert "kept its split" in small.detail("stability", 2)
+    assert prune_versions(small.root, "small", keep=1, pinned=(), dry_run=False) == [1]
+    assert small.broken(2) == []
+    assert "not checked: v0001" in small.detail("stability", 2)
+
+
+@pytest.mark.parametrize("fuser", ["posterior", "majority", "stack"])
+def test_every_verdict_is_made_again_from_the_version_alone(small: Small, fuser: str) -> None:
+    small.recipe["fuse"] = {"fuser": {"plugin": fuser}}
+    small.run()
+    assert small.broken() == []
+    assert "every verdict follows" in small.detail("recomputation")
+
+
+def test_an_explanation_from_the_version_has_weights_and_thresholds(small: Small) -> None:
+    small.recipe["fuse"] = {"policy": {"plugin": "posterior", "keep_noise": 0.4, "keep_certainty": 0.6}}
+    small.run()
+    verdicts = small.version(1).scan("verdicts").collect()
+    for action in verdicts["action"].unique():
+        pair = verdicts.filter(pl.col("action") == action)["pair_id"][0]
+        published, here = (explain_pair(small.root, pair, dataset) for dataset in ("small", None))
+        assert published == here
+        assert published.thresholds["keep_noise"] == 0.4
+        assert all(c.reliability for c in published.contributions)
+        text = " ".join(plain_text(published, 400).split())
+        assert "decided by posterior: " in text
+        assert "keep_noise 0.4" in text
+        comparison = {"keep": "<= keep_noise 0.4", "flip": ">= flip_noise 0.75", "tie": "at least 1/3"}
+        assert comparison.get(action, "soften_certainty 0.5") in published.rule
+
+
+def test_exports_of_the_recipe_are_written_after_each_version_once(small: Small, tmp_path: Path) -> None:
+    exports: list[dict[str, Any]] = [{"format": "trl-dpo"}, {"format": "jsonl", "options": {"name": "lines"}}]
+    small.recipe["materialise"] = {"exports": exports}
+    first = small.run()
+    folders = {name: Path(path) for name, path in first.exports.items()}
+    assert folders == {n: Path(small.root, "exports", "small", "v0001", n) for n in ("trl-dpo", "lines")}
+    export_version(small.root, "small@1", "trl-dpo", tmp_path / "by-hand", {})
+    written = {p.name: p.read_bytes() for p in folders["trl-dpo"].iterdir()}
+    assert written == {p.name: p.read_bytes() for p in (tmp_path / "by-hand").iterdir()}
+    stamps = {p: p.stat().st_mtime_ns for f in folders.values() for p in f.iterdir()}
+    # What a killed run left is made anew, what is whole stays.
+    (folders["lines"] / "README.md").unlink()
+    (folders["lines"] / "half.jsonl").write_text("{")
+    again = small.run()
+    assert (again.published, again.exports) == (False, first.exports)
+    assert not (folders["lines"] / "half.jsonl").exists()
+    assert (folders["lines"] / "README.md").exists()
+    assert {p: p.stat().st_mtime_ns for p in folders["trl-dpo"].iterdir()}.items() <= stamps.items()
+    # Another export is no other dataset.
+    exports.append({"format": "trl-kto"})
+    third = small.run()
+    assert (third.published, set(third.exports)) == (False, {"trl-dpo", "lines", "trl-kto"})
+    small.rows.append(Small.row(40))
+    assert Path(small.run().exports["trl-kto"]).parent.name == "v0002"
+
+
+def test_two_exports_of_one_name_are_wrong(small: Small) -> None:
+    small.recipe["materialise"] = {"exports": [{"format": "jsonl"}, {"format": "jsonl"}]}
+    with pytest.raises(RecipeError, match="'jsonl' is used twice"):
+        small.run()
+
+
+def test_verify_reads_the_recipes_own_benchmarks(
+    small: Small, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small.folder / "bench.txt").write_text("Nothing that anybody in this folder has ever asked or ever will ask.\n")
+    small.recipe["hygiene"] = {"decontamination": {"benchmarks": ["bench.txt"], "ngram": 10}}
+    small.rows[0] |= {"prompt": BENCHMARK, "label": "a", "labels": ["a", "a"]}
+    small.run()
+    assert small.broken() == []
+    assert "no prompt overlaps" in small.detail("decontamination")
+    # The benchmark grew since: the version's prompt is in it now.
+    (small.folder / "bench.txt").write_text(f"{BENCHMARK}\n")
+    index_of.cache_clear()
+    assert small.broken() == ["decontamination"]
+
+    def verify(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["prefine", "verify", "small", "-w", small.root, "--json", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    assert verify() == 1
+    (small.folder / "bench.txt").rename(small.folder / "elsewhere.txt")
+    assert small.broken() == []
+    assert "bench.txt of the recipe is not here" in small.detail("decontamination")
+    capsys.readouterr()
+    assert verify("--benchmarks", str(small.folder / "elsewhere.txt")) == 1
+    said = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
+    assert "elsewhere.txt" in said["decontamination"]["detail"]
+    assert verify() == 0
