@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -87,7 +89,7 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
 
 def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:
     """A table of the workspace, all buckets, lazily."""
-    paths = _parts(workspace, table)
+    paths = [_address(workspace, part) for part in _parts(workspace, table)]
     schema = polars_schema(TABLES[table])
     return pl.scan_parquet(paths, schema=schema) if paths else pl.LazyFrame(schema=schema)
 
@@ -104,10 +106,15 @@ def queue(root: str, limit: int) -> pl.DataFrame:
 
 
 def rebuild_catalog(root: str) -> list[str]:
-    """Write `catalog.duckdb` anew from manifests and checkpoints; returns the names of its views and tables."""
+    """Write `catalog.duckdb` anew from manifests and checkpoints; returns the names of its views and tables.
+
+    Raises:
+        UsageError: the workspace lies on an object store, where DuckDB has no files.
+    """
     workspace = Workspace.open(root)
-    tables = {table: _parts(workspace, table) or [_empty_part(workspace, table)] for table in TABLE_STAGES}
-    return rebuild(workspace.local_path(CATALOG), Datasets(f"{workspace.path('datasets')}"), tables)
+    if not _is_local(workspace):
+        raise UsageError(f"{root} is not on a local disk: it has no catalog.duckdb; ask it with: prefine sql")
+    return _rebuild(workspace, workspace.local_path(CATALOG))
 
 
 def sql(root: str, text: str, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -116,9 +123,29 @@ def sql(root: str, text: str, limit: int | None = None) -> tuple[list[str], list
     Raises:
         UsageError: the query is wrong or tries to write.
     """
-    rebuild_catalog(root)
     workspace = Workspace.open(root)
-    return query(workspace.local_path(CATALOG), text, [str(workspace.local_path(""))], limit)
+    if _is_local(workspace):
+        rebuild_catalog(root)
+        return query(workspace.local_path(CATALOG), text, [str(workspace.local_path(""))], limit)
+    with TemporaryDirectory(prefix="prefine-") as folder:
+        catalog = Path(folder) / CATALOG
+        _rebuild(workspace, catalog)
+        return query(catalog, text, [root, _address(workspace, workspace.path())], limit, workspace.fs)
+
+
+def _rebuild(workspace: Workspace, catalog: Path) -> list[str]:
+    tables = {table: _parts(workspace, table) or [_empty_part(workspace, table)] for table in TABLE_STAGES}
+    listed = {table: [_address(workspace, part) for part in parts] for table, parts in tables.items()}
+    return rebuild(catalog, Datasets(_address(workspace, workspace.path("datasets"))), listed)
+
+
+def _is_local(workspace: Workspace) -> bool:
+    return "file" in workspace.fs.protocol
+
+
+def _address(workspace: Workspace, path: str) -> str:
+    """A path of the workspace as DuckDB reads it."""
+    return path if _is_local(workspace) else str(workspace.fs.unstrip_protocol(path))
 
 
 def _parts(workspace: Workspace, table: str) -> list[str]:

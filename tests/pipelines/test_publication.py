@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import yaml
 from cli.main import main
 from pipelines import publish as publish_module
 from pipelines.export import export_version
-from pipelines.lookup import explain_pair
+from pipelines.lookup import explain_pair, rebuild_catalog, sql
 from pipelines.publish import code_version
 from pipelines.run import RunResult, run_recipe
-from pipelines.versions import check, prune_versions
-from schemas.errors import RecipeError
+from pipelines.versions import check, compare, prune_versions
+from schemas.errors import RecipeError, UsageError
 from transforms.hygiene.decontamination import index_of
 from transforms.publish.explain import plain_text
 from transforms.publish.read import Version, open_version
@@ -176,6 +177,37 @@ def test_exports_of_the_recipe_are_written_after_each_version_once(small: Small,
     assert (third.published, set(third.exports)) == (False, {"trl-dpo", "lines", "trl-kto"})
     small.rows.append(Small.row(40))
     assert Path(small.run().exports["trl-kto"]).parent.name == "v0002"
+
+
+def test_a_whole_workspace_on_an_object_store(tmp_path: Path, s3: str) -> None:
+    there, here = Small(tmp_path, f"{s3}/{uuid.uuid4().hex}/w"), Small(tmp_path)
+    for small in (there, here):
+        small.recipe["materialise"] = {"exports": [{"format": "jsonl"}]}
+    results = [small.run() for small in (there, here)]
+    assert there.version(1).manifest == here.version(1).manifest
+    assert there.broken() == []
+    exported = [pl.read_ndjson(f"{r.exports['jsonl']}/train-00000.jsonl") for r in results]
+    assert exported[0].equals(exported[1])
+    assert there.run().published is False
+    there.rows.append(Small.row(40))
+    assert there.run().version == "v0002"
+    assert compare(there.root, "small@1", "small@2", "kind").changes.height >= 0
+    for query in (
+        'SELECT count(*) FROM "small@v0001"',
+        "SELECT count(*) FROM votes",
+        'SELECT count(*) FROM "small@v0001/verdicts"',
+    ):
+        n = sql(there.root, query)[1][0][0]
+        assert n > 0
+        assert n == sql(here.root, query)[1][0][0] or "FROM votes" in query
+    with pytest.raises(UsageError, match="SQL"):
+        sql(there.root, "SELECT * FROM read_csv('/etc/passwd')")
+    with pytest.raises(UsageError, match="prefine sql"):
+        rebuild_catalog(there.root)
+    pair = there.version(1).scan("pairs").collect()["pair_id"][0]
+    assert explain_pair(there.root, pair, "small@1").agrees
+    assert prune_versions(there.root, "small", keep=1, pinned=(), dry_run=False) == [1]
+    assert there.broken(2) == []
 
 
 def test_two_exports_of_one_name_are_wrong(small: Small) -> None:

@@ -7,6 +7,7 @@ and the tables `versions` and `version_files`.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ RESERVED = frozenset({"versions", "version_files"})
 
 
 def rebuild(catalog: Path, datasets: Datasets, tables: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Write the catalog anew; a reader of the old one is not disturbed.
+    """Write the catalog anew; readers of the old one, and others who write it at the same time, are not disturbed.
 
     Args:
         catalog: the DuckDB file.
@@ -34,8 +35,6 @@ def rebuild(catalog: Path, datasets: Datasets, tables: Mapping[str, Sequence[str
     Returns:
         The names of all views and tables, sorted.
     """
-    building = catalog.with_name(f".{catalog.name}.building")
-    building.unlink(missing_ok=True)
     own = {name: list(files) for name, files in (tables or {}).items() if files}
     views = dict(own)
     manifests = []
@@ -44,7 +43,19 @@ def rebuild(catalog: Path, datasets: Datasets, tables: Mapping[str, Sequence[str
             manifest = datasets.manifest(name, number)
             manifests.append(manifest)
             views |= _version_views(Version(manifest, datasets.url(name, version_name(number)))) | own
-    with duckdb.connect(str(building)) as connection:
+    building = catalog.with_name(f".{catalog.name}.{uuid.uuid4().hex}")
+    try:
+        _write(building, datasets, views, manifests)
+        building.replace(catalog)
+    finally:
+        building.unlink(missing_ok=True)
+    return sorted([*views, *RESERVED])
+
+
+def _write(file: Path, datasets: Datasets, views: Mapping[str, Sequence[str]], manifests: Sequence[Manifest]) -> None:
+    with duckdb.connect(str(file)) as connection:
+        if not datasets.is_local:
+            connection.register_filesystem(datasets.fs)
         for view, files in sorted(views.items()):
             listed = ", ".join(_text(f) for f in files)
             connection.execute(f"CREATE VIEW {identifier(view)} AS SELECT * FROM read_parquet([{listed}])")  # noqa: S608
@@ -52,17 +63,26 @@ def rebuild(catalog: Path, datasets: Datasets, tables: Mapping[str, Sequence[str
             connection.register("incoming", frame.to_arrow())
             connection.execute(f"CREATE TABLE {identifier(table)} AS SELECT * FROM incoming")  # noqa: S608
             connection.unregister("incoming")
-    building.replace(catalog)
-    return sorted([*views, *RESERVED])
 
 
-def query(catalog: Path, sql: str, folders: Sequence[str], limit: int | None = None) -> tuple[list[str], list[Any]]:
+def query(
+    catalog: Path, sql: str, folders: Sequence[str], limit: int | None = None, fs: Any = None
+) -> tuple[list[str], list[Any]]:
     """Column names and rows of one SELECT; nothing can be written, and no file outside `folders` can be read.
+
+    Args:
+        catalog: the DuckDB file.
+        sql: one SELECT.
+        folders: folders or URLs.
+        limit: at most this many rows.
+        fs: the fsspec file system of the URLs; None where all is on a local disk.
 
     Raises:
         UsageError: it is not one SELECT, or DuckDB refuses it.
     """
     with duckdb.connect(str(catalog), read_only=True) as connection:
+        if fs is not None:
+            connection.register_filesystem(fs)
         allowed = ", ".join(_text(f"{folder.rstrip('/')}/") for folder in folders)
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")

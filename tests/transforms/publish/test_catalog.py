@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -134,3 +136,15 @@ def test_pruning_on_a_url() -> None:
         publish(root, "demo", content, splits, PROVENANCE, parent=parent)
     assert prune(Datasets(root), "demo", keep=1) == [1]
     assert Datasets(root).versions("demo") == [2]
+
+
+def _ask(root: Path) -> list[Any]:
+    rebuild(root / "catalog.duckdb", Datasets(root / "datasets"))
+    return query(root / "catalog.duckdb", "SELECT count(*) FROM demo", [str(root)])[1]
+
+
+def test_several_rebuild_and_ask_at_once(root: Path) -> None:
+    n = open_version(root / "datasets", "demo").manifest.n_rows
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert pool.map(_ask, [root] * 6, chunksize=1) == [[(n,)]] * 6
+    assert [p.name for p in root.iterdir() if "catalog" in p.name] == ["catalog.duckdb"]
