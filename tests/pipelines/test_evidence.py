@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.lookup import fuser_model, table_frame
+from pipelines.fuse import judgement
+from pipelines.lookup import table_frame
 from pipelines.run import run_stages
 from pipelines.sample import RANDOM_SHARE, chosen, sample
 from pipelines.stage import ANSWER_STAGES, VOTE_STAGES
@@ -69,7 +70,7 @@ def fused(folder: Path, n_prompts: int, buckets: int = 3, fit_pairs: int = 10_00
 @pytest.mark.parametrize("fit_pairs", [10_000, 60])
 def test_an_annotator_that_misses_every_control_turns_no_known_answer(tmp_path: Path, fit_pairs: int) -> None:
     workspace = fused(tmp_path, 40, fit_pairs=fit_pairs)
-    model = fuser_model(workspace)
+    model = judgement(workspace)["fuser"].model
     assert model is not None
     assert (model["humans"]["human:bob"]["n_compared"], model["humans"]["human:bob"]["log_odds"]) == (N_CONTROLS, 0.0)
     assert model["n_labels"] == N_CONTROLS + 20

@@ -131,6 +131,11 @@ def test_verify_after_the_parent_is_gone_says_what_it_could_not_check(small: Sma
 @pytest.mark.parametrize("fuser", ["posterior", "majority", "stack"])
 def test_every_verdict_is_made_again_from_the_version_alone(small: Small, fuser: str) -> None:
     small.recipe["fuse"] = {"fuser": {"plugin": fuser}}
+    known = {"name": "known", "kind": "pairs", "path": "known.jsonl", "constants": {"tags": ["control"]}}
+    small.recipe["sources"].append(known)
+    fields = ("prompt", "response_a", "response_b", "label")
+    lines = [json.dumps({k: Small.row(i)[k] for k in fields}) + "\n" for i in range(100, 108)]
+    (small.folder / "known.jsonl").write_text("".join(lines))
     small.run()
     assert small.broken() == []
     assert "every verdict follows" in small.detail("recomputation")
