@@ -10,7 +10,7 @@ from cli.options import AsJson, WorkspaceRoot
 from cli.output import console, print_json, print_table
 from pipelines import upkeep, versions
 from pipelines.lookup import rebuild_catalog
-from transforms.publish.diff import render
+from transforms.publish.diff import SLICES, render
 
 _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
 
@@ -27,7 +27,7 @@ def diff(
     old: _Version,
     new: _Version,
     workspace: WorkspaceRoot,
-    slice_by: Annotated[str, typer.Option(help="column to summarise by: kind, language, origin")] = "kind",
+    slice_by: Annotated[str, typer.Option(help=f"column to summarise by: {', '.join(SLICES)}")] = "kind",
     rows: Annotated[int, typer.Option("--rows", min=0, help="how many changed rows to show")] = 20,
     as_json: AsJson = False,
 ) -> None:

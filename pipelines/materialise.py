@@ -28,7 +28,7 @@ class Materialise(FittedStage):
     """Dataset rows and their splits, bucket by bucket; `pipelines/publish.py` makes the version of them."""
 
     name: ClassVar[str] = "materialise"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("verdicts", ("fuse",)))
 
     @property

@@ -171,7 +171,7 @@ class Rejects(dy.Schema):
     reason = dy.String(nullable=False)  # a code, e.g. "empty_response"
     record_id = dy.String(nullable=False)  # file:row for sources, else an id
     detail = dy.String(nullable=False)  # one sentence for a person
-    payload = dy.String(nullable=False)  # JSON of the record, cut at PAYLOAD_LIMIT characters
+    payload = dy.String(nullable=False)  # JSON of the record; but for materialise's cut at PAYLOAD_LIMIT characters
 
 
 PAYLOAD_LIMIT = 20_000

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from schemas.errors import UsageError
 from transforms.publish.read import Version
+from transforms.publish.recompute import FUSER, POLICY, Fitted, fitted
 from transforms.publish.rows import STAGE
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 CHANGES = ("added", "removed", "flipped", "split", "margin", "other")
 REFIT = "votes unchanged; weights refitted"
+SLICES = ("kind", "language", "origin", "context_kind", "user_id", "group_id", "model_chosen", "model_rejected")
+_NEW, _GONE = "new pair", "pair is gone"
 _COMPARED = ("chosen_is", "split", "margin", "p_chosen", "weight", "action", "decided_by")
 _VOTE = ("label", "p_a", "score_a", "score_b")
 _COLUMNS = {
@@ -65,15 +69,22 @@ class Diff:
 def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: str = "kind") -> Diff:
     """Compare two versions.
 
-    Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now;
-    any other change comes from votes that were added, removed or changed (voters named), or from a refit.
+    Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now. A
+    split moves where the memory of the old version was not obeyed. Any other change comes from votes that were added,
+    removed or changed (voters named), from the source's label, or from a fuser or a policy that has other settings or
+    was fitted anew. A policy that changed is named beside any of these where the action changed.
 
     Args:
         old: the earlier version.
         new: the later one.
         margin_tolerance: margins closer than this count as equal.
-        slice_by: column of the rows to summarise by.
+        slice_by: column of the rows to summarise by, one of `SLICES`.
+
+    Raises:
+        UsageError: there is no such slice.
     """
+    if slice_by not in SLICES:
+        raise UsageError(f"rows cannot be summarised by {slice_by!r}; known: {', '.join(SLICES)}")
     columns = ["pair_id", *_COMPARED, pl.col(slice_by).fill_null("unknown").alias("slice")]
     before, after = (v.scan("rows").select(columns).collect(engine="streaming") for v in (old, new))
     joined = before.join(after, on="pair_id", how="full", coalesce=True, suffix="_new")
@@ -81,11 +92,19 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
     changed = marked.filter(pl.col("change").is_not_null())
     reasons = pl.concat(
         [
-            _presence(changed, "added", old, "new pair", "was rejected"),
-            _presence(changed, "removed", new, "pair is gone", "is rejected"),
-            _votes(changed.filter(~pl.col("change").is_in(["added", "removed"])), old, new),
+            _presence(changed, "added", old, _NEW, "was rejected"),
+            _presence(changed, "removed", new, _GONE, "is rejected"),
+            _splits(changed.filter(pl.col("change") == "split"), old, new),
+            _judged(changed.filter(pl.col("change").is_in(["flipped", "margin", "other"])), old, new),
         ]
     )
+    policy = _settings("policy", fitted(old, POLICY), fitted(new, POLICY))
+    if policy:
+        decided = changed.filter(pl.col("action").ne_missing(pl.col("action_new")))["pair_id"].implode()
+        told = pl.col("reason").str.contains(policy, literal=True) | pl.col("reason").is_in([_NEW, _GONE])
+        also = pl.col("pair_id").is_in(decided) & ~told
+        named = pl.when(also).then(pl.format("{}; {}", "reason", pl.lit(policy))).otherwise("reason")
+        reasons = reasons.with_columns(reason=named)
     values = {
         f"{side}_{c}": pl.col(c + suffix)
         for side, suffix in (("old", ""), ("new", "_new"))
@@ -182,9 +201,77 @@ def _votes(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
         .select("pair_id", reason=pl.col("text").list.join("; "))
         .collect(engine="streaming")
     )
-    return (
-        changed.select("pair_id").join(moved, on="pair_id", how="left").with_columns(pl.col("reason").fill_null(REFIT))
+    return changed.select("pair_id").join(moved, on="pair_id", how="left")
+
+
+def _splits(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
+    """Why a prompt has another split: what the memories of both versions say of it."""
+    prompts = old.scan("pairs").join(changed.lazy().select("pair_id"), on="pair_id", how="semi")
+    said = prompts.select("pair_id", "prompt_id")
+    for side, version in (("old", old), ("new", new)):
+        memory = version.scan("splits").select("prompt_id", pl.col("split").fill_null("none").alias(side))
+        said = said.join(memory, on="prompt_id", how="left")
+    texts = [pl.lit(text) for text in (old.manifest.label, new.manifest.label)]
+    reason = pl.format(
+        "split moved: {} says {}, {} says {}",
+        texts[0],
+        pl.col("old").fill_null("nothing"),
+        texts[1],
+        pl.col("new").fill_null("nothing"),
     )
+    found = said.select("pair_id", reason=reason).collect(engine="streaming")
+    return changed.select("pair_id").join(found, on="pair_id", how="left")
+
+
+def _judged(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
+    """Votes, source's label, fuser, policy or rule of the weights: the first of these that changed."""
+    refit = _settings("fuser", fitted(old, FUSER), fitted(new, FUSER)) or REFIT
+    decided = _settings("policy", fitted(old, POLICY), fitted(new, POLICY)) or "posterior unchanged; policy fitted anew"
+    ids = changed.lazy().filter(pl.col("change") == "other").select("pair_id")
+    sides = []
+    for version in (old, new):
+        labels = version.scan("pairs").select("pair_id", "source_label")
+        verdicts = version.scan("verdicts").select("pair_id", "p_a", "p_tie", "contributions")
+        sides.append(ids.join(verdicts, on="pair_id", how="left").join(labels, on="pair_id", how="left"))
+    both = sides[0].join(sides[1], on="pair_id", suffix="_new").collect(engine="streaming")
+
+    def differs(column: str) -> pl.Expr:
+        return pl.col(column).ne_missing(pl.col(f"{column}_new"))
+
+    same = both.select(
+        "pair_id",
+        source=differs("source_label"),
+        verdict=pl.any_horizontal(differs(c) for c in ("p_a", "p_tie", "contributions")),
+    )
+    why = (
+        pl.when(pl.col("source"))
+        .then(pl.lit("the source's label changed"))
+        .when(pl.col("change") != "other")
+        .then(pl.lit(refit))
+        .when(pl.col("verdict"))
+        .then(pl.lit(refit))
+        .when(pl.col("action").ne_missing(pl.col("action_new")))
+        .then(pl.lit(decided))
+        .otherwise(pl.lit("posterior unchanged; the rule of the weights changed"))
+    )
+    votes = _votes(changed, old, new)
+    return (
+        changed.select("pair_id", "change", "action", "action_new")
+        .join(votes, on="pair_id", how="left")
+        .join(same, on="pair_id", how="left")
+        .select("pair_id", reason=pl.coalesce("reason", why))
+    )
+
+
+def _settings(what: str, old: Fitted | None, new: Fitted | None) -> str | None:
+    """How a fuser or policy is configured otherwise; None where it is not, or where a version does not hold it."""
+    if old is None or new is None or (old.plugin, old.settings) == (new.plugin, new.settings):
+        return None
+    if old.plugin != new.plugin:
+        return f"{what} changed: {old.plugin} → {new.plugin}"
+    names = sorted({*old.settings, *new.settings})
+    moved = [n for n in names if old.settings.get(n) != new.settings.get(n)]
+    return f"{what} changed: " + ", ".join(f"{n} {old.settings.get(n)} → {new.settings.get(n)}" for n in moved)
 
 
 def _counted(changes: pl.DataFrame, first: str, second: str) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
@@ -14,17 +15,22 @@ from transforms.publish.files import file_entry
 from transforms.publish.read import Version
 from transforms.publish.store import Datasets
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 
 def push(
     datasets: Datasets, version: Version, repository: str, *, private: bool = True, endpoint: str | None = None
 ) -> str:
     """Upload a version and tag it; the repository's main branch then holds exactly this version.
 
+    Where the tag is there already and holds this version, nothing is uploaded.
+
     Returns:
         The address of the tag.
 
     Raises:
-        WorkspaceError: the Hub refused; the text says why.
+        WorkspaceError: the tag holds something else, or the Hub refused; the text says why.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -32,6 +38,7 @@ def push(
     api = HfApi(endpoint=endpoint)
     m = version.manifest
     tag = version_name(m.version)
+    address = f"{api.endpoint}/datasets/{repository}/tree/{tag}"
     with tempfile.TemporaryDirectory(prefix="prefine-") as folder:
         source = datasets.path(m.name, tag)
         if not datasets.is_local:
@@ -41,6 +48,8 @@ def push(
             source = folder
         try:
             api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+            if _is_tagged(api, repository, tag, m):
+                return address
             api.upload_folder(
                 repo_id=repository,
                 repo_type="dataset",
@@ -49,10 +58,34 @@ def push(
                 delete_patterns="*",
                 commit_message=f"{m.label}, rows {m.row_hash}",
             )
-            api.create_tag(repository, repo_type="dataset", tag=tag, exist_ok=True)
+            api.create_tag(repository, repo_type="dataset", tag=tag)
         except HfHubHTTPError as error:
             raise WorkspaceError(f"the Hub refused {m.label}: {error}") from error
-    return f"{api.endpoint}/datasets/{repository}/tree/{tag}"
+    return address
+
+
+def _is_tagged(api: HfApi, repository: str, tag: str, manifest: Manifest) -> bool:
+    """Whether the tag is there and holds the version.
+
+    Raises:
+        WorkspaceError: it is there and holds something else.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    with tempfile.TemporaryDirectory(prefix="prefine-") as cache:
+        try:
+            found = api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=tag, cache_dir=cache)
+            data = Path(found).read_bytes()
+        except RevisionNotFoundError:
+            return False
+        except EntryNotFoundError:
+            data = b""
+    if data != manifest.to_bytes():
+        raise WorkspaceError(
+            f"{repository} has a tag {tag} that holds something else than {manifest.label}; delete the tag on the Hub, "
+            "or push to another repository"
+        )
+    return True
 
 
 def pull(datasets: Datasets, repository: str, tag: str, *, endpoint: str | None = None) -> Version:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import DataError
 from schemas.ids import hash_fields
-from schemas.tables import PAYLOAD_LIMIT, DatasetRows, Pairs, Rejects, conform, polars_schema
+from schemas.tables import DatasetRows, Pairs, Rejects, conform, polars_schema
 
 STAGE = "materialise"
 PUBLISHED = ("keep", "flip", "soften")
@@ -136,7 +136,7 @@ def _rejects(left: pl.DataFrame) -> pl.DataFrame:
                 pl.col("reasons").list.join(", "),
             )
         ),
-        payload=payload.str.slice(0, PAYLOAD_LIMIT),
+        payload=payload,  # whole: a version holds the texts of these pairs nowhere else
     )
     ids = [hash_fields(STAGE, reason, pair) for reason, pair in rejects.select("reason", "record_id").iter_rows()]
     return conform(rejects.with_columns(pl.Series("reject_id", ids, dtype=pl.String)), Rejects).sort("reject_id")

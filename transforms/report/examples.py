@@ -53,7 +53,8 @@ def _texts(version: Version, ids: list[str]) -> dict[str, dict[str, Any]]:
     for record, payload in lost.select("record_id", "payload").collect().iter_rows():
         try:
             pair = orjson.loads(payload)
-        except orjson.JSONDecodeError:  # a payload cut at its limit
+        except orjson.JSONDecodeError:  # a version made when payloads were cut
+            found[record] = {"prompt": payload[:LIMIT], "context": None, "response_a": "…", "response_b": "…"}
             continue
         found[record] = _cut(pair["prompt"], pair["context"], pair["response_a"], pair["response_b"])
     return found

@@ -86,8 +86,10 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self.reply(200, {"files": files})
         if found[2] == "tag":
-            head = repository.resolve(unquote(found[3]))
-            repository.revisions[json.loads(body)["tag"]] = str(head)
+            head, tag = repository.resolve(unquote(found[3])), json.loads(body)["tag"]
+            if tag in repository.revisions:
+                return self.reply(409, {"error": f"Tag reference exists already: {tag}"})
+            repository.revisions[tag] = str(head)
             return self.reply(200, {})
         files = dict(repository.commits[repository.revisions[found[3]]])
         for line in body.splitlines():
@@ -113,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         if path == "/api/whoami-v2":
             return self.reply(200, {"name": "me", "type": "user", "auth": {"type": "access_token"}})
+        if path == "/api/agent-harnesses":  # asked by the library where it takes its caller for an agent
+            return self.missing("NotFound")
         found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+)(/.*)?)?", path)
         if found:
             return self.listing(found, parse_qs(address.query))
@@ -121,7 +125,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.not_known()
         repository = self.server.repositories[file[1]]
         commit = repository.resolve(file[2])
-        if commit is None or file[3] not in repository.commits[commit]:
+        if commit is None:
+            return self.missing("RevisionNotFound")
+        if file[3] not in repository.commits[commit]:
             return self.missing("EntryNotFound")
         data = repository.commits[commit][file[3]]
         return self.reply(200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=commit)

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
+import pytest
 from rich.console import Console
 
+from schemas.errors import UsageError
 from tests.transforms.publish import frames
-from transforms.publish.diff import REFIT, diff, render
+from transforms.publish.diff import REFIT, SLICES, diff, render
 from transforms.publish.read import Version, open_version
+from transforms.publish.recompute import POLICY, Fitted
 from transforms.publish.version import Provenance, publish, split_memory
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 
 
-def make(root: Path, pairs: pl.DataFrame, votes: pl.DataFrame, verdicts: pl.DataFrame) -> Version:
+def make(
+    root: Path,
+    pairs: pl.DataFrame,
+    votes: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    seed: int | None = None,
+    evidence: dict[str, bytes] | None = None,
+) -> Version:
+    """The next version; with a `seed` it forgets the splits before it."""
     parent, memory = split_memory(root, "demo")
-    content, splits = frames.buckets(pairs, votes, verdicts, memory=memory)
-    done = publish(root, "demo", content, splits, PROVENANCE, parent=parent)
+    content, splits = frames.buckets(pairs, votes, verdicts, memory=None if seed else memory, seed=seed or 0)
+    done = publish(root, "demo", content, splits, PROVENANCE, parent=parent, evidence=evidence)
     return open_version(root, f"demo@{done.version}")
 
 
@@ -107,3 +119,103 @@ def test_it_can_be_read_by_people_and_programs(tmp_path: Path) -> None:
     text = console.export_text()
     assert "demo@v0001 → demo@v0002" in text
     assert "new pair" in text
+
+
+def said(old: Version, new: Version, slice_by: str = "kind") -> dict[str, tuple[str, str]]:
+    return {r["pair_id"]: (r["change"], r["reason"]) for r in diff(old, new, slice_by=slice_by).changes.to_dicts()}
+
+
+def policy(**settings: float) -> dict[str, bytes]:
+    fields = {"plugin": "posterior", "name": "posterior", "seed": 0, "identity": 1, "model": {}}
+    return {POLICY: Fitted.model_validate({**fields, "settings": settings}).to_bytes()}
+
+
+def test_a_split_that_moved_is_explained_by_the_memories(tmp_path: Path) -> None:
+    old = make(tmp_path, *frames.workspace(60))
+    new = make(tmp_path, *frames.workspace(60), seed=5)
+    rows = [v.scan("rows").collect().rows_by_key("pair_id", named=True, unique=True) for v in (old, new)]
+    moved = {
+        i: (rows[0][i]["split"], rows[1][i]["split"]) for i in rows[0] if rows[0][i]["split"] != rows[1][i]["split"]
+    }
+    assert moved
+    assert said(old, new) == {
+        i: ("split", f"split moved: demo@v0001 says {a}, demo@v0002 says {b}") for i, (a, b) in moved.items()
+    }
+
+
+def test_votes_that_went_are_the_reason(tmp_path: Path) -> None:
+    pairs, votes, verdicts = frames.workspace(30)
+    old = make(tmp_path, pairs, votes, verdicts)
+    rows = old.scan("rows").collect()
+    one = rows["pair_id"][0]
+    changed = verdicts.with_columns(
+        margin=pl.when(pl.col("pair_id") == one).then(pl.col("margin") * 2).otherwise("margin")
+    )
+    fewer = votes.filter((pl.col("pair_id") != one) | (pl.col("voter") == "rm"))
+    assert said(old, make(tmp_path, pairs, fewer, changed)) == {one: ("margin", "votes removed: judge-1, judge-2")}
+
+
+def test_a_changed_policy_is_no_refit(tmp_path: Path) -> None:
+    pairs, votes, verdicts = frames.workspace(60)
+    old = make(tmp_path, pairs, votes, verdicts, evidence=policy(keep_noise=0.3))
+    kept = verdicts.filter(action="keep")["pair_id"].to_list()
+    dropped = verdicts.filter(action="drop")["pair_id"][0]
+    action = (
+        pl.when(pl.col("pair_id") == kept[0])
+        .then(pl.lit("flip"))
+        .when(pl.col("pair_id") == kept[1])
+        .then(pl.lit("drop"))
+        .when(pl.col("pair_id") == dropped)
+        .then(pl.lit("keep"))
+        .otherwise("action")
+    )
+    other = verdicts.with_columns(action=action)
+    text = "policy changed: keep_noise 0.3 → 0.4"
+    found = said(old, make(tmp_path, pairs, votes, other, evidence=policy(keep_noise=0.4)))
+    assert set(found) == {kept[0], kept[1], dropped}
+    assert found[kept[0]] == ("other", text)
+    assert found[kept[1]][0] == "removed"
+    assert found[kept[1]][1].startswith("is rejected: ")
+    assert found[dropped][1].startswith("was rejected: ")
+    assert all(reason.endswith(text) for _, reason in found.values())
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "reason"),
+    [
+        ("verdicts", {"action": "flip"}, "posterior unchanged; policy fitted anew"),
+        ("verdicts", {"p_tie": 0.11, "action": "flip"}, REFIT),
+        ("pairs", {"source_label": "tie"}, "the source's label changed"),
+    ],
+)
+def test_other_changes_have_true_reasons(tmp_path: Path, table: str, change: dict[str, Any], reason: str) -> None:
+    tables = dict(zip(("pairs", "votes", "verdicts"), frames.workspace(60), strict=True))
+    old = make(tmp_path, **tables)
+    one = tables["verdicts"].filter(action="keep")["pair_id"][0]
+    chosen = pl.col("pair_id") == one
+    tables["verdicts"] = tables["verdicts"].with_columns(
+        action=pl.when(chosen).then(pl.lit("flip")).otherwise("action")
+    )
+    tables[table] = tables[table].with_columns(
+        **{c: pl.when(chosen).then(pl.lit(v)).otherwise(pl.col(c)) for c, v in change.items()}
+    )
+    assert said(old, make(tmp_path, **tables)) == {one: ("other", reason)}
+
+
+@pytest.mark.parametrize("slice_by", SLICES)
+def test_every_slice_has_its_values(tmp_path: Path, slice_by: str) -> None:
+    old, new = make(tmp_path, *frames.workspace(20)), make(tmp_path, *frames.workspace(26))
+    found = diff(old, new, slice_by=slice_by)
+    rows = new.scan("rows").select("pair_id", pl.col(slice_by).fill_null("unknown")).collect()
+    values = dict(rows.iter_rows())
+    assert found.changes.height > 0
+    assert {i: values[i] for i in found.changes["pair_id"]} == dict(
+        found.changes.select("pair_id", "slice").iter_rows()
+    )
+    assert found.by_slice()["rows"].sum() == found.changes.height
+
+
+def test_an_unknown_slice_is_wrong_usage(tmp_path: Path) -> None:
+    version = make(tmp_path, *frames.workspace(4))
+    with pytest.raises(UsageError, match="'foo'; known: kind, language, origin"):
+        diff(version, version, slice_by="foo")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from schemas.errors import UsageError, WorkspaceError
+from tests.conftest import ROOT
 from tests.transforms.publish import frames
 from tests.transforms.publish.hub_standin import TOKEN, Hub, hub
 from transforms.publish.hub import pull, push
@@ -15,6 +22,7 @@ from transforms.publish.read import open_version
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish, split_memory
+from transforms.storage.workspace import Workspace
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 
@@ -60,6 +68,80 @@ def test_there_and_back(tmp_path: Path, server: Hub, source: str) -> None:
     parent, memory = split_memory(tmp_path / "there", "demo")
     assert parent == 2
     assert memory is not None
+
+
+def test_a_tag_is_never_moved(tmp_path: Path, server: Hub) -> None:
+    grow(tmp_path / "one", [12])
+    grow(tmp_path / "two", [15])
+    one, two = (Datasets(tmp_path / name) for name in ("one", "two"))
+    address = push(one, open_version(one.root, "demo"), "me/demo", endpoint=server.endpoint)
+    repository = server.repositories["me/demo"]
+    before = dict(repository.revisions)
+    assert push(one, open_version(one.root, "demo"), "me/demo", endpoint=server.endpoint) == address
+    with pytest.raises(WorkspaceError, match="has a tag v0001 that holds something else than demo@v0001"):
+        push(two, open_version(two.root, "demo"), "me/demo", endpoint=server.endpoint)
+    assert repository.revisions == before
+    # Somebody else's tag, and one that appears while the files are on their way.
+    repository.commits["f" * 40] = {"x": b"x"}
+    repository.revisions["v0001"] = "f" * 40
+    with pytest.raises(WorkspaceError, match="holds something else"):
+        push(one, open_version(one.root, "demo"), "me/demo", endpoint=server.endpoint)
+
+
+def test_a_tag_that_appears_meanwhile_is_an_error(tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(tmp_path, [12])
+    upload = HfApi.upload_folder
+
+    def raced(api: HfApi, **options: Any) -> Any:
+        done = upload(api, **options)
+        server.repositories["me/demo"].revisions["v0001"] = "0" * 40
+        return done
+
+    monkeypatch.setattr(HfApi, "upload_folder", raced)
+    with pytest.raises(WorkspaceError, match="the Hub refused demo@v0001"):
+        push(Datasets(tmp_path), open_version(tmp_path, "demo"), "me/demo", endpoint=server.endpoint)
+
+
+@pytest.mark.parametrize("name", ["../../blobs/x", "/tmp/x", "..\\x"])
+def test_a_manifest_cannot_write_outside_its_version(tmp_path: Path, server: Hub, name: str) -> None:
+    grow(tmp_path / "here", [12])
+    push(Datasets(tmp_path / "here"), open_version(tmp_path / "here", "demo"), "me/demo", endpoint=server.endpoint)
+    repository = server.repositories["me/demo"]
+    files = repository.commits[repository.revisions["v0001"]]
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][name] = manifest["files"].pop("README.md")
+    files["manifest.json"] = json.dumps(manifest).encode()
+    there = tmp_path / "there" / "datasets"
+    with pytest.raises(UsageError, match="holds no version made by prefine"):
+        pull(Datasets(there), "me/demo", "v0001", endpoint=server.endpoint)
+    assert not there.exists() or [p for p in there.rglob("*") if p.is_file()] == []
+
+
+def test_the_commands(tmp_path: Path, server: Hub) -> None:
+    for name in ("here", "there"):
+        Workspace.create(str(tmp_path / name), 1)
+    grow(tmp_path / "here" / "datasets", [12])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_ENDPOINT": server.endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+    def prefine(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cli.main", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    pushed = prefine("hub-push", "demo", "-w", str(tmp_path / "here"), "--repository", "me/demo")
+    assert (pushed.returncode, pushed.stdout.strip()) == (0, f"{server.endpoint}/datasets/me/demo/tree/v0001")
+    pulled = prefine("hub-pull", "me/demo", "v0001", "-w", str(tmp_path / "there"))
+    assert (pulled.returncode, pulled.stdout.strip()) == (0, "demo@v0001")
+    verified = prefine("verify", "demo", "-w", str(tmp_path / "there"))
+    assert verified.returncode == 0, verified.stdout
+    absent = prefine("hub-pull", "me/demo", "v0009", "-w", str(tmp_path / "there"))
+    assert absent.returncode == 2
+    assert "cannot read me/demo at v0009" in absent.stderr
 
 
 def test_damage_on_the_way_is_found(tmp_path: Path, server: Hub) -> None:
