@@ -22,7 +22,7 @@ from transforms.policies.noise import decision_frame
 from transforms.publish.recompute import Fitted, described
 from transforms.storage.workspace import Output, Workspace
 
-_PAIR_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
+FUSED_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
 PLUGINS = "plugins"  # artefact of a fit: which fuser and policy it is of
 _POLICY_PAIRS = 20_000  # a share or percentile of so many is right to a third of a point
 _VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
@@ -60,7 +60,7 @@ class Fuse(FittedStage):
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """Fit fuser and policy on the sample, unless the same fit is already stored."""
         if self.artefact("fuser") is None or self.artefact("policy") is None:
-            pairs, votes = sample(self.workspace, self.recipe.fuse.fit_pairs, VOTE_STAGES, _PAIR_COLUMNS)
+            pairs, votes = sample(self.workspace, self.recipe.fuse.fit_pairs, VOTE_STAGES, FUSED_COLUMNS)
             pairs = fusion_columns(pairs)
             model = self.fuser.fit(votes, pairs)
             self.store("fuser", canonical_json(model))
@@ -72,7 +72,7 @@ class Fuse(FittedStage):
 
     def process(self, bucket: int) -> Output:
         """Verdicts on a bucket's pairs."""
-        pairs = fusion_columns(self.workspace.read("pairs", bucket, PAIR_STAGES, _PAIR_COLUMNS))
+        pairs = fusion_columns(self.workspace.read("pairs", bucket, PAIR_STAGES, FUSED_COLUMNS))
         votes = self.workspace.read("votes", bucket, VOTE_STAGES, _VOTE_COLUMNS)
         if not pairs.height:
             return Output()

@@ -107,27 +107,41 @@ class Route(FittedStage):
         )
 
     def _candidates(self, bucket: int) -> pl.DataFrame:
-        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS))
-        verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
-        n_chars = pl.sum_horizontal(text_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
-        extra = pairs.select(
-            "pair_id",
-            "origin",
-            "kind",
-            "language",
-            "context_kind",
-            n_chars.cast(pl.Int64).alias("n_chars"),
-            known_label(),
-            prompt_families(pairs.select("prompt_id", "prompt")),
+        return candidates_of(
+            self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS)),
+            self.workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter")),
+            self.workspace.read("verdicts", bucket, ("fuse",)),
+            self.router.reads_responses,
         )
-        if self.router.reads_responses:
-            extra = extra.join(response_features(pairs), on="pair_id", how="left", maintain_order="left")
-        votes = self.workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter"))
-        people = votes.filter(pl.col("kind") == "human").group_by("pair_id").agg(pl.col("voter").unique().sort())
-        candidates = verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
-        return candidates.join(
-            people.select("pair_id", humans="voter"), on="pair_id", how="left", maintain_order="left"
-        ).with_columns(pl.col("humans").fill_null([]))
+
+
+def candidates_of(
+    pairs: pl.DataFrame, votes: pl.DataFrame, verdicts: pl.DataFrame, reads_responses: bool
+) -> pl.DataFrame:
+    """What routers and the queue know of each pair with a verdict.
+
+    Args:
+        pairs: `pairs` rows; likewise `votes` and `verdicts`, of the same pairs.
+        reads_responses: whether the router wants the features of `response_features`.
+    """
+    n_chars = pl.sum_horizontal(text_length(c) for c in _TEXTS) + pl.col("context").str.len_chars().fill_null(0)
+    extra = pairs.select(
+        "pair_id",
+        "origin",
+        "kind",
+        "language",
+        "context_kind",
+        n_chars.cast(pl.Int64).alias("n_chars"),
+        known_label(),
+        prompt_families(pairs.select("prompt_id", "prompt")),
+    )
+    if reads_responses:
+        extra = extra.join(response_features(pairs), on="pair_id", how="left", maintain_order="left")
+    people = votes.filter(pl.col("kind") == "human").group_by("pair_id").agg(humans=pl.col("voter").unique().sort())
+    candidates = verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
+    return candidates.join(people, on="pair_id", how="left", maintain_order="left").with_columns(
+        pl.col("humans").fill_null([])
+    )
 
 
 def _offered(queue: pl.DataFrame) -> str:

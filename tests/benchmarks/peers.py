@@ -67,7 +67,7 @@ def measure(folder: Path, n: int, python: str, peers: list[str]) -> dict[str, di
     shutil.rmtree(folder, ignore_errors=True)
     make_files(folder, n)
     rows = expected(folder / "input")
-    plain = (sys.executable, "-m", "tests.benchmarks.tabular", "--plain", "--folder", str(folder))
+    plain = (sys.executable, "-m", "tests.benchmarks.tabular", "--one", "majority", "--folder", str(folder))
     found = {"plain Polars": timed(folder / "plain.log", *plain)}
     for name, bands in (("ours", None), ("ours, no near-duplicates", 0)):
         run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n, bands)), "--quiet")
