@@ -37,10 +37,11 @@ from prefine_airflow.dags import (
     call_args,
     default_args,
     params_of,
+    recipes,
     stage_words,
 )
 from prefine_airflow.labels import label_wait
-from prefine_airflow.settings import CPU_POOL, Recipe, load
+from prefine_airflow.settings import CPU_POOL, Recipe
 
 VERSION = "{{ ti.xcom_pull(task_ids='materialise')['dataset'] }}@{{ ti.xcom_pull(task_ids='materialise')['version'] }}"
 FOLDER = "{{ ti.xcom_pull(task_ids='materialise')['version'] }}"
@@ -93,7 +94,7 @@ def wait_for_labels(recipe: Recipe) -> BaseOperator:
         task_id="wait_for_labels",
         words=["labels", RECIPE, *WORKSPACE],
         since="{{ ti.xcom_pull(task_ids='push')['ended'] }}",
-        labels=recipe.labels,
+        until=recipe.labels,
         **call_args(recipe, "pull"),
     )
 
@@ -151,5 +152,5 @@ def last_version(asset: Asset) -> Any:
     return (events[-1].extra or {}).get("version") if len(events) else None
 
 
-for _recipe in load():
+for _recipe in recipes():
     globals()[f"curate_{_recipe.name}"] = curation(_recipe)

@@ -12,10 +12,10 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 sys.path.append(str(Path(__file__).parent))  # Airflow does so for bundles, not for every way to load a DAG
 
-from prefine_airflow.dags import call, default_args
-from prefine_airflow.settings import CPU_POOL, Recipe, load
+from prefine_airflow.dags import call, default_args, recipes
+from prefine_airflow.settings import CPU_POOL, Recipe
 
-_RECIPES = load()
+_RECIPES = recipes()  # outside the DAG: it tries their operators
 
 
 def upkeep(recipe: Recipe) -> None:

@@ -15,8 +15,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 sys.path.append(str(Path(__file__).parent))  # Airflow does so for bundles, not for every way to load a DAG
 
-from prefine_airflow.dags import asset_of, call, default_args
-from prefine_airflow.settings import Recipe, load
+from prefine_airflow.dags import asset_of, call, default_args, recipes
+from prefine_airflow.settings import Recipe
 
 FORMAT = "trl-dpo"
 _EVENT = "ti.xcom_pull(task_ids='new_version')"
@@ -65,5 +65,5 @@ def consumer(recipe: Recipe) -> DAG:
     return dag
 
 
-for _recipe in load():
+for _recipe in recipes():
     globals()[f"train_on_{_recipe.name}"] = consumer(_recipe)

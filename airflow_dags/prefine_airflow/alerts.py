@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import BaseHook, Context
 
-from prefine_airflow.calls import LocalCall, child_environment
-
 CONNECTION = "prefine_alerts"
 _LOG = logging.getLogger("airflow.task")
+STATUS_SECONDS = 120.0  # an image may have to be fetched
 _SECONDS = 60
 
 
@@ -26,9 +24,8 @@ def task_failed(context: Context) -> None:
     """What failed, why, and how far its stage had come."""
     ti, task = context["ti"], context["task"]
     lines = [f"{ti.dag_id}: {ti.task_id} failed in run {ti.run_id}", str(context.get("exception") or "")]
-    if isinstance(task, LocalCall) and "--workspace" in task.words:
-        workspace = str(task.words[task.words.index("--workspace") + 1])
-        lines.append(f"status: {stage_status(task, workspace, stage_of(task))}")
+    if "--workspace" in (words := getattr(task, "words", [])):
+        lines.append(f"status: {stage_status(task, context, words)}")
     tell("\n".join(line for line in lines if line))
 
 
@@ -38,27 +35,22 @@ def run_late(dag_id: str, hours: float, **kwargs: Any) -> None:
     tell(f"{dag_id}: run {run.get('dag_run_id', '')} has not ended after {hours:g} hours; state {run.get('state', '')}")
 
 
-def stage_of(task: LocalCall) -> str:
-    """The stage a task runs, or the command where it runs none."""
-    words = [*task.words, "", ""]
-    return str(words[1] if words[0] == "stage" else words[0])
+def stage_status(task: Any, context: Context, words: Sequence[str]) -> str:
+    """The line of `prefine status` on the stage that these words run, as JSON; the reason where there is none.
 
-
-def stage_status(task: LocalCall, workspace: str, stage: str) -> str:
-    """The stage's line of `prefine status`, as JSON; the reason where there is none."""
-    words = [*task.prefine, "status", "--workspace", workspace, "--json"]
+    Args:
+        task: the operator that failed; asked in the place where its calls run, for at most a minute or two.
+        context: its context.
+        words: its words; all lines where they run no stage.
+    """
+    workspace = words[words.index("--workspace") + 1]
+    if "{{" in workspace:  # Airflow renders nothing where it calls for a worker that is gone
+        return "unknown (the worker is gone)"
+    stage = words[1] if words[0] == "stage" else words[0]
     try:
-        done = subprocess.run(
-            words,
-            env=child_environment(os.environ, task.env),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=True,
-        )
-        rows = json.loads(done.stdout.splitlines()[-1])
+        rows = task.ask(["status", "--workspace", workspace, "--json"], context, STATUS_SECONDS)
         return json.dumps([row for row in rows if row.get("stage") == stage] or rows)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+    except Exception as error:  # a container's engine has errors of its own; an alert must be sent whatever they are
         return f"unknown ({type(error).__name__})"
 
 

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from importlib import import_module
 from threading import Thread
@@ -24,7 +25,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 WRONG_WORDS = 2
 _PATIENCE = 10.0  # seconds a call gets to end after it was asked to
 _PR_SET_PDEATHSIG = 1
-_TAIL = 20  # lines of standard error that a failure quotes
+TAIL = 20  # lines of standard error that a failure quotes
 _HIDDEN = ("AIRFLOW", "_AIRFLOW", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 _MODULES = {
     "docker": ("prefine_airflow.docker_call", "DockerCall", "apache-airflow-providers-docker"),
@@ -81,6 +82,32 @@ def failure(code: int, words: Sequence[str], quoted: str) -> Exception:
     """What a failed call raises."""
     text = f"prefine {' '.join(words[:2])} ended with exit code {code}\n{quoted}"
     return AirflowFailException(text) if code == WRONG_WORDS else AirflowException(text)
+
+
+def bounded(ask: Callable[[], Any], seconds: float, stop: Callable[[], None]) -> Any:
+    """What `ask` returns or raises, for at most so long.
+
+    Raises:
+        TimeoutError: it took longer, and was told to `stop`.
+    """
+    done: list[tuple[Any, Exception | None]] = []
+
+    def run() -> None:
+        try:
+            done.append((ask(), None))
+        except Exception as error:
+            done.append((None, error))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not done:
+        stop()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    value, error = done[0]
+    if error:
+        raise error
+    return value
 
 
 def _end_with_parent() -> None:
@@ -148,8 +175,19 @@ class LocalCall(BaseOperator):
         for reader in readers:  # what the call left running may keep a pipe open
             reader.join(_PATIENCE)
         if code:
-            raise failure(code, words, "\n".join(errors[-_TAIL:]))
+            raise failure(code, words, "\n".join(errors[-TAIL:]))
         return last_json(lines)
+
+    def ask(self, words: Sequence[str], context: Context, seconds: float) -> Any:
+        """The result of another, short call in the same place, after this one.
+
+        Raises:
+            AirflowException: it failed.
+            TimeoutError: it took longer than so many seconds.
+        """
+        other = copy(self)
+        other.words, other._process = list(words), None
+        return bounded(lambda: other.call(context), seconds, other.on_kill)
 
     def on_kill(self) -> None:
         """End the call and all it started."""

@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, BaseOperator, Param
 
 from prefine_airflow.alerts import task_failed
 from prefine_airflow.calls import call_class
-from prefine_airflow.settings import Recipe
+from prefine_airflow.fields import SettingsError
+from prefine_airflow.settings import Recipe, load
 
 RECIPE = "{{ params.recipe }}"
 WORKSPACE = ("--workspace", "{{ params.workspace }}", "--json")
+
+
+def recipes() -> list[Recipe]:
+    """The recipes whose DAGs can be built; `check_settings.py` reports the others.
+
+    Raises:
+        SettingsError: the settings file is missing, or wrong in what all recipes share.
+    """
+    curation = load()
+    return [recipe for recipe in curation.recipes if not wrong_options(curation.path, recipe)]
+
+
+def errors() -> list[str]:
+    """What is wrong with recipes that have no DAGs, each naming file and field.
+
+    Raises:
+        SettingsError: as for `recipes`.
+    """
+    curation = load()
+    return [*curation.errors, *filter(None, (wrong_options(curation.path, recipe) for recipe in curation.recipes))]
+
+
+def wrong_options(path: Path, recipe: Recipe) -> str:
+    """What the container's operator says against the options of a recipe's stages; empty where nothing.
+
+    Raises:
+        SettingsError: it objects to those of `place`, which every recipe shares.
+    """
+    if recipe.place.kind == "local":
+        return ""
+    operator = call_class(recipe.place.kind)  # a missing provider is nobody's option
+    try:
+        _try_options(operator, recipe, {})
+    except Exception as error:
+        raise SettingsError(f"{path}: place: {error}") from error
+    for stage, settings in recipe.stages.items():
+        try:
+            _try_options(operator, recipe, settings.options)
+        except Exception as error:
+            return f"{path}: recipe {recipe.name}: stages.{stage}.options: {error}"
+    return ""
+
+
+def _try_options(operator: Any, recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """Build a call with these options: only the operator knows which it takes."""
+    operator(task_id="options", words=[], prefine=recipe.place.prefine, **{**recipe.place.options, **options})
 
 
 def asset_of(dataset: str) -> Asset:

@@ -26,18 +26,22 @@ def label_wait(base: Any) -> type[BaseOperator]:
 
         Args:
             since: when the wait began, ISO 8601; a template.
-            labels: when it ends.
+            until: when it ends; not called `labels`, for a pod has labels of its own.
         """
 
         template_fields = (*base.template_fields, "since")
         ui_color = "#fdf3d8"
 
-        def __init__(self, *, since: str, labels: Labels, **kwargs: Any) -> None:
+        def __init__(self, *, since: str, until: Labels, **kwargs: Any) -> None:
             super().__init__(**kwargs)
-            self.since, self.labels = since, labels
+            self.since, self.until = since, until
 
         def execute(self, context: Context) -> dict[str, Any]:
             """Look; sleep where it is too early."""
+            return self.look_again(context)
+
+        def look_again(self, context: Context, event: Any = None) -> dict[str, Any]:
+            """A look, the first or one after a sleep."""
             status: dict[str, Any] = {}
             try:
                 status = self.call(context)
@@ -46,19 +50,15 @@ def label_wait(base: Any) -> type[BaseOperator]:
             except AirflowException as error:
                 self.log.warning("nobody could say how many labels there are; asking again later: %s", error)
             now = datetime.now(UTC)
-            deadline = datetime.fromisoformat(self.since) + timedelta(hours=self.labels.hours)
-            ended = ended_by(status, self.labels.enough, now >= deadline)
+            deadline = datetime.fromisoformat(self.since) + timedelta(hours=self.until.hours)
+            ended = ended_by(status, self.until.enough, now >= deadline)
             if ended is None:
-                moment = min(now + timedelta(minutes=self.labels.poll_minutes), deadline)
+                moment = min(now + timedelta(minutes=self.until.poll_minutes), deadline)
                 self.log.info("%s; next look at %s, deadline %s", said(status), moment, deadline)
                 self.defer(trigger=DateTimeTrigger(moment=moment), method_name="look_again")
             log = self.log.warning if ended == "deadline" else self.log.info
             log("%s; going on with what there is (%s)", said(status), ended)
             return {**status, "ended_by": ended}
-
-        def look_again(self, context: Context, event: Any = None) -> dict[str, Any]:
-            """The next look, after the sleep."""
-            return self.execute(context)
 
     return LabelWait
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from prefine_airflow.fields import (
+    ENVIRONMENT,
+    FLAG,
+    LIST,
+    MAPPING,
+    NAME,
+    SCHEDULE,
+    TEXT,
+    YAML_FILE,
+    SettingsError,
+    checked,
+    known,
+    number,
+    section,
+    whole,
+)
 
 FILE_VARIABLE = "PREFINE_CURATION"
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "curation.yaml"
 KINDS = ("local", "docker", "kubernetes")
 STAGES = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "push", "pull", "materialise", "export")
 GPU_POOL, CPU_POOL = "prefine_gpu", "prefine_cpu"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-
-
-class SettingsError(ValueError):
-    """The file is wrong; the text names file, field and what is expected."""
+ASK_MODELS = ("generate", "judge")
 
 
 @dataclass(frozen=True)
@@ -48,18 +60,24 @@ class Labels:
         poll_minutes: time between two looks.
     """
 
-    enough: float = 0.9
-    hours: float = 72.0
-    poll_minutes: float = 10.0
+    enough: float = checked(number(0, above=True, most=1), 0.9)
+    hours: float = checked(number(0), 72.0)
+    poll_minutes: float = checked(number(0, above=True), 10.0)
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How one stage runs: its pool, its time limit, further arguments of the container operator."""
+    """How one stage runs.
 
-    pool: str
-    timeout_hours: float = 12.0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    Attributes:
+        pool: Airflow's pool; empty for the stage's usual one.
+        timeout_hours: the call is ended after this long.
+        options: further arguments of the container operator.
+    """
+
+    pool: str = checked(TEXT, "")
+    timeout_hours: float = checked(number(0, above=True), 12.0)
+    options: Mapping[str, Any] = checked(MAPPING, factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,7 @@ class Recipe:
     """One recipe that is curated by a DAG of its own.
 
     Attributes:
+        place: where its calls run.
         name: in DAG ids.
         recipe: path of the recipe where the calls run.
         workspace: folder or URL of the workspace.
@@ -87,96 +106,120 @@ class Recipe:
         env: environment variables of every call; templates.
     """
 
-    name: str
-    recipe: str
-    workspace: str
-    dataset: str
     place: Place
-    schedule: str | None = None
-    formats: tuple[str, ...] = ("trl-dpo",)
-    exports: str = ""
-    budget: int | None = None
-    limit: int | None = None
-    labels: Labels = Labels()
-    sign_off: bool = False
-    sign_off_hours: float = 24.0
-    late_hours: float = 24.0
-    keep: int = 10
-    retries: int = 3
-    retry_minutes: float = 2.0
-    stages: Mapping[str, StageSettings] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
+    name: str = checked(NAME)
+    recipe: str = checked(YAML_FILE)
+    workspace: str = checked(TEXT)
+    dataset: str = checked(NAME)
+    schedule: str | None = checked(SCHEDULE, None)
+    formats: tuple[str, ...] = checked(LIST, ("trl-dpo",))
+    exports: str = checked(TEXT, "")
+    budget: int | None = checked(whole(1, optional=True), None)
+    limit: int | None = checked(whole(1, optional=True), None)
+    labels: Labels = checked(MAPPING, factory=Labels)  # noqa: RUF009  makes a field
+    sign_off: bool = checked(FLAG, False)
+    sign_off_hours: float = checked(number(0, above=True), 24.0)
+    late_hours: float = checked(number(0), 24.0)
+    keep: int = checked(whole(1), 10)
+    retries: int = checked(whole(0), 3)
+    retry_minutes: float = checked(number(0, above=True), 2.0)
+    stages: Mapping[str, StageSettings] = checked(MAPPING, factory=dict)
+    env: Mapping[str, str] = checked(ENVIRONMENT, factory=dict)
 
     def stage(self, name: str) -> StageSettings:
-        """Settings of a stage; those that ask models run in the GPU's pool."""
-        usual = GPU_POOL if name in ("generate", "judge") else CPU_POOL
-        return self.stages.get(name, StageSettings(usual))
+        """Settings of a stage; those that ask models run in the GPU's pool unless they name another."""
+        given = self.stages.get(name, StageSettings())
+        usual = GPU_POOL if name in ASK_MODELS else CPU_POOL
+        return StageSettings(given.pool or usual, given.timeout_hours, given.options)
 
 
-def load(path: Path | None = None) -> list[Recipe]:
+@dataclass(frozen=True)
+class Curation:
+    """What a settings file says.
+
+    Attributes:
+        path: the file.
+        recipes: those that can be curated.
+        errors: what is wrong with the others, each naming file and field.
+    """
+
+    path: Path
+    recipes: tuple[Recipe, ...]
+    errors: tuple[str, ...] = ()
+
+
+def load(path: Path | None = None) -> Curation:
     """Read the settings file.
 
+    A wrong recipe does not stop the others; of two that want one name or dataset the first has it.
+
     Raises:
-        SettingsError: it is missing or wrong.
+        SettingsError: the file is missing, or wrong in what all recipes share.
     """
     path = path or Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
     try:
         value = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: {error}") from None
     if not isinstance(value, dict) or not isinstance(value.get("recipes"), list) or not value["recipes"]:
         raise SettingsError(f"{path}: expected a list `recipes` with at least one recipe")
-    _known(path, "", value, ("place", "env", "recipes"))
+    known(path, "", value, ("place", "env", "recipes"))
     place = _place(path, value.get("place") or {})
-    env = {str(k): str(v) for k, v in (value.get("env") or {}).items()}
-    recipes = [_recipe(path, f"recipes[{i}]", row, place, env) for i, row in enumerate(value["recipes"])]
-    for what in ("name", "dataset"):
-        names = [getattr(recipe, what) for recipe in recipes]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise SettingsError(f"{path}: {what} {', '.join(sorted(twice))} is used by several recipes")
-    return recipes
+    if not ENVIRONMENT.holds(value.get("env") or {}):
+        raise SettingsError(f"{path}: env: expected {ENVIRONMENT.expected}")
+    recipes: list[Recipe] = []
+    errors = []
+    for index, row in enumerate(value["recipes"]):
+        where = f"recipes[{index}]"
+        try:
+            recipe = _recipe(path, where, row, place, value.get("env") or {})
+            for what in ("name", "dataset"):
+                if getattr(recipe, what) in [getattr(other, what) for other in recipes]:
+                    raise SettingsError(f"{path}: {where}.{what}: {getattr(recipe, what)} is used by several recipes")
+            recipes.append(recipe)
+        except SettingsError as error:
+            errors.append(str(error))
+    return Curation(path, tuple(recipes), tuple(errors))
 
 
-def _recipe(path: Path, where: str, row: Any, place: Place, env: Mapping[str, str]) -> Recipe:
-    if not isinstance(row, dict):
-        raise SettingsError(f"{path}: {where}: expected a mapping")
-    _known(path, where, row, [f.name for f in fields(Recipe) if f.name != "place"])
-    for name in ("name", "recipe", "workspace"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise SettingsError(f"{path}: {where}.{name}: expected a text")
-    for name in ("name", "dataset"):
-        if not _NAME.fullmatch(str(row.get(name, "x"))):
-            raise SettingsError(f"{path}: {where}.{name}: expected lower-case letters, digits, - and _")
-    values = {"dataset": row["name"], **row}
+def _recipe(path: Path, where: str, row: Any, place: Place, env: Mapping[str, Any]) -> Recipe:
+    values = section(path, where, Recipe, row, ("name", "recipe", "workspace"))
+    values = {"dataset": values["name"], **values}
     for name in ("recipe", "workspace", "exports"):
-        values[name] = _path(path, place, str(values.get(name) or ""))
+        values[name] = _path(path, place, values.get(name, ""))
     values["exports"] = values["exports"] or f"{values['workspace'].rstrip('/')}/exports"
     values["formats"] = tuple(values.get("formats", Recipe.formats))
-    values["labels"] = _section(path, f"{where}.labels", Labels, row.get("labels") or {})
-    if not 0 < values["labels"].enough <= 1:
-        raise SettingsError(f"{path}: {where}.labels.enough: expected a share above 0, at most 1")
-    _known(path, f"{where}.stages", row.get("stages") or {}, STAGES)
+    values["labels"] = Labels(**section(path, f"{where}.labels", Labels, values.get("labels")))
+    stages = values.get("stages") or {}
+    known(path, f"{where}.stages", stages, STAGES)
     values["stages"] = {
-        name: _section(path, f"{where}.stages.{name}", StageSettings, {"pool": CPU_POOL, **settings})
-        for name, settings in (row.get("stages") or {}).items()
+        name: StageSettings(**section(path, f"{where}.stages.{name}", StageSettings, given))
+        for name, given in stages.items()
     }
-    values["env"] = {**env, **{str(k): str(v) for k, v in (row.get("env") or {}).items()}}
+    for name, given in values["stages"].items():
+        if given.options and place.kind == "local":
+            raise SettingsError(f"{path}: {where}.stages.{name}.options: only containers have options")
+    values["env"] = {name: str(text) for name, text in {**env, **values.get("env", {})}.items()}
     return Recipe(place=place, **values)
 
 
-def _place(path: Path, row: dict[str, Any]) -> Place:
+def _place(path: Path, row: Any) -> Place:
+    if not isinstance(row, dict):
+        raise SettingsError(f"{path}: place: expected a mapping, not {row!r}")
     kind = row.get("kind", "local")
     if kind not in KINDS:
         raise SettingsError(f"{path}: place.kind: {kind!r} is none of {', '.join(KINDS)}")
     words = row.get("prefine", "prefine")
-    words = [words] if isinstance(words, str) else list(words)
+    words = [words] if isinstance(words, str) else words
+    if not isinstance(words, list) or not words or not all(TEXT.holds(word) for word in words):
+        raise SettingsError(f"{path}: place.prefine: expected an executable, or a list of words")
     options = {k: v for k, v in row.items() if k not in ("kind", "prefine")}
     if kind == "local" and options:
-        raise SettingsError(f"{path}: place.{min(options)}: only containers have options")
-    if kind != "local" and "image" not in options:
+        raise SettingsError(f"{path}: place.{min(map(str, options))}: only containers have options")
+    if kind != "local" and not TEXT.holds(options.get("image")):
         raise SettingsError(f"{path}: place.image: expected the image to run")
     if kind == "local" and "/" in words[0]:
-        words[0] = os.path.normpath(path.resolve().parent / words[0])
+        words = [os.path.normpath(path.resolve().parent / words[0]), *words[1:]]
     return Place(kind, tuple(words), options)
 
 
@@ -185,13 +228,3 @@ def _path(path: Path, place: Place, name: str) -> str:
     if not name or place.kind != "local" or "://" in name:
         return name
     return os.path.normpath(path.resolve().parent / name)
-
-
-def _section(path: Path, where: str, kind: Any, row: dict[str, Any]) -> Any:
-    _known(path, where, row, [f.name for f in fields(kind)])
-    return kind(**row)
-
-
-def _known(path: Path, where: str, row: Mapping[str, Any], names: Any) -> None:
-    if unknown := sorted(set(row) - set(names)):
-        raise SettingsError(f"{path}: {where}: unknown field {unknown[0]!r}; known: {', '.join(names)}")

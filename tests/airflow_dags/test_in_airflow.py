@@ -32,7 +32,7 @@ def curation(folder: Path) -> Path:
                 **people,
                 "sign_off": True,
                 "labels": {"enough": 0.9, "hours": 20 * SOON, "poll_minutes": 60 * SOON},
-                "stages": {"fuse": {"pool": "my_pool"}, "generate": {"pool": "prefine_gpu", "timeout_hours": 3 * SOON}},
+                "stages": {"fuse": {"pool": "my_pool"}, "generate": {"timeout_hours": 3 * SOON}},
             },
         ],
     }

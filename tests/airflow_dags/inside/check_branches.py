@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
 from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.asset import AssetEvent
+from airflow.models.dagrun import DagRun
+from airflow.models.deadline import Deadline
+from airflow.models.hitl import HITLDetail
 from airflow.models.taskinstance import TaskInstance
+from airflow.sdk.execution_time.callback_supervisor import execute_callback
 from airflow.utils.session import create_session
-from conftest import FAKE, Run
+from conftest import DAGS, FAKE, Run
 from sqlalchemy import select
 
 Runs = Callable[..., Run]
@@ -31,26 +40,14 @@ def events(dataset: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def answering(task_id: str, choice: str) -> Iterator[None]:
-    """A person who answers the sign-off as soon as it waits, through the handler behind the REST API."""
+def meanwhile(act: Callable[[Any], None]) -> Iterator[None]:
+    """Somebody or something beside the run that looks into the database again and again."""
     stop = Event()
 
     def watch() -> None:
         while not stop.wait(0.3):
             with create_session() as session:
-                waiting = session.scalar(
-                    select(TaskInstance).where(TaskInstance.task_id == task_id, TaskInstance.state == "awaiting_input")
-                )
-                if waiting is None:
-                    continue
-                update_hitl_detail(
-                    waiting.dag_id,
-                    waiting.run_id,
-                    task_id,
-                    UpdateHITLDetailPayload(chosen_options=[choice]),
-                    SimpleNamespace(get_id=lambda: "me", get_name=lambda: "me"),  # type: ignore[arg-type]
-                    session,
-                )
+                act(session)
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
@@ -59,6 +56,32 @@ def answering(task_id: str, choice: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def answering(task_id: str, choice: str) -> AbstractContextManager[None]:
+    """A person who answers the sign-off as soon as it waits, through the handler behind the REST API."""
+
+    def answer(session: Any) -> None:
+        waiting = session.scalar(
+            select(TaskInstance).where(TaskInstance.task_id == task_id, TaskInstance.state == "awaiting_input")
+        )
+        if waiting is not None:
+            update_hitl_detail(
+                waiting.dag_id,
+                waiting.run_id,
+                task_id,
+                UpdateHITLDetailPayload(chosen_options=[choice]),
+                SimpleNamespace(get_id=lambda: "me", get_name=lambda: "me"),  # type: ignore[arg-type]
+                session,
+            )
+
+    return meanwhile(answer)
+
+
+def nobody_answers() -> AbstractContextManager[None]:
+    """The scheduler's sweep for questions whose time is over; `dag.test()` has no scheduler."""
+    scheduler: Any = SimpleNamespace(log=logging.getLogger(__name__))
+    return meanwhile(lambda session: SchedulerJobRunner.check_awaiting_input_timeouts(scheduler, session=session))
 
 
 def test_a_version_is_announced_once_and_a_second_run_says_nothing_new(run: Runs) -> None:
@@ -152,6 +175,16 @@ def test_the_wait_sleeps_until_enough_labels_have_come(run: Runs) -> None:
     assert names[-3:] == ["fuse", "materialise", "export"]
 
 
+def test_the_wait_outlives_a_server_that_is_away_for_several_looks(run: Runs, alerts: list[str]) -> None:
+    away = [{"exit": 1, "log": "connection refused"}] * 4  # twice what a task's retries would bear
+    with answering("sign_off", "Approve"):
+        done = run("curate_people", {"labels": [{"say": {"answered": 0}}, *away, {"say": {"answered": 9}}]})
+    assert (done.state, alerts) == ("success", [])
+    assert (done.results["wait_for_labels"]["ended_by"], done.tries["wait_for_labels"]) == ("enough", 1)
+    assert len(done.calls("labels")) == 6
+    assert len(done.calls("push")) == 1
+
+
 def test_the_wait_ends_at_the_deadline_and_goes_on_with_what_there_is(run: Runs) -> None:
     with answering("sign_off", "Approve"):
         done = run("curate_people", {"labels": [{"say": {"answered": 3}}]})
@@ -179,6 +212,43 @@ def test_a_rejected_release_publishes_nothing(run: Runs) -> None:
     assert {state for name, state in done.states.items() if name.startswith(after)} == {"skipped"}
     assert done.calls("materialise") == []
     assert events("people") == known
+
+
+def test_no_answer_in_time_publishes_nothing(
+    run: Runs, bag: BundleDagBag, monkeypatch: pytest.MonkeyPatch, alerts: list[str]
+) -> None:
+    known = events("people")
+    monkeypatch.setattr(bag.dags["curate_people"].get_task("sign_off"), "response_timeout", timedelta(seconds=2))
+    with nobody_answers():
+        done = run("curate_people")
+    assert (done.state, alerts) == ("success", [])
+    with create_session() as session:
+        asked = session.scalars(select(HITLDetail).order_by(HITLDetail.created_at)).all()[-1]
+        assert (asked.chosen_options, asked.responded_by) == (["Reject"], None)
+    after = ("materialise", "announce", "export")
+    assert {state for name, state in done.states.items() if name.startswith(after)} == {"skipped"}
+    assert done.calls("materialise") == []
+    assert events("people") == known
+
+
+def test_a_missed_deadline_is_told_as_airflow_tells_it(run: Runs, bag: BundleDagBag, alerts: list[str]) -> None:
+    """From the DAG's alert through the database to the call, all but the scheduler's clock."""
+    run("curate_plain")
+    (alert,) = bag.dags["curate_plain"].deadline
+    assert alert.interval == timedelta(hours=24)
+    assert type(alert.reference).__name__ == "DagRunQueuedAtDeadline"
+    with create_session() as session:
+        ran = session.scalars(select(DagRun).where(DagRun.dag_id == "curate_plain").order_by(DagRun.id)).all()[-1]
+        missed = Deadline(datetime.now(UTC), alert.callback, ran.id, None, dag_id=ran.dag_id)
+        session.add(missed)
+        session.flush()
+        missed.handle_miss(session)
+        data = missed.callback.data
+    path = DAGS / "curate_preferences.py"
+    told = execute_callback(data["path"], data["kwargs"], path.relative_to(DAGS), DAGS, structlog.get_logger())
+    assert told == (True, None)
+    (text,) = alerts
+    assert all(word in text for word in ("curate_plain", ran.run_id, "24 hours", "success"))
 
 
 def test_the_consumer_exports_and_checks_what_was_announced(run: Runs) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ from conftest import DAGS
 
 CHAIN = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "push", "wait_for_labels", "pull")
 AGAIN = ("score_again", "fuse_again")
-PARSE_SECONDS = 1.0
+PARSE_SECONDS = 1.0  # of processor time
 
 
 def edges(dag: Any) -> dict[str, set[str]]:
@@ -111,27 +110,21 @@ def test_serialisation_keeps_the_dags(bag: BundleDagBag) -> None:
 
 
 def test_files_parse_fast_and_import_nothing_heavy() -> None:
-    """Measured in a process that has imported Airflow itself, as the DAG processor has; the best of three."""
+    """Processor time in a process that has imported Airflow itself, as the DAG processor has."""
     code = (
         "import sys, time; from airflow.dag_processing.dagbag import BundleDagBag; from pathlib import Path;"
         "import airflow.sdk, airflow.providers.standard.operators.hitl; d = Path(sys.argv[1]);"
         "before = set(sys.modules);"
-        "t = time.perf_counter(); b = BundleDagBag(d, bundle_path=d, bundle_name='x'); s = time.perf_counter() - t;"
+        "t = time.process_time(); b = BundleDagBag(d, bundle_path=d, bundle_name='x'); s = time.process_time() - t;"
+        "assert len(b.dags) == 5, b.import_errors;"
         "print(s, *sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
-    seconds, modules = [], set()
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(DAGS)], capture_output=True, text=True, timeout=300, check=True
-        )
-        first, *rest = done.stdout.splitlines()[-1].split()
-        seconds.append(float(first))
-        modules |= set(rest)
-        time.sleep(0.1)
+    command = [sys.executable, "-c", code, str(DAGS)]
+    runs = [subprocess.run(command, capture_output=True, text=True, timeout=300, check=True) for _ in range(3)]
+    words = [done.stdout.splitlines()[-1].split() for done in runs]
     heavy = {"schemas", "transforms", "pipelines", "cli", "numpy", "pandas", "polars", "torch", "docker", "kubernetes"}
-    assert not modules & heavy
-    print(f"parsed all DAG files in {min(seconds):.2f} s")
-    assert min(seconds) < 10 * PARSE_SECONDS  # a machine that runs tests is busy; the figure stands in the output
+    assert not {module for first, *modules in words for module in modules} & heavy
+    assert min(float(first) for first, *_ in words) < PARSE_SECONDS
 
 
 def test_nothing_of_ours_is_imported() -> None:

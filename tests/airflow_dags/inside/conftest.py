@@ -20,6 +20,7 @@ from airflow.dag_processing.dagbag import BundleDagBag
 DAGS = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 FAKE = Path(os.environ["FAKE"])
 sys.path.append(str(DAGS))
+pytest_plugins = ["containers"]
 
 
 @dataclass
@@ -45,14 +46,14 @@ def bag() -> BundleDagBag:
 
 
 @pytest.fixture
-def run(bag: BundleDagBag) -> Callable[..., Run]:
+def run_dag() -> Callable[..., Run]:
     """Run a DAG to its end with a fake CLI that follows the plan."""
 
-    def start(dag_id: str, plan: dict[str, list[dict[str, Any]]] | None = None, **conf: Any) -> Run:
+    def start(dag: Any, plan: dict[str, list[dict[str, Any]]] | None = None, **conf: Any) -> Run:
         FAKE.mkdir(exist_ok=True)
         (FAKE / "calls.jsonl").unlink(missing_ok=True)
         (FAKE / "plan.json").write_text(json.dumps(plan or {}))
-        dag = copy(bag.dags[dag_id])
+        dag = copy(dag)
         dag.deadline = (
             None  # Airflow 3.3.2: at the end of `dag.test()` the scheduler looks a deadline up by its content
         )
@@ -67,6 +68,12 @@ def run(bag: BundleDagBag) -> Callable[..., Run]:
         )
 
     return start
+
+
+@pytest.fixture
+def run(bag: BundleDagBag, run_dag: Callable[..., Run]) -> Callable[..., Run]:
+    """Run one of the DAGs by its id."""
+    return lambda dag_id, plan=None, **conf: run_dag(bag.dags[dag_id], plan, **conf)
 
 
 @pytest.fixture
