@@ -12,13 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import polars as pl
+import psutil
 import pytest
 
-from tests.pipelines.conftest import Project, version_bytes
+from pipelines.lookup import status, table_frame
+from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
+from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -78,19 +82,41 @@ def run_there(project: Project, workspace: str, flags: list[str], lose: int | No
         while project.calls() < before + 10 and process.poll() is None:
             time.sleep(0.05)
         os.kill(lose, signal.SIGKILL)
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=900)
     if lose is None:
         assert process.returncode == 0, out + err
     return process.returncode
 
 
 def assert_complete(project: Project, workspace: str) -> None:
-    """The version of an ordinary run that follows is that of a local run, byte for byte, at no further call."""
-    asked = set(project.stats()["answered"])
+    """Every row is there, and the version is that of a local run, byte for byte; running again asks nothing."""
+    assert_rows(project.folder / workspace)
+    there, calls = version_bytes(project.folder / workspace), project.calls()
     project.run(workspace)
+    assert version_bytes(project.folder / workspace) == there
+    assert project.calls() == calls
     project.run("local")
-    assert version_bytes(project.folder / workspace) == version_bytes(project.folder / "local")
-    assert set(project.stats()["answered"]) >= asked
+    assert_rows(project.folder / "local")
+    assert version_bytes(project.folder / "local") == there
+
+
+def assert_rows(root: Path) -> None:
+    """The counts that the recipe implies: runners have lost rows in silence."""
+    workspace = Workspace.open(str(root))
+    frames = {
+        name: table_frame(workspace, name).collect() for name in ("pairs", "votes", "verdicts", "rows", "rejects")
+    }
+    n_pairs = 3 * len(PROMPTS)  # one of two samples, a pair of twins
+    judged = frames["votes"].filter(pl.col("kind") == "judge")
+    rules = frames["votes"].filter(pl.col("kind") == "rule")
+    assert frames["pairs"].height == frames["pairs"]["pair_id"].n_unique() == n_pairs
+    assert judged.group_by("pair_id", "order").len()["len"].to_list() == [1] * (2 * n_pairs)
+    assert rules.group_by("pair_id", "voter").len()["len"].to_list() == [1] * (2 * n_pairs)
+    assert frames["verdicts"].height == frames["verdicts"]["pair_id"].n_unique() == n_pairs
+    assert frames["rows"].height + frames["rejects"].filter(pl.col("stage") == "materialise").height == n_pairs
+    for row in status(str(root)):
+        assert row["rows_in"] == row["rows_out"] + sum(row["rejects"].values()), row["stage"]
+        assert row["buckets"] == row["n_buckets"], row["stage"]
 
 
 @pytest.mark.parametrize("lose_one", [False, True])
@@ -120,34 +146,76 @@ def wait_for_workers(log: Path, n: int) -> None:
     raise AssertionError(f"not {n} workers at the scheduler:\n{log.read_text()}")
 
 
-@pytest.mark.parametrize("lose_one", [False, True])
-def test_beams_job_service_with_outside_worker_pools(project: Project, lose_one: bool) -> None:
-    jobs, pool = free_port(), free_port()
-    service = ["-m", "apache_beam.runners.portability.local_job_service_main", "--port", str(jobs)]
-    workers = ["-m", "apache_beam.runners.worker.worker_pool_main", "--service_port", str(pool)]
-    with processes(project, service, workers) as (_, pools):
-        wait_for(jobs)
-        wait_for(pool)
+N_POOLS = 2
+WORKERS_A_POOL = 1
+
+
+@contextmanager
+def job_service(project: Project) -> Iterator[tuple[list[str], list[psutil.Process]]]:
+    """Beam's job service with several worker pools behind a balancer: the flags to use it, and the pools."""
+    jobs, front, *ports = (free_port() for _ in range(2 + N_POOLS))
+    here = ["-m", "tests.pipelines.worker_pools"]
+    service = [*here, "jobs", str(jobs)]
+    balancer = [*here, "balance", str(front), *map(str, ports)]
+    pools = [["-m", "apache_beam.runners.worker.worker_pool_main", "--service_port", str(port)] for port in ports]
+    with processes(project, service, balancer, *pools) as (_, _, *started):
+        for port in (jobs, front, *ports):
+            wait_for(port)
         flags = [
             "--runner=PortableRunner",
             f"--job_endpoint=127.0.0.1:{jobs}",
             "--environment_type=EXTERNAL",
-            f"--environment_config=127.0.0.1:{pool}",
+            f"--environment_config=127.0.0.1:{front}",
+            f"--direct_num_workers={N_POOLS * WORKERS_A_POOL}",
         ]
+        yield flags, [psutil.Process(pool.pid) for pool in started]
+
+
+def asking(pool: psutil.Process, llm: int) -> list[int]:
+    """The worker processes of a pool that hold a connection to the LLM."""
+    found = []
+    for worker in pool.children():
+        with suppress(psutil.Error):
+            if any(c.raddr and c.raddr.port == llm for c in worker.net_connections("tcp")):
+                found.append(worker.pid)
+    return found
+
+
+@pytest.fixture
+def slow_project(project: Project, stub: Callable[..., str]) -> Project:
+    """A project whose LLM takes long enough to look at who asks it."""
+    url = stub(latency_s=0.2, slots=8)
+    return Project(project.folder, url, recipe_of(url))
+
+
+@pytest.mark.parametrize("lose_one", [False, True])
+def test_beams_job_service_with_several_worker_pools(slow_project: Project, lose_one: bool) -> None:
+    project = slow_project
+    llm = int(re.findall(r":(\d+)/", project.url)[0])
+    with job_service(project) as (flags, pools):
+        words = ("run", str(project.recipe_path), "-w", str(project.folder / "portable"), "--quiet", "--", *flags)
+        run = project.start(*words)
+        together = 0
+        while run.poll() is None and together < N_POOLS:
+            time.sleep(0.1)
+            workers = [asking(pool, llm) for pool in pools]
+            together = max(together, sum(bool(found) for found in workers))
+        assert together == N_POOLS, (project.folder / "elsewhere" / "0.log").read_text()[-3000:]
         if lose_one:
-            lose_a_worker(project, flags, pools.pid)
-        assert run_there(project, "portable", flags) == 0
+            os.kill(workers[0][0], signal.SIGKILL)
+            if not finishes(run):  # this job service waits for a lost worker for ever
+                os.killpg(run.pid, signal.SIGKILL)
+        out, err = run.communicate(timeout=900)
+        if lose_one and run.returncode:
+            run_there(project, "portable", flags)
+        else:
+            assert run.returncode == 0, out + err
     assert_complete(project, "portable")
 
 
-def lose_a_worker(project: Project, flags: list[str], pool: int) -> None:
-    """A run whose worker process is killed. This job service waits for it for ever, so the run is stopped, too."""
-    words = ("run", str(project.recipe_path), "-w", str(project.folder / "portable"), "--quiet", "--", *flags)
-    process = project.start(*words)
-    while project.calls() < 10:
-        assert process.poll() is None
-        time.sleep(0.05)
-    listed = subprocess.run(["pgrep", "-P", str(pool)], capture_output=True, text=True, check=True)
-    os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def finishes(process: subprocess.Popen[str], seconds: float = 30) -> bool:
+    """Whether a process ends within so long."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        return True
+    return False
