@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from schemas.ids import hash_fields
+from schemas.tables import Votes, rows_frame
 from tests.benchmarks.quality.noise_data import Array, Pairs, inject
 from tests.benchmarks.quality.noise_methods import best_ridge, group_folds
+from transforms.policies.noise import decision_frame
+from transforms.registry import find
 from transforms.scorers._bradley_terry import fit_head
 from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
 from transforms.scorers._noise_rate import FlipRate, posterior_right
 from transforms.scorers._pair_features import Projection
+from transforms.scorers._votes import Opinion, vote_frame
 
-TRAINED_ON = ("raw", "curated", "relabelled", "clean")
+TRAINED_ON = ("raw", "curated", "published", "relabelled", "clean")
 HELD_OUT = 0.3
 
 
@@ -28,8 +34,14 @@ def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
     folds = group_folds(train.groups, seed)
     accuracy = {}
     curated, relabelled = curate(train, noisy, seed)
-    for name, y in zip(TRAINED_ON, (noisy, curated, relabelled, train.y), strict=True):
-        w = fit_head(x, y, np.ones(len(y)), best_ridge(x, y, folds))
+    labels = {"raw": noisy, "curated": curated, "relabelled": relabelled, "clean": train.y}
+    lessons = {name: (y, np.ones(len(y))) for name, y in labels.items()}
+    lessons["published"] = publish(train, noisy, relabelled)
+    for name in TRAINED_ON:
+        y, weight = lessons[name]
+        used = weight > 0
+        ridge = best_ridge(x[used], y[used], folds[used])
+        w = fit_head(x[used], y[used], weight[used], ridge)
         accuracy[name] = float(((x_test @ w > 0) == (test.y > 0.5)).mean())
     return accuracy
 
@@ -53,3 +65,34 @@ def curate(pairs: Pairs, noisy: Array, seed: int) -> tuple[Array, Array]:
     p = np.clip(score_pairs(ensemble, pairs.blocks, folds, noisy, pairs.graph).p_a, 1e-9, 1.0 - 1e-9)
     right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(ensemble.noise.flip, 1.0))
     return np.where(noisy > 0.5, right, 1.0 - right), p
+
+
+def publish(pairs: Pairs, noisy: Array, p: Array) -> tuple[Array, Array]:
+    """What a recipe without people publishes: labels and weights by row, weight 0 for what is left out.
+
+    The source's label and `bt_heads`' vote `p` are fused by `posterior` and decided by the policy of that name, both as
+    they come; `soften` has the weight 2 P(label) - 1, as published rows have.
+    """
+    ids = [hash_fields("row", str(i)) for i in range(len(noisy))]
+    source = ["a" if y > 0.5 else "b" for y in noisy]
+    frame = pl.DataFrame(
+        {"pair_id": ids, "prompt_id": [hash_fields(group) for group in pairs.groups], "source_label": source}
+    )
+    cast = [
+        {"pair_id": i, "label": label, "kind": "source", "voter": "source"}
+        for i, label in zip(ids, source, strict=True)
+    ]
+    shared = {"voter_group": "source", "order": "none", "sample": 0, "tokens_in": 0, "tokens_out": 0, "ms": 0.0}
+    own = rows_frame([row | shared | {"vote_id": hash_fields("source", row["pair_id"])} for row in cast], Votes)
+    opinions = (Opinion(i, "a" if q > 0.5 else "b", p_a=float(q)) for i, q in zip(ids, p, strict=True))
+    votes = pl.concat([own, vote_frame(opinions, "bt_heads", "reward", "reward_heads")])
+    fuser, policy = (find(kind, "posterior") for kind in ("fusers", "policies"))
+    fuser, policy = fuser("fuser", fuser.Config(), 0), policy("policy", policy.Config(), 0)
+    columns = pl.lit(100).alias("length_a"), pl.lit(100).alias("length_b")
+    fused = fuser.apply(fuser.fit(votes, frame.with_columns(columns)), votes, frame.with_columns(columns))
+    decided = policy.decide({}, decision_frame(fused, frame, votes))
+    sure = 2 * pl.max_horizontal("p_a", 1 - pl.col("p_a")) - 1
+    weight = pl.when(pl.col("action") == "soften").then(sure)
+    weight = weight.when(pl.col("action").is_in(["keep", "flip"])).then(1.0).otherwise(0.0)
+    found = decided.select(y=(pl.col("label") == "a").cast(pl.Float64), weight=weight)
+    return found["y"].to_numpy(), found["weight"].to_numpy()
