@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transforms.fusers._calibration import calibration_report, fit_temperature
 from transforms.fusers._design import LENGTH, columns_of, design_matrix, prior_weights
 from transforms.fusers._humans import human_accuracy, human_cells, human_targets
+from transforms.fusers._isotonic import cross_fitted, fit_isotonic
 from transforms.fusers._known import known_labels
 from transforms.fusers._logistic import fit_logistic
 from transforms.fusers._ties import fit_ties, tie_features
@@ -43,8 +44,9 @@ def fit_model(
     trust: float,
     slices: tuple[str, ...],
     folds: int,
+    steps: bool = False,
 ) -> dict[str, Any]:
-    """See `Posterior.fit`; `votes` are `valid_votes`."""
+    """See `Posterior.fit`; `votes` are `valid_votes`, and `steps` asks for an isotonic map after the temperature."""
     pairs = pairs.unique("pair_id").sort("pair_id")
     votes = votes.join(pairs.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
     machine = votes.filter(pl.col("kind") != "human")
@@ -76,6 +78,8 @@ def fit_model(
         for form in ("sign", "strength")
     )
     z = found.out_of_fold / found.temperature
+    knots = fit_isotonic(z[strict], target[strict]) if steps else None
+    shown = cross_fitted(z[strict], target[strict], fold[strict]) if steps else z[strict]
     return {
         "voters": _reliability(everyone, cells, labelled, found.temperature),
         "humans": voter_rows(humans),
@@ -89,9 +93,10 @@ def fit_model(
         },
         "length": table.get(LENGTH, 0.0),
         "temperature": found.temperature,
+        "isotonic": knots,
         "widths": found.widths,
         "tie": fit_ties(_tie_features(labelled, cells, voters, z), labelled["tie"].to_numpy(), prior_tie),
-        "calibration": calibration_report(z[strict], target[strict]),
+        "calibration": calibration_report(shown, target[strict]),
         "n_pairs": len(pairs),
         "n_votes": len(votes),
         "n_labels": len(labelled),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from transforms.fusers._design import length_feature
 from transforms.fusers._fit import fit_model
 from transforms.fusers._humans import human_cells
+from transforms.fusers._isotonic import calibrated
 from transforms.fusers._known import known_labels, with_known_answers, with_known_ties
 from transforms.fusers._slices import slice_weight
 from transforms.fusers._ties import tie_probability
@@ -19,7 +20,7 @@ from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.plugins import PluginConfig, Row
 from transforms.registry import register
 
-VERSION = 4
+VERSION = 5
 
 
 @register("fusers", "posterior")
@@ -40,7 +41,8 @@ class Posterior:
     - Slices (task kind, language, origin) move a group's weight with a prior pulled to zero.
     - Human labels may show that humans prefer the longer response; that goes into `prior`, not to a voter.
     - Widths of the priors are averaged by evidence (MacKay 1992); one temperature, fitted out of fold by prompt
-      (Guo et al. 2017), divides all log-odds, so they still add up.
+      (Guo et al. 2017), divides all log-odds, so they still add up. With `calibration: isotonic` a factor by pair
+      follows, which makes what prior and voters other than people say a monotone map of it (`_isotonic`).
 
     Humans' own votes count with the accuracy they show against controls and each other. A control's known answer
     teaches the model about everybody but its source, and no vote turns it: it appears as a contribution of the voter
@@ -57,6 +59,9 @@ class Posterior:
         trust: float = Field(2.0, ge=0.0)  # log-odds of all voters agreeing when nothing is labelled
         slices: tuple[str, ...] = ("kind", "language", "origin")
         folds: int = Field(5, ge=2)
+        calibration: Literal["temperature", "isotonic"] = (
+            "temperature"  # isotonic: a monotone map after the temperature
+        )
 
     plugin_name: ClassVar[str]
 
@@ -82,8 +87,9 @@ class Posterior:
         Returns:
             The model as JSON: `voters` (reliability table: votes, ties, position bias, self-consistency, accuracy
             on labelled pairs, weights, and `log_odds` of each vote value cast alone), `humans`, `slices`,
-            `length`, `tie`, `temperature`, `widths` (of the priors, with their probability), `calibration` (out
-            of fold: ECE, accuracy, log loss, bins of the reliability diagram), `n_pairs`, `n_votes`, `n_labels`.
+            `length`, `tie`, `temperature`, `isotonic` (knots of the map, null without one), `widths` (of the priors,
+            with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins of the reliability
+            diagram), `n_pairs`, `n_votes`, `n_labels`.
         """
         # The matrices are small: with several workers a host, BLAS threads waiting for each other cost 10x.
         with threadpool_limits(limits=1, user_api="blas"):
@@ -95,6 +101,7 @@ class Posterior:
                 trust=self.config.trust,
                 slices=self.config.slices,
                 folds=self.config.folds,
+                steps=self.config.calibration == "isotonic",
             )
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -107,12 +114,13 @@ class Posterior:
             valid.filter(pl.col("kind") == "human"), humans_frame(model["humans"]), self.config.human_accuracy
         )
         columns = ["pair_id", "voter", "n_votes", "labels", "log_odds"]
-        cells = pl.concat([machine.select(columns), human.select(columns)])
         priors = pairs.with_columns(
             (length_feature() * (model["length"] / model["temperature"]) if model["length"] else pl.lit(0.0)).alias(
                 "prior"
             )
         )
+        judged, priors = calibrated(machine.select(columns), priors, model["isotonic"])
+        cells = pl.concat([judged, human.select(columns)])
         p_tie, known = tie_probability(model["tie"], pairs, machine, human), known_labels(pairs)
         return verdicts(priors, valid, with_known_answers(cells, priors, known), with_known_ties(p_tie, known))
 
