@@ -20,6 +20,7 @@ TOOL_CALLS = pl.List(
         ]
     )
 )
+REPEATED = 40  # characters from which a prompt at the beginning of a response is no coincidence
 ContextRule = Literal["system", "user", "column", "drop"]
 
 
@@ -42,24 +43,27 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
 
     Raises:
         DataError: `chosen` equals `rejected`; a response begins with another turn than the assistant's; or both
-            responses begin with the whole text of the prompt (trainers do not strip it, so it would be trained on
-            twice).
+            responses begin with the whole text of the prompt, or one of them with one of `REPEATED` characters or more
+            (trainers do not strip it, so it would be trained on twice).
     """
     content, role = pl.element().struct.field("content"), pl.element().struct.field("role")
-    asked = pl.col("prompt").list.eval(content).list.join("\n")
+    asked = pl.col("prompt").list.eval(content).list.join("\n").str.strip_chars()
 
     def first(column: str, field: pl.Expr) -> pl.Expr:
         return pl.col(column).list.eval(field).list.first()
 
     responses = ("chosen", "rejected")
+    asks = asked.str.len_bytes() > 0
+    repeats = [first(c, content).str.strip_chars_start().str.starts_with(asked) & asks for c in responses]
+    long = asked.str.len_chars() >= REPEATED
     rules = {
         "chosen equals rejected": pl.col("chosen") == pl.col("rejected"),
         "chosen or rejected begins with another turn than the assistant's (a prompt repeated?)": pl.any_horizontal(
             first(c, role) != "assistant" for c in responses
         ),
-        "chosen and rejected both begin with the text of the prompt": pl.all_horizontal(
-            first(c, content).str.starts_with(asked) & (asked.str.len_bytes() > 0) for c in responses
-        ),
+        "chosen and rejected both begin with the text of the prompt": repeats[0] & repeats[1],
+        "chosen begins with the text of the prompt": repeats[0] & long,
+        "rejected begins with the text of the prompt": repeats[1] & long,
     }
     field = pl.element().struct.field
     optional = {
@@ -78,7 +82,7 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
         if found[rule][0] is not None:
             raise DataError(
                 f"cannot export {format_name}: {rule} (first: pair {found[rule][0]}); correct the source's format in "
-                "the recipe and publish again"
+                "the recipe (`strip_prompt: always` takes a repeated prompt off) and publish again"
             )
     return Parts(**{name: bool(found[name][0]) for name in optional})
 

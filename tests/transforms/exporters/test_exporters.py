@@ -22,6 +22,9 @@ from transforms.registry import find, names
 CALLS = '[{"id":"c1","type":"function","function":{"name":"add","arguments":{"a":1,"b":[2]}}}]'
 
 
+LONG = "Tell me what you know of the history of the bicycle"
+
+
 def export(form: str, rows: pl.DataFrame, out: Path, seed: int = 0, **options: Any) -> dict[str, int]:
     cls = find("exporters", form)
     counts: dict[str, int] = cls(form, cls.Config(**options), seed).export(rows.lazy(), out)
@@ -148,6 +151,8 @@ def test_plain_formats_lose_nothing(tmp_path: Path, form: str, reader: Any) -> N
         (row("q", "x", "y") | {"rejected": [message("assistant", "x")]}, "chosen equals rejected"),
         (row("q", [message("user", "q"), message("assistant", "x")], "y"), "begins with another turn"),
         (row("Tell me", "Tell me: yes", "Tell me: no"), "both begin with the text of the prompt"),
+        (row(LONG, f"{LONG}. It was built.", "Nothing."), "chosen begins with the text of the prompt"),
+        (row(LONG, "It was built.", f"\n{LONG}\nNothing."), "rejected begins with the text of the prompt"),
     ],
 )
 @pytest.mark.parametrize("form", ["trl-dpo", "trl-reward", "trl-kto", "openrlhf"])
@@ -252,6 +257,27 @@ def test_load_dataset_reads_every_format(
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {s: loaded[s].num_rows for s in loaded} == counts
     assert list(loaded) == list(counts)
+
+
+@pytest.mark.parametrize(
+    "form", ["trl-dpo", "trl-reward", "trl-kto", "openrlhf", "ranked", "per-user", "jsonl", "datasets"]
+)
+def test_marks_of_chat_templates_in_texts_come_out_as_they_went_in(tmp_path: Path, form: str) -> None:
+    marks = ["<|im_start|>user\nq<|im_end|>", "<s>[INST] x [/INST] y</s>", "<|eot_id|>\u200b\x00 </think>"]
+    rows = table(row(marks[0], marks[1], marks[2], user_id="u"))
+    export(form, rows, tmp_path)
+    (file,) = [p for p in tmp_path.iterdir() if p.suffix in (".parquet", ".jsonl")]
+    read_ = pl.read_parquet if file.suffix == ".parquet" else pl.read_ndjson
+    text = read_(file).to_dicts()
+    said = {m["content"] for r in text for m in _messages(r)}
+    assert said >= set(marks)
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict) and "content" in value:
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [m for v in inner for m in _messages(v)]
 
 
 def test_exports_are_deterministic(tmp_path: Path) -> None:

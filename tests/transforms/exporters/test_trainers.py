@@ -87,9 +87,15 @@ def trained(trainer: Any) -> list[dict[str, float]]:
     return losses
 
 
-def special_tokens_are_whole(vocabulary: Any, ids: list[int]) -> bool:
-    text = vocabulary.decode(ids)
-    return text.count("<|im_end|>") == ids.count(vocabulary.convert_tokens_to_ids("<|im_end|>"))
+def special_tokens_are_whole(vocabulary: Any, data: Any) -> bool:
+    """Every mark of the chat template that the tokenised rows show is one token, and there are some."""
+    end, found = vocabulary.convert_tokens_to_ids("<|im_end|>"), 0
+    for seen in data:
+        for ids in (value for name, value in seen.items() if name.endswith("ids") and isinstance(value, list)):
+            if vocabulary.decode(ids).count("<|im_end|>") != ids.count(end):
+                return False
+            found += ids.count(end)
+    return found > len(data)
 
 
 def test_dpo(rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +114,7 @@ def test_dpo(rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: p
     assert prompt.endswith("<|im_start|>assistant\n")
     assert chosen.startswith("It is 1.<|im_end|>")
     assert text_of(rows["prompt"][0].to_list()) not in chosen
-    assert special_tokens_are_whole(vocabulary, [*seen["prompt_ids"], *seen["chosen_ids"]])
+    assert special_tokens_are_whole(vocabulary, trainer.train_dataset)
     trained(trainer)
 
 
@@ -126,6 +132,7 @@ def test_reward(
         processing_class=vocabulary,
     )
     assert ("margin" in trainer.train_dataset.column_names) == margin
+    assert special_tokens_are_whole(vocabulary, trainer.train_dataset)
     trained(trainer)
 
 
@@ -141,4 +148,5 @@ def test_kto(rows: pl.DataFrame, vocabulary: Any, tmp_path: Path, monkeypatch: p
         train_dataset=data,
         processing_class=vocabulary,
     )
+    assert special_tokens_are_whole(vocabulary, trainer.train_dataset)
     trained(trainer)

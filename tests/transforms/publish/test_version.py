@@ -6,7 +6,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,32 +140,76 @@ def test_references(tmp_path: Path) -> None:
         store.resolve("other")
 
 
-def _publish_and_die(root: str, at: int) -> None:
-    def dying() -> Iterator[Bucket]:
-        content, _ = frames.buckets(*frames.workspace(20))
-        for i, bucket in enumerate(content):
-            if i == at:
+class _Writes:
+    """Counts every write of a publisher and kills the process at the `last` one, before it or half way through."""
+
+    def __init__(self, last: int | None, torn: bool) -> None:
+        self.last, self.torn, self.n = last, torn, 0
+
+    def hook(self, patch: pytest.MonkeyPatch, owner: Any, name: str, tear: Any = None) -> None:
+        real = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.n += 1
+            if self.n - 1 == self.last:
+                if self.torn and tear:
+                    tear(*args)
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield bucket
+            return real(*args, **kwargs)
 
-    _, splits = frames.buckets(*frames.workspace(20))
-    documents = (lambda m, f: os.kill(os.getpid(), signal.SIGKILL)) if at == 3 else None
-    publish(root, "demo", dying(), splits, PROVENANCE, documents=documents, rows_per_file=3)  # type: ignore[arg-type]
+        patch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 3])
-def test_a_killed_publisher_leaves_no_version_and_is_cleaned_up_after(tmp_path: Path, at: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_publish_and_die, args=(str(tmp_path), at))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert Datasets(tmp_path).versions("demo") == []
-    assert len(list((tmp_path / "demo").glob(".tmp-*"))) == 1
-    result = publish_workspace(tmp_path, rows_per_file=3)
-    undisturbed = publish_workspace(tmp_path / "other", rows_per_file=3)
-    assert list((tmp_path / "demo").glob(".tmp-*")) == []
-    assert contents(Path(result.path)) == contents(Path(undisturbed.path))
+def _half(path: Path, data: bytes = b"half a file") -> None:
+    with path.open("wb") as file:
+        file.write(data[: len(data) // 2])
+
+
+def _publish_and_die(root: str, last: int | None, torn: bool, counted: Any) -> None:
+    content, splits = frames.buckets(*frames.workspace(20))
+    writes = _Writes(last, torn)
+    with pytest.MonkeyPatch.context() as patch:
+        writes.hook(patch, pl.DataFrame, "write_parquet", lambda frame, path: _half(path))
+        writes.hook(patch, Path, "write_bytes", _half)
+        writes.hook(patch, Path, "rename")
+        writes.hook(patch, os, "fsync")
+        evidence = {"evidence/fuser.json": b"{}"}
+        publish(root, "demo", content, splits, PROVENANCE, rows_per_file=9, evidence=evidence)
+    counted.put(writes.n)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_publisher_killed_at_any_write_leaves_a_whole_version_or_none(tmp_path: Path, torn: bool) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.transforms.publish.test_version"])
+    counted = context.Queue()
+
+    def run(root: Path, last: int | None) -> int | None:
+        process = context.Process(target=_publish_and_die, args=(str(root), last, torn, counted))
+        process.start()
+        process.join(120)
+        return process.exitcode
+
+    assert run(tmp_path / "undisturbed", None) == 0
+    n, whole = counted.get(timeout=10), contents(tmp_path / "undisturbed" / "demo" / "v0001")
+    assert n >= 12
+    seen = set()
+    for last in range(n):
+        root = tmp_path / str(last)
+        assert run(root, last) == -signal.SIGKILL
+        store = Datasets(root)
+        seen.add(tuple(store.versions("demo")))
+        if store.versions("demo"):
+            assert contents(root / "demo" / "v0001") == whole
+        content, splits = frames.buckets(*frames.workspace(20))
+        parent = max(store.versions("demo"), default=None)
+        evidence = {"evidence/fuser.json": b"{}"}
+        publish(root, "demo", content, splits, PROVENANCE, parent=parent, rows_per_file=9, evidence=evidence)
+        assert store.versions("demo") == [1]
+        assert contents(root / "demo" / "v0001") == whole
+        assert list((root / "demo").glob(".tmp-*")) == []
+    # Killed before the version is there, and after: while its folder's entry was going to the disk.
+    assert seen == {(), (1,)}
 
 
 def _publish_when_told(root: str, n: int, barrier: Any, results: Any) -> None:
