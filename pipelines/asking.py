@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+from pipelines.beam import is_local
+from pipelines.failures import check_failures, failure_notes
 from pipelines.progress import LaneProgress
-from pipelines.stage import Stage
+from pipelines.stage import Stage, Summary
 from schemas.ids import canonical_json
-from schemas.recipe import CallBudget, PluginUse
+from schemas.recipe import AskingSection, PluginUse
 from transforms.build import build, engines_of
 from transforms.engines.window import Budget, Caller, Ledger, Work, answer
 from transforms.plugins import Ask
@@ -34,7 +36,8 @@ class AskingStage(Stage):
     """A stage whose plug-ins are coroutines given `ask`.
 
     Attributes:
-        endpoints: base URLs of every engine in use, while the stage runs.
+        endpoints: base URLs of every engine in use, while the stage runs; none of an engine whose server every
+            worker's host starts for itself.
         n_lanes: worker processes or threads that share the engines' concurrency and the budget.
         left: what is left of the budget, where something was asked before the lanes started.
     """
@@ -54,8 +57,8 @@ class AskingStage(Stage):
 
     @property
     @abstractmethod
-    def limits(self) -> CallBudget:
-        """What the recipe lets the stage's calls cost."""
+    def section(self) -> AskingSection:
+        """What the recipe says of the stage's calls: what they may cost, how many may fail."""
 
     @abstractmethod
     def unit_ids(self, bucket: int) -> int:
@@ -76,14 +79,33 @@ class AskingStage(Stage):
         """Engine name -> identity of its model."""
         return {name: engine.model for name, engine in self.engines.items()}
 
+    def check(self, summary: Summary) -> None:
+        """End the run where too many requests failed for now: what was answered is kept, the rest is asked again.
+
+        Raises:
+            EngineError: with counts by cause and an example.
+        """
+        check_failures(f"stage {self.name}", summary.failures, summary.usage, self.section.max_failed_share)
+
+    def notes(self, summary: Summary) -> list[str]:
+        """What got no answer, and why."""
+        return failure_notes(f"stage {self.name}", summary.failures, summary.usage)
+
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Engines answer for the duration of the block; none is started where no bucket holds any work."""
+        """Engines answer for the duration of the block; none is started where no bucket holds any work.
+
+        A server of ours listens on its own host alone: where workers may be elsewhere, they start one on their host
+        instead, which all workers of that host share.
+        """
         if not self.uses or not any(self.unit_ids(bucket) for bucket in pending):
             yield self
             return
         with ExitStack() as stack:
-            endpoints = {name: stack.enter_context(engine.serve()) for name, engine in self.engines.items()}
+            endpoints: dict[str, list[str]] = {}
+            for name, engine in self.engines.items():
+                is_here = engine.server is None or is_local(self.flags)
+                endpoints[name] = stack.enter_context(engine.serve()) if is_here else []
             stack.enter_context(counted_caches(self, endpoints))
             yield replace(self, endpoints=endpoints, n_lanes=min(len(pending), self.recipe.beam.workers))
 
@@ -103,17 +125,18 @@ class AskingStage(Stage):
     @property
     def budget(self) -> Budget:
         """What this run may still spend."""
-        limits = self.limits
+        limits = self.section.budget
         return self.left or Budget(limits.max_calls, limits.max_tokens, limits.max_seconds)
 
     @asynccontextmanager
     async def calling(self, lanes: int) -> AsyncIterator[Caller]:
         """Open clients of every engine, and who answers through them within the share of one of `lanes`."""
         async with AsyncExitStack() as stack:
-            clients = {
-                name: await stack.enter_async_context(self.engines[name].connect(urls, lanes))
-                for name, urls in self.endpoints.items()
-            }
+            clients = {}
+            for name, urls in self.endpoints.items():
+                engine = self.engines[name]
+                here = urls or stack.enter_context(engine.serve())
+                clients[name] = await stack.enter_async_context(engine.connect(here, lanes))
             caller = Caller(clients, self.budget.share(lanes), lanes)
             try:
                 yield caller
@@ -143,6 +166,7 @@ class AskingStage(Stage):
         def finish(results: list[Any]) -> None:
             output = output_of(results)
             output.usage = usage_of(asker.ledger)
+            output.failures = asdict(asker.ledger.failures)
             output.complete = asker.ledger.total().gave_up == 0
             memo.close()
             commit(bucket, output)

@@ -9,6 +9,8 @@ from schemas.recipe import BeamSection
 
 _BY_MODULE = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}  # Beam does not know it by its name
 
+_LOCAL = ("FnApiRunner", "DirectRunner", "BundleBasedDirectRunner")
+
 
 def beam_flags(section: BeamSection, given: Sequence[str] = ()) -> list[str]:
     """Flags for PipelineOptions; a flag the user gives wins over ours.
@@ -24,6 +26,12 @@ def beam_flags(section: BeamSection, given: Sequence[str] = ()) -> list[str]:
     names = {flag.split("=", 1)[0] for flag in given}
     theirs = [_full_name(flag) for flag in given]
     return [f"{name}={value}" for name, value in ours.items() if name not in names] + theirs
+
+
+def is_local(flags: Sequence[str]) -> bool:
+    """Whether the workers are threads and processes of this machine, by the flags of `beam_flags`."""
+    runners = [flag.partition("=")[2] for flag in flags if flag.startswith("--runner=")]
+    return not runners or runners[-1] in _LOCAL
 
 
 def _full_name(flag: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import orjson
 import polars as pl
 
+from pipelines.estimates import estimates, said
 from pipelines.fitted import CURRENT, FittedStage
 from pipelines.sample import sample
-from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage, Summary
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, Votes, conform, polars_schema
 from transforms.build import build
@@ -55,6 +56,10 @@ class Fuse(FittedStage):
         """Keep which fuser and policy a fit is of, so that a version can hold them."""
         if self.artefact(PLUGINS) is None:
             self.store(PLUGINS, canonical_json({"fuser": described(self.fuser), "policy": described(self.policy)}))
+
+    def notes(self, summary: Summary) -> list[str]:
+        """What the fit estimates of the labels."""
+        return said(estimates(self.workspace, finished=True))
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:

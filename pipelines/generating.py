@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pipelines.asking import AskingStage, Unit
 from schemas.ids import canonical_json, hash_fields
-from schemas.recipe import CallBudget, PluginUse
+from schemas.recipe import AskingSection, PluginUse
 from schemas.tables import PAYLOAD_LIMIT
 from transforms.build import build_all
 from transforms.plugins import Ask, Row, Yield
@@ -40,9 +40,9 @@ class GeneratingStage(AskingStage):
         return not self.uses
 
     @property
-    def limits(self) -> CallBudget:
-        """The generators' budget."""
-        return self.recipe.generate.budget
+    def section(self) -> AskingSection:
+        """The recipe's section `generate`."""
+        return self.recipe.generate
 
     @cached_property
     def generators(self) -> list[Any]:

@@ -15,9 +15,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.asking import AskingStage, Unit, usage_of, window
-from pipelines.stage import PAIR_STAGES, Reads, Stage
+from pipelines.failures import check_failures
+from pipelines.stage import PAIR_STAGES, Reads, Stage, Summary
 from schemas.ids import canonical_json
-from schemas.recipe import CallBudget, PluginUse
+from schemas.recipe import JudgeSection, PluginUse
 from schemas.tables import Votes, rows_frame
 from transforms.build import build_all
 from transforms.engines.window import Caller, Ledger, Work
@@ -29,6 +30,7 @@ from transforms.storage.workspace import Output
 FIT_USAGE = "fit-usage.json"  # what the panel's last fit asked, as checkpoints keep usage
 JUDGES = "judges.json"  # the judges behind the latest checkpoints: template's hash and model
 MIN_LABELLED = 20  # human labels below which a fitted panel would be noise
+HUMAN_STAGES = ("ingest", "pull")  # whose votes of people a panel learns from
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,26 @@ class Judge(AskingStage):
         return self.recipe.judge.judges
 
     @property
-    def limits(self) -> CallBudget:
-        """The judges' budget."""
-        return self.recipe.judge.budget
+    def section(self) -> JudgeSection:
+        """The recipe's section `judge`."""
+        return self.recipe.judge
 
     @cached_property
     def judges(self) -> list[Any]:
         """The judges in order."""
-        return build_all("judges", self.uses, self.recipe.seed, self.models)
+        judges = build_all("judges", self.uses, self.recipe.seed, self.models)
+        contexts = {name: engine.context_tokens for name, engine in self.engines.items()}
+        for judge in judges:
+            if hasattr(judge, "bind_contexts"):
+                judge.bind_contexts(contexts)
+        return judges
 
     @property
     def identity(self) -> Any:
         """The judges, how the panel stops, and the people it is fitted on."""
         judges = [[judge.name, judge.identity] for judge in self.judges]
-        section = self.recipe.judge.panel
-        return [judges, section.model_dump(mode="json"), self._people if section.is_sequential else None]
+        panel = self.recipe.judge.panel
+        return [judges, panel.model_dump(mode="json"), self.labels if panel.is_sequential else None]
 
     def refresh(self) -> None:
         """Keep what the judges' votes rest on, for the manifest."""
@@ -75,8 +82,21 @@ class Judge(AskingStage):
             self.workspace.write_artefact(self.name, JUDGES, data)
 
     @cached_property
-    def _people(self) -> list[list[str]]:
-        return [self.workspace.parts("votes", bucket, ("ingest",)) for bucket in self.workspace.buckets]
+    def labels(self) -> dict[str, float] | None:
+        """What people said of the pairs a sequential panel is fitted on: 1 for a, 0 for b, by strict majority.
+
+        Of at most `fit_pairs` pairs, those with the lowest ids; None where fewer than `MIN_LABELLED` have a label, so
+        that the first answers change nothing yet.
+        """
+        frames = [
+            self.workspace.read("votes", bucket, HUMAN_STAGES, ("pair_id", "kind", "label"))
+            for bucket in self.workspace.buckets
+        ]
+        human = pl.concat(frames).filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
+        share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
+        decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(self.recipe.judge.panel.fit_pairs)
+        found = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
+        return found if len(found) >= MIN_LABELLED else None
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -91,7 +111,9 @@ class Judge(AskingStage):
                 panel = asyncio.run(stage.fitted_panel(ledger))
             finally:
                 self.workspace.write_artefact(self.name, FIT_USAGE, canonical_json(usage_of(ledger)))
-            left = stage.budget.less(ledger.total(), time.monotonic() - started)
+            usage = usage_of(ledger)
+            check_failures("stage judge, to fit the panel", ledger.failures, usage, self.section.max_failed_share)
+            left = stage.budget.less(ledger.spent(), time.monotonic() - started)
             yield replace(stage, panel=panel, left=left)
 
     async def fitted_panel(self, ledger: Ledger) -> PanelModel:
@@ -100,10 +122,9 @@ class Judge(AskingStage):
         Args:
             ledger: what was asked for it is put down here.
         """
-        section = self.recipe.judge.panel
-        labels = self._human_labels(section.fit_pairs)
+        section, labels = self.recipe.judge.panel, self.labels
         names = [judge.name for judge in self.judges]
-        if len(labels) < MIN_LABELLED:
+        if labels is None:
             return untrained_panel(names)
         said: dict[str, NDArray[np.float64]] = {}
         prompt_of: dict[str, str] = {}
@@ -131,16 +152,16 @@ class Judge(AskingStage):
         costs = [section.costs.get(name, 1.0) for name in names]
         return fit_panel(np.stack([said[pair] for pair in pairs]), targets, groups, names, costs, seed=self.recipe.seed)
 
-    def _human_labels(self, limit: int) -> dict[str, float]:
-        """1 for a, 0 for b, by the strict majority of people; the pairs with the lowest ids."""
-        frames = [
-            self.workspace.read("votes", bucket, ("ingest",), ("pair_id", "kind", "label"))
-            for bucket in self.workspace.buckets
-        ]
-        human = pl.concat(frames).filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
-        share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
-        decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(limit)
-        return {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
+    def notes(self, summary: Summary) -> list[str]:
+        """What got no answer, which votes do not count, and whether the panel can stop at all."""
+        said = super().notes(summary)
+        votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
+        if lost:
+            said.append(f"stage judge: {lost:,} of {votes:,} votes do not count (invalid, refused or error)")
+        panel = self.recipe.judge.panel
+        if self.uses and panel.is_sequential and self.labels is None:
+            said.append(untrained_note([use.name for use in self.uses], panel.stop_certainty))
+        return said
 
     def unit_ids(self, bucket: int) -> int:
         """Prompts with pairs in the bucket."""
@@ -158,6 +179,18 @@ class Judge(AskingStage):
     async def _votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         section = self.recipe.judge.panel
         return await panel_votes(self.judges, pairs, ask, self.panel, section.stop_certainty, section.min_change)
+
+
+def untrained_note(names: Sequence[str], stop_certainty: float) -> str:
+    """What a panel can do without people's labels."""
+    said = (
+        f"stage judge: the panel is untrained, for fewer than {MIN_LABELLED} pairs have a human label (in sources or "
+        "through `annotate`): judges count alike, and min_change has no effect"
+    )
+    most = untrained_panel(names).most_certain(len(names) - 1)
+    if most >= stop_certainty:
+        return said
+    return f"{said}; P(the label) is {most:.2f} at most before the last judge, so stop_certainty spares no pair a judge"
 
 
 def _output(n_pairs: int, results: list[list[Row]]) -> Output:

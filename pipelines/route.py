@@ -13,7 +13,7 @@ import polars as pl
 
 from pipelines.annotation import asked
 from pipelines.fitted import FittedStage
-from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage, Summary
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.build import build
@@ -86,6 +86,16 @@ class Route(FittedStage):
             self.workspace.write_artefact(self.name, self._made_from, canonical_json(made))
         self.make_current()
         yield self
+
+    def notes(self, summary: Summary) -> list[str]:
+        """What the next labels are expected to mend."""
+        found = orjson.loads(self.artefact("outlook") or b"null")
+        if not found:
+            return []
+        said = [f"the next {found['labels']} human labels are expected to mend {found['gain']:.1f} labels"]
+        if "regret" in found:
+            said.append(f"regret of the bandit so far: {found['regret']:.1f} labels turned over")
+        return said
 
     def first_pass(self, bucket: int) -> pl.DataFrame:
         """The bucket's shortlist."""

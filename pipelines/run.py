@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
-
 from pipelines.beam import beam_flags
-from pipelines.estimates import estimates, said
 from pipelines.export import export_all
-from pipelines.fuse import Fuse
 from pipelines.materialise import Materialise
 from pipelines.plan import Plan, plan
 from pipelines.publish import Publication, report_path
-from pipelines.route import Route
-from pipelines.stage import Stage, Summary, run_stage
+from pipelines.stage import Summary, run_stage
 from pipelines.stages import RUN_ORDER, STAGES
 from schemas.errors import UsageError
 from schemas.recipe import Recipe
@@ -106,7 +101,7 @@ def run_stages(
                 _publish(Publication(file, stage), result, quiet)
             else:
                 result.stages.append(run_stage(stage, quiet))
-            result.notes += notes(stage)
+                result.notes += stage.notes(result.stages[-1])
     return result
 
 
@@ -127,17 +122,3 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     result.certificate = outcome.manifest.certificate
     recipe = publication.file.recipe
     result.exports = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
-
-
-def notes(stage: Stage) -> list[str]:
-    """What a person should know after a stage."""
-    if isinstance(stage, Fuse):
-        return said(estimates(stage.workspace, finished=True))
-    if isinstance(stage, Route):
-        outlook = orjson.loads(stage.artefact("outlook") or b"null")
-        if outlook:
-            found = [f"the next {outlook['labels']} human labels are expected to mend {outlook['gain']:.1f} labels"]
-            if "regret" in outlook:
-                found.append(f"regret of the bandit so far: {outlook['regret']:.1f} labels turned over")
-            return found
-    return []

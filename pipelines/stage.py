@@ -13,6 +13,7 @@ from pipelines.beam import run
 from pipelines.progress import LaneProgress, shown
 from schemas.ids import hash_json
 from schemas.recipe import Recipe
+from transforms.engines._usage import Failures
 from transforms.storage.workspace import Checkpoint, Output, Workspace
 
 Reads = tuple[tuple[str, tuple[str, ...]], ...]
@@ -63,6 +64,13 @@ class Stage:
 
     def refresh(self) -> None:
         """Bring in what lies outside the workspace, before it is known which buckets are stale."""
+
+    def check(self, summary: Summary) -> None:
+        """Raise where what the stage made is not good enough to go on with."""
+
+    def notes(self, summary: Summary) -> list[str]:
+        """What a person should know of what the stage made."""
+        return []
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -134,7 +142,7 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
     """Bring every bucket of a stage up to date and add up the checkpoints.
 
     Raises:
-        PrefineError: what a worker raised; finished buckets stay finished.
+        PrefineError: what a worker raised, or too much failed for now; finished buckets stay finished.
     """
     stage.refresh()
     pending = stage.pending()
@@ -144,7 +152,9 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
                 StageWork(ready)(tuple(pending))
             else:
                 run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
-    return summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
+    summary = summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
+    stage.check(summary)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,7 @@ class Summary:
     usage: dict[str, dict[str, float]] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    failures: Failures = field(default_factory=Failures)
 
 
 def summarise(stage: str, checkpoints: Sequence[Checkpoint]) -> Summary:
@@ -166,7 +177,9 @@ def summarise(stage: str, checkpoints: Sequence[Checkpoint]) -> Summary:
     usage: dict[str, dict[str, float]] = {}
     rejects: dict[str, float] = {}
     counts: dict[str, float] = {}
+    failures = Failures()
     for checkpoint in checkpoints:
+        failures.add(checkpoint.failures)
         _add(rejects, checkpoint.rejects)
         _add(counts, checkpoint.counts)
         for who, numbers in checkpoint.usage.items():
@@ -180,6 +193,7 @@ def summarise(stage: str, checkpoints: Sequence[Checkpoint]) -> Summary:
         usage=usage,
         counts=dict(sorted(counts.items())),
         seconds=sum(c.seconds for c in checkpoints),
+        failures=failures,
     )
 
 

@@ -20,7 +20,8 @@ STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
 }
+# Answers are pulled before judges are asked: a sequential panel learns from them in the run that brings them.
 RUN_ORDER = (
-    *("ingest", "evolve", "screen", "generate", "clean", "judge"),
-    *("pull", "score", "fuse", "route", "push", "materialise"),
+    *("ingest", "evolve", "screen", "generate", "clean", "pull"),
+    *("judge", "score", "fuse", "route", "push", "materialise"),
 )

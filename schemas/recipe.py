@@ -47,11 +47,19 @@ class CallBudget(Strict):
     max_seconds: float | None = Field(default=None, gt=0)
 
 
-class GenerateSection(Strict):
+class AskingSection(Strict):
+    """What both sections that ask engines say."""
+
+    budget: CallBudget = CallBudget()
+    max_failed_share: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="share of the requests that may fail for now before the run ends there"
+    )
+
+
+class GenerateSection(AskingSection):
     """Generators in order, and what their calls may cost together."""
 
     generators: list[PluginUse] = []
-    budget: CallBudget = CallBudget()
 
 
 class PanelSection(Strict):
@@ -71,12 +79,11 @@ class PanelSection(Strict):
         return self.stop_certainty < 1.0 or self.min_change > 0.0
 
 
-class JudgeSection(Strict):
+class JudgeSection(AskingSection):
     """Judges in order, and what their calls may cost together."""
 
     judges: list[PluginUse] = []
     panel: PanelSection = PanelSection()
-    budget: CallBudget = CallBudget()
 
 
 class ScoreSection(Strict):

@@ -74,6 +74,7 @@ class Reply:
     finish_reason: str | None = None
     logprobs: list[dict[str, float]] | None = None  # per generated token: {token: log-probability}
     error: str | None = None
+    cause: str | None = None  # the kind of error in a few words, for counting
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0

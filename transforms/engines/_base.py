@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from pydantic import Field
 from schemas.errors import EngineError
 from transforms.engines._http import Client, Patience
 from transforms.engines._metrics import PrefixCache, prefix_cache
+from transforms.engines._supervisor import ServerSpec, standing
 from transforms.plugins import PluginConfig
+
+_log = logging.getLogger(__name__)
 
 
 class EngineConfig(PluginConfig):
@@ -39,6 +43,16 @@ class HttpEngine:
     name: str
     model: str
     served_model: str
+
+    @property
+    def server(self) -> ServerSpec | None:
+        """The server that `serve` starts on whichever host it is called; None: servers already there."""
+        return None
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens that one request may use, prompt and reply together; None: only the server knows."""
+        return None
 
     @property
     def identity(self) -> Any:
@@ -68,7 +82,8 @@ class HttpEngine:
             outage_s=config.outage_s,
         )
         share = max(1, config.concurrency // max(1, workers))
-        return Client(self.name, urls, self.served_model, share, patience, self.headers())
+        tended = None if self.server is None else partial(standing, self.server)
+        return Client(self.name, urls, self.served_model, share, patience, self.headers(), tended)
 
 
 def api_key(variable: str | None, engine: str) -> str | None:
@@ -85,27 +100,42 @@ def api_key(variable: str | None, engine: str) -> str | None:
     return value
 
 
-def wait_until_answers(name: str, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
-    """Wait until `url/models` answers.
+def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str], timeout_s: float) -> None:
+    """Wait until `url/models` of any of the servers answers; warn of those that do not.
 
     Raises:
-        EngineError: it does not within `timeout_s`.
+        EngineError: none does within `timeout_s`.
     """
-    give_up, reason = time.monotonic() + timeout_s, ""
+    give_up = time.monotonic() + timeout_s
     while True:
-        try:
-            request = urllib.request.Request(f"{url}/models", headers=dict(headers))  # noqa: S310 given by the user
-            with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-                return
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                return  # somebody answers; whether this key and model will do shows with the first request
-            reason = f"status {error.code}"
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            reason = str(error)
+        silent = {url: reason for url in urls if (reason := _silence(url, headers)) is not None}
+        if len(silent) < len(urls):
+            break
         if time.monotonic() >= give_up:
-            raise EngineError(f"engine {name!r}: nothing answers at {url}/models ({reason}). Is the server running?")
+            raise EngineError(f"engine {name!r}: nothing answers at {_listed(silent)}. Is the server running?")
         time.sleep(0.5)
+    if silent:
+        _log.warning(
+            "engine %r: nothing answers at %s; the other %d of its %d servers do, and the run goes on with them",
+            *(name, _listed(silent), len(urls) - len(silent), len(urls)),
+        )
+
+
+def _silence(url: str, headers: Mapping[str, str]) -> str | None:
+    """Why nothing answers at the URL; None where something does."""
+    try:
+        request = urllib.request.Request(f"{url}/models", headers=dict(headers))  # noqa: S310 given by the user
+        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        # Somebody answers; whether this key and model will do shows with the first request.
+        return None if error.code < 500 else f"status {error.code}"
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return str(error)
+
+
+def _listed(silent: Mapping[str, str]) -> str:
+    return ", ".join(f"{url}/models ({reason})" for url, reason in silent.items())
 
 
 def file_sha256(path: Path) -> str:

@@ -4,9 +4,11 @@ A semaphore holds the number of requests in flight. What a failure means:
 
 - connection refused: the server is away. Every request waits while one prober polls, which uses up no attempts
   and moves deadlines by `outage_s` at most; after `outage_s` without an answer from any server, `EngineError`.
-- 408, 409, 425, 429, 5xx, a timeout, a cut connection, a truncated body: the attempt is repeated after
+  A server of ours that its supervisor is restarting is waited for as long as that takes.
+- 408, 409, 425, 429, 5xx, a timeout, a cut connection, a body that is no reply: the attempt is repeated after
   exponential back-off with jitter (or after `Retry-After`), at most `retries` times and never past the
-  request's deadline; then the reply is a transient error, which is never memoised.
+  request's deadline; then the reply is a transient error, which is never memoised. A `Retry-After` beyond the
+  deadline ends the request at once. Nothing but such failures for `outage_s`: `EngineError`.
 - another 4xx (a malformed request, a context too long): a permanent error reply with the server's reason.
 - 401, 402, 403, 404, 405: no request can succeed (key, quota, address or model name): `EngineError`.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -35,6 +37,8 @@ from transforms.engines._replies import (
     parse_reply,
     retry_after,
 )
+from transforms.engines._supervisor import Standing
+from transforms.engines._usage import TOKENIZE
 from transforms.engines._wire import Answer, CannotConnectError, CutError, Wire
 from transforms.plugins import Reply, Request
 
@@ -61,15 +65,15 @@ class _Server:
     base: str  # path before /chat/completions
     wire: Wire
     down: bool = False
-    resume_at: float = 0.0  # a 429 with Retry-After silences the whole server till then
+    resume_at: float = 0.0  # a Retry-After silences the whole server till then
 
 
 @dataclass(frozen=True)
 class _Failure:
     reason: str
+    cause: str  # the reason's kind, for counting
     wait_s: float | None = None  # what the server asked for
     lost: bool = False  # nobody listens: does not count as an attempt
-    overload: bool = False  # the server lives and says so: not a sign of an outage
     permanent: bool = False  # the request itself is at fault: the server lives, asking again is in vain
 
 
@@ -84,6 +88,7 @@ class Client:
         concurrency: requests in flight, all servers together.
         patience: timeouts and retries.
         headers: sent with every request (authorisation).
+        standing: how it stands with the server, where it is ours and somebody restarts it.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Client:
     concurrency: int = 256
     patience: Patience = Patience()
     headers: Mapping[str, str] = field(default_factory=dict)
+    standing: Callable[[], Standing] | None = None
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -99,6 +105,7 @@ class Client:
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._turn = 0
         self._failures_in_row = 0
+        self._longest_wait = 0.0  # asked for by a server since the last usable answer
         self._lost_because = ""
         self._answered_at = time.monotonic()
         self._dead: EngineError | None = None
@@ -135,28 +142,44 @@ class Client:
         attempts = 0
         while True:
             server, dark_s = await self._ready_server(deadline)
-            deadline = min(deadline + dark_s, started + self.patience.deadline_s + self.patience.outage_s)
-            outcome = await self._attempt(server, request, data, deadline)
+            # A server of ours is away only while it starts, however long that takes; another may never come back.
+            latest = started + self.patience.deadline_s + (dark_s if self.standing else self.patience.outage_s)
+            deadline = max(deadline, min(deadline + dark_s, latest))
+            if isinstance(server, _Failure):
+                outcome: Answer | _Failure = server
+            else:
+                outcome = await self._attempt(server, request, data, deadline)
             now = time.monotonic()
             ms = (now - started) * 1000.0
             if isinstance(outcome, Answer):
-                self._answered_at = now
-                self._failures_in_row = 0
                 try:
-                    return parse_reply(request, outcome.body, ms, attempts)
+                    reply = parse_reply(request, outcome.body, ms, attempts)
                 except MalformedReplyError as error:
-                    outcome = _Failure(str(error))
+                    outcome = _Failure(str(error), "a body that is no reply")
+                else:
+                    self._note_answer(request, now)
+                    return reply
             if outcome.permanent:
-                return Reply(request.request_id, "error", error=outcome.reason, ms=ms, retries=attempts)
-            if outcome.lost:
-                self._mark_down(server, outcome.reason)
-            attempts += not outcome.lost
-            self._note_failure(outcome, now)
+                self._note_answer(request, now)
+                return Reply(
+                    request.request_id, "error", error=outcome.reason, cause=outcome.cause, ms=ms, retries=attempts
+                )
+            if isinstance(server, _Server):
+                if outcome.lost:
+                    self._mark_down(server, outcome.reason)
+                attempts += not outcome.lost
+                self._note_failure(outcome, now)
             wait = self._wait(request.request_id, attempts, outcome)
             if attempts > self.patience.retries or now + wait >= deadline:
                 reason = f"gave up after {attempts} attempts in {now - started:.0f} s: {outcome.reason}"
                 return Reply(
-                    request.request_id, "error", error=reason, ms=ms, retries=max(0, attempts - 1), transient=True
+                    request.request_id,
+                    "error",
+                    error=reason,
+                    cause=outcome.cause,
+                    ms=ms,
+                    retries=max(0, attempts - 1),
+                    transient=True,
                 )
             if wait:
                 await asyncio.sleep(wait)
@@ -167,11 +190,11 @@ class Client:
         try:
             answer = await server.wire.ask("POST", f"{base}/{request.path}", data, seconds)
         except CannotConnectError as error:
-            return _Failure(f"cannot connect to {server.url}: {error}", lost=True)
+            return _Failure(f"cannot connect to {server.url}: {error}", "no connection", lost=True)
         except TimeoutError:
-            return _Failure(f"no reply from {server.url} within {seconds:.0f} s")
+            return _Failure(f"no reply from {server.url} within {seconds:.0f} s", "no reply in time")
         except CutError as error:
-            return _Failure(f"connection to {server.url} lost: {error}")
+            return _Failure(f"connection to {server.url} lost: {error}", "connection lost")
         status = answer.status
         if 200 <= status < 300:
             return answer
@@ -179,11 +202,11 @@ class Client:
         if status in RETRIED:
             wait = retry_after(answer.headers.get("retry-after"))
             if wait is not None:
-                server.resume_at = max(server.resume_at, time.monotonic() + min(wait, self.patience.deadline_s))
-            return _Failure(reason, wait_s=wait, overload=status == 429)
-        if status in MISCONFIGURED and request.path != "tokenize":  # which servers need not have
+                server.resume_at = max(server.resume_at, time.monotonic() + wait)
+            return _Failure(reason, f"status {status}", wait_s=wait)
+        if status in MISCONFIGURED and request.path != TOKENIZE:  # which servers need not have
             raise self._die(f"engine {self.name!r}: {server.url}/{request.path} turns requests away with {reason}")
-        return _Failure(reason, permanent=True)
+        return _Failure(reason, f"status {status}", permanent=True)
 
     def _wait(self, request_id: str, attempts: int, failure: _Failure) -> float:
         if failure.lost:
@@ -192,12 +215,19 @@ class Client:
         jitter = 0.5 + 0.5 * unit_interval("backoff", request_id, str(attempts))
         return max(failure.wait_s or 0.0, 0.0) + backoff * jitter
 
+    def _note_answer(self, request: Request, now: float) -> None:
+        if request.path != TOKENIZE:  # which says nothing of the model behind it
+            self._answered_at, self._failures_in_row, self._longest_wait = now, 0, 0.0
+
     def _note_failure(self, failure: _Failure, now: float) -> None:
-        if failure.overload or failure.lost:
+        if failure.lost:
             return
         self._failures_in_row += 1
+        self._longest_wait = max(self._longest_wait, failure.wait_s or 0.0)
         silent = now - self._answered_at
-        if self._failures_in_row >= self.patience.breaker_failures and silent >= self.patience.outage_s:
+        # A server that asked for silence is heard out: after it many are turned away before the first is answered.
+        patience_s = self.patience.outage_s + self._longest_wait
+        if self._failures_in_row >= self.patience.breaker_failures and silent >= patience_s:
             raise self._die(
                 f"engine {self.name!r}: no usable answer from {self._addresses()} for {silent:.0f} s "
                 f"({self._failures_in_row} failures in a row; last: {failure.reason}). "
@@ -209,8 +239,11 @@ class Client:
         self._up.set()
         return self._dead
 
-    async def _ready_server(self, deadline: float) -> tuple[_Server, float]:
-        """The next server that is up and not silenced, and how long none was up; waits for one if need be."""
+    async def _ready_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
+        """The next server that is up and not silenced, and how long none was up; waits for one if need be.
+
+        A failure where all that are up ask for silence beyond the deadline.
+        """
         dark = 0.0
         while True:
             if self._dead is not None:
@@ -222,13 +255,18 @@ class Client:
                 await self._up.wait()
                 dark += time.monotonic() - now
                 continue
-            ready = [server for server in alive if server.resume_at <= now or server.resume_at >= deadline]
+            ready = [server for server in alive if server.resume_at <= now]
             if ready:
                 unit = UNIT.get()
                 if unit < 0:
                     unit = self._turn = self._turn + 1
                 return ready[unit % len(ready)], dark
-            await asyncio.sleep(min(server.resume_at for server in alive) - now)
+            first = min(alive, key=lambda server: server.resume_at)
+            wait = first.resume_at - now
+            if first.resume_at >= deadline + dark:
+                reason = f"{first.url} asks for silence for {wait:.0f} s more (Retry-After), beyond the deadline"
+                return _Failure(reason, "Retry-After beyond the deadline", wait_s=wait), dark
+            await asyncio.sleep(wait)
 
     def _mark_down(self, server: _Server, reason: str) -> None:
         server.down = True
@@ -239,6 +277,7 @@ class Client:
     async def _probe(self) -> None:
         """Poll the servers that are down until they answer; give up when all have been down for `outage_s`."""
         wait, dark_since = 0.1, time.monotonic()
+        standing = Standing()
         while any(server.down for server in self._servers):
             await asyncio.sleep(wait)
             wait = min(2.0, wait * 1.5)
@@ -246,7 +285,12 @@ class Client:
                 if server.down and await self._answers(server):
                     server.down = False
                     self._up.set()
-            if any(not server.down for server in self._servers):
+            if self.standing is not None:
+                standing = await asyncio.to_thread(self.standing)
+            if standing.failed:
+                self._die(f"engine {self.name!r}: {standing.failed}. Everything answered so far is kept.")
+                return
+            if standing.tended or any(not server.down for server in self._servers):
                 dark_since = time.monotonic()
             elif time.monotonic() - dark_since >= self.patience.outage_s:
                 self._die(

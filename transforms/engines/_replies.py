@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from transforms.engines._usage import TOKENIZE
 from transforms.plugins import Reply, Request
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -39,7 +40,7 @@ def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0
         raise MalformedReplyError(f"reply is not JSON ({len(body)} bytes): {error}") from None
     if not isinstance(data, dict):
         raise MalformedReplyError(f"reply is {type(data).__name__}, not an object")
-    if request.path == "tokenize":
+    if request.path == TOKENIZE:
         return Reply(request.request_id, "ok", text=str(_token_count(data)), ms=ms, retries=retries)
     if request.path == "pooling":
         used = _count(_mapping(data.get("usage")).get("prompt_tokens"))

@@ -1,9 +1,10 @@
 """Keeps one server process alive for all its users on a host, and stops it after the last one.
 
-`shared_server(command, ...)` may be entered by any number of processes and threads at once. The first
+`shared_server(spec)` may be entered by any number of processes and threads at once. The first
 starts a supervisor (`python -m transforms.engines._supervisor`), which starts the server, restarts it on a crash
-with bounded back-off, and ends it when nobody uses it any more. Users hold a shared `flock`, which the
-kernel drops however a process dies; the supervisor leaves once it gets that lock for itself.
+with bounded back-off, gives up one that is not ready in time, and ends it when nobody uses it any more. Users hold a
+shared `flock`, which the kernel drops however a process dies; the supervisor leaves once it gets that lock for itself.
+`standing(spec)` tells a client whose server does not answer whether somebody is about to bring it back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,36 +37,60 @@ _STEADY_S = 300.0  # a server that lived so long has its count of restarts forgo
 _LOG_TAIL = 2000
 
 
-@contextlib.contextmanager
-def shared_server(
-    name: str,
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str] | None = None,
-    health_path: str = "/health",
-    start_timeout_s: float = 300.0,
-    max_restarts: int = 5,
-) -> Iterator[str]:
-    """Address (`http://127.0.0.1:PORT`) of the server that `command` starts, shared by all who name the same command.
+@dataclass(frozen=True)
+class ServerSpec:
+    """A server to keep alive; all who name an equal one on a host share it.
 
-    Args:
+    Attributes:
         name: the engine's name, for messages.
         command: argument list; `{port}` is replaced by a free port.
         environment: added to the current environment.
         health_path: answers 200 when the server is ready.
-        start_timeout_s: how long the server may take to get ready.
+        start_timeout_s: how long the server may take to get ready, at first and after each crash.
         max_restarts: crashes in a row after which the server is given up.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    health_path: str = "/health"
+    start_timeout_s: float = 300.0
+    max_restarts: int = 5
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the supervisor is told."""
+        return {
+            "command": list(self.command),
+            "environment": dict(self.environment),
+            "health": self.health_path,
+            "start_timeout_s": self.start_timeout_s,
+            "max_restarts": self.max_restarts,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where the server's locks, state and log lie on this host."""
+        users = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}"
+        return users / f"{self.name}-{hash_json(self.settings)[:16]}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How it stands with a server that does not answer."""
+
+    tended: bool = False  # a supervisor is there, which starts it again
+    failed: str | None = None  # why the supervisor gave it up, with the end of the server's log
+
+
+@contextlib.contextmanager
+def shared_server(spec: ServerSpec) -> Iterator[str]:
+    """Address (`http://127.0.0.1:PORT`) of the server, ready and alive as long as the block lasts.
 
     Raises:
         EngineError: the server does not get ready; the text holds the end of its log.
     """
-    spec = {
-        "command": list(command),
-        "environment": dict(environment or {}),
-        "health": health_path,
-        "max_restarts": max_restarts,
-    }
-    folder = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}" / f"{name}-{hash_json(spec)[:16]}"
+    folder = spec.folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "users.lock").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
@@ -72,8 +98,17 @@ def shared_server(
             fcntl.flock(start, fcntl.LOCK_EX)
             if _free(folder / "owner.lock"):
                 (folder / "state.json").unlink(missing_ok=True)
-                _spawn(folder, spec)
-        yield _wait_ready(name, folder, health_path, start_timeout_s)
+                _spawn(folder, spec.settings)
+        yield _wait_ready(spec.name, folder, spec.health_path, spec.start_timeout_s)
+
+
+def standing(spec: ServerSpec) -> Standing:
+    """Whether the server's supervisor is there, or why it gave the server up."""
+    folder = spec.folder
+    reason = _read_state(folder).get("failed")
+    if reason:
+        return Standing(failed=f"{reason}. End of its log:\n{_tail(folder / 'server.log')}\n")
+    return Standing(tended=folder.is_dir() and not _free(folder / "owner.lock"))
 
 
 def _spawn(folder: Path, spec: dict[str, Any]) -> None:
@@ -171,7 +206,9 @@ def supervise(folder: Path) -> None:
     """Run the server named in `folder/spec.json` until nobody uses it or it crashes too often."""
     with (folder / "owner.lock").open("a") as owner, (folder / "users.lock").open("a") as users:
         if not _try_lock(owner):
-            return
+            time.sleep(0.2)  # somebody may just have looked whether it is held
+            if not _try_lock(owner):
+                return
         spec = orjson.loads((folder / "spec.json").read_bytes())
         restarts, port = 0, free_port()
         url = f"http://127.0.0.1:{port}"
@@ -184,10 +221,13 @@ def supervise(folder: Path) -> None:
                 return
             _write_state(folder, url=url, pid=server.pid, restarts=restarts)
             try:
-                abandoned = _watch(server, users)
+                ending = _watch(server, users, url + spec["health"], spec["start_timeout_s"])
             finally:
                 _stop(server)
-            if abandoned:
+            if ending == "abandoned":
+                return
+            if ending == "late":
+                _write_state(folder, failed=f"its server was not ready within {spec['start_timeout_s']:.0f} s")
                 return
             restarts = 0 if time.monotonic() - born > _STEADY_S else restarts + 1
             if restarts > spec["max_restarts"]:
@@ -211,13 +251,17 @@ def _start(folder: Path, spec: dict[str, Any], port: int) -> subprocess.Popen[by
         )
 
 
-def _watch(server: subprocess.Popen[bytes], users: IO[str]) -> bool:
-    """Wait for the server's end (False) or for its last user's (True)."""
+def _watch(server: subprocess.Popen[bytes], users: IO[str], health: str, start_timeout_s: float) -> str:
+    """Wait until the server has "ended", its last user "abandoned" it, or it is too "late" to get ready."""
+    give_up, ready = time.monotonic() + start_timeout_s, False
     while server.poll() is None:
         if _try_lock(users):
-            return True
+            return "abandoned"
+        ready = ready or _healthy(health)
+        if not ready and time.monotonic() > give_up:
+            return "late"
         time.sleep(0.25)
-    return False
+    return "ended"
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

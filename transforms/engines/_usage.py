@@ -9,6 +9,9 @@ from typing import Any
 
 from transforms.plugins import Reply, Request
 
+TOKENIZE = "tokenize"  # path and purpose of requests that count tokens: they ask the model nothing
+EXAMPLE_LIMIT = 300  # characters of an example kept with a count of failures
+
 
 @dataclass
 class Usage:
@@ -20,7 +23,7 @@ class Usage:
     ok: int = 0
     refused: int = 0
     errors: int = 0
-    gave_up: int = 0  # errors that asking again may cure
+    gave_up: int = 0  # errors that asking again may cure, those of joined requests too
     retries: int = 0
     tokens_in: int = 0
     tokens_cached: int = 0
@@ -32,8 +35,11 @@ class Usage:
     recalled_in: int = 0  # tokens of the answers that came from the memo or were joined
     recalled_out: int = 0
 
-    def recall(self, reply: Reply) -> None:
-        """Add the tokens of an answer that was not paid for this time."""
+    def recall(self, reply: Reply, joined: bool = False) -> None:
+        """Add an answer that was not paid for this time: from the memo, or from an equal request on the wire."""
+        self.memo_hits += not joined
+        self.joined += joined
+        self.gave_up += reply.transient
         self.recalled_in += reply.tokens_in
         self.recalled_out += reply.tokens_out
 
@@ -84,11 +90,58 @@ class SharedClock:
         self._at = now
 
 
+@dataclass
+class Failures:
+    """Requests without an answer, by cause.
+
+    Attributes:
+        gave_up: cause -> [requests, an example]: asking again may cure them.
+        final: the same of those that the server turned away for good.
+    """
+
+    gave_up: dict[str, tuple[int, str]] = field(default_factory=dict)
+    final: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def count(self, reply: Reply) -> None:
+        """Add a reply, if it is an error."""
+        if reply.state != "error":
+            return
+        error = reply.error or ""
+        # The memo keeps the server's words, which begin with the status.
+        cause = reply.cause or f"status {error.partition(':')[0]}"
+        self._add(self.gave_up if reply.transient else self.final, cause, 1, error[:EXAMPLE_LIMIT])
+
+    def add(self, other: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what `asdict` made of other failures."""
+        for name in ("gave_up", "final"):
+            for cause, (n, example) in other.get(name, {}).items():
+                self._add(getattr(self, name), cause, n, example)
+
+    def _add(self, counts: dict[str, tuple[int, str]], cause: str, n: int, example: str) -> None:
+        before, first = counts.get(cause, (0, example))
+        counts[cause] = (before + n, first)
+
+
 class Ledger:
-    """Usage by engine and purpose."""
+    """Usage by engine and purpose, and what failed."""
 
     def __init__(self) -> None:
         self._usage: dict[tuple[str, str], Usage] = {}
+        self.failures = Failures()
+
+    def count(self, request: Request, reply: Reply, busy_s: float) -> None:
+        """Add a request that was sent."""
+        self.of(request).count(reply, busy_s)
+        self._failed(request, reply)
+
+    def recall(self, request: Request, reply: Reply, joined: bool = False) -> None:
+        """Add a request whose answer was in the memo, or on its way to another asker."""
+        self.of(request).recall(reply, joined)
+        self._failed(request, reply)
+
+    def _failed(self, request: Request, reply: Reply) -> None:
+        if request.path != TOKENIZE:
+            self.failures.count(reply)
 
     def of(self, request: Request) -> Usage:
         """The account a request goes to."""
@@ -108,6 +161,10 @@ class Ledger:
     def total(self) -> Usage:
         """The sum over engines and purposes."""
         return sum_usage(asdict(usage) for usage in self._usage.values())
+
+    def spent(self) -> Usage:
+        """The sum of what a budget counts: all but the counting of tokens."""
+        return sum_usage(asdict(usage) for (_, purpose), usage in self._usage.items() if purpose != TOKENIZE)
 
 
 def sum_usage(rows: Iterable[Mapping[str, Any]]) -> Usage:

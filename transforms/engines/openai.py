@@ -50,13 +50,12 @@ class OpenAI(HttpEngine):
 
     @contextmanager
     def serve(self) -> Iterator[list[str]]:
-        """Check that somebody answers.
+        """Check that somebody answers at any of the addresses.
 
         Raises:
-            EngineError: nobody does within `start_timeout_s`, or a named environment variable is not set.
+            EngineError: none does within `start_timeout_s`, or a named environment variable is not set.
         """
         given = self._config.base_url
         urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
-        headers = self.headers()
-        wait_until_answers(self.name, urls[0], headers, self._config.start_timeout_s)
+        wait_until_answers(self.name, urls, self.headers(), self._config.start_timeout_s)
         yield urls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pydantic import Field
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
 from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
-from transforms.engines._supervisor import PORT, shared_server
+from transforms.engines._supervisor import PORT, ServerSpec, shared_server
 from transforms.registry import register
 
 # What prefine asks for unless the recipe says otherwise: how many tokens of each prompt came from the prefix cache.
@@ -87,6 +88,25 @@ class VLLM(HttpEngine):
                 command += [f"--{flag}", str(value)]
         return command
 
+    @property
+    def server(self) -> ServerSpec | None:
+        """`vllm serve`; None where servers are already there."""
+        config = self._config
+        if config.urls:
+            return None
+        return ServerSpec(
+            self.name,
+            self.command(),
+            environment=config.environment,
+            start_timeout_s=config.start_timeout_s,
+            max_restarts=config.max_restarts,
+        )
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The flag `max-model-len`, where it is given."""
+        return _tokens(self._config.flags.get("max-model-len"))
+
     def headers(self) -> Mapping[str, str]:
         """Authorisation for servers that are already there."""
         key = api_key(self._config.api_key_env, self.name)
@@ -94,7 +114,7 @@ class VLLM(HttpEngine):
 
     @contextmanager
     def serve(self) -> Iterator[list[str]]:
-        """Start the server, join the one this host has, or check those that are already there.
+        """Start the server, join the one this host has, or check that any of those already there answers.
 
         Raises:
             MissingExtra: the executable is not found.
@@ -103,24 +123,26 @@ class VLLM(HttpEngine):
         config = self._config
         if config.urls:
             urls = [url.rstrip("/") for url in config.urls]
-            for url in urls:
-                wait_until_answers(self.name, url, self.headers(), config.start_timeout_s)
+            wait_until_answers(self.name, urls, self.headers(), config.start_timeout_s)
             yield urls
             return
-        command = self.command()
-        if shutil.which(command[0]) is None:
+        server = self.server
+        assert server is not None
+        if shutil.which(server.command[0]) is None:
             raise MissingExtra(
-                f"engine {self.name!r}: no executable {command[0]!r}. vLLM needs an environment of its own: "
+                f"engine {self.name!r}: no executable {server.command[0]!r}. vLLM needs an environment of its own: "
                 "see README (GPU), then set `executable` to its vllm, or `urls` to running servers"
             )
-        with shared_server(
-            self.name,
-            command,
-            environment=config.environment,
-            start_timeout_s=config.start_timeout_s,
-            max_restarts=config.max_restarts,
-        ) as url:
+        with shared_server(server) as url:
             yield [f"{url}/v1"]
+
+
+def _tokens(flag: str | float | bool | None) -> int | None:
+    """A length as vLLM reads it: 8192, "8192", "8k" (thousands) or "8K" (1024s); None where it is neither."""
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", str(flag))
+    if number is None:
+        return None
+    return int(float(number[1]) * {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[number[2]])
 
 
 def _folder_hash(folder: Path) -> str | None:

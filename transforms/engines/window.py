@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from schemas.errors import BudgetExceeded, UsageError
 from transforms.engines._http import UNIT, Client
-from transforms.engines._usage import Ledger, SharedClock, Usage, sum_usage
+from transforms.engines._usage import TOKENIZE, Ledger, SharedClock, Usage, sum_usage
 from transforms.plugins import Reply, Request
 from transforms.storage.memo import Memo
 
@@ -101,20 +101,18 @@ class Caller:
         known = memo.get(request.request_id)
         if known is not None:
             for account in (self.ledger, ledger):
-                account.of(request).memo_hits += 1
-                account.of(request).recall(known)
+                account.recall(request, known)
             return known
         if request.request_id in self._on_wire:
             reply = await self._join(request.request_id)
             memo.put(request, reply)
             for account in (self.ledger, ledger):
-                account.of(request).joined += 1
-                account.of(request).recall(reply)
+                account.recall(request, reply, joined=True)
             return reply
         client = self.clients.get(request.engine)
         if client is None:
             raise UsageError(f"no engine named {request.engine!r}; known: {', '.join(sorted(self.clients))}")
-        self._spend()
+        self._spend(request)
         self._on_wire[request.request_id] = None
         clock = self._clocks[request.engine]
         begun = clock.begin()
@@ -136,7 +134,7 @@ class Caller:
             waiter.set_result(reply)
         self._tokens += reply.tokens_in + reply.tokens_out
         for account in (self.ledger, ledger):
-            account.of(request).count(reply, busy_s)
+            account.count(request, reply, busy_s)
         return reply
 
     def _join(self, request_id: str) -> asyncio.Future[Reply]:
@@ -145,9 +143,11 @@ class Caller:
             waiter = self._on_wire[request_id] = asyncio.get_running_loop().create_future()
         return asyncio.shield(waiter)
 
-    def _spend(self) -> None:
+    def _spend(self, request: Request) -> None:
         if self._stopped is not None:
             raise self._stopped
+        if request.path == TOKENIZE:
+            return
         limits = self.budget
         spent = ""
         if limits.max_calls is not None and self._calls >= limits.max_calls:

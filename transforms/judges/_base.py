@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.ids import unit_interval
-from transforms.judges._length import fit
+from transforms.judges._length import Messages, fit, windowed
 from transforms.judges._templates import JudgeTemplate, case, shown_exemplar
 from transforms.judges._votes import Opinion, failed, vote
 from transforms.plugins import Ask, PluginConfig, Reply, Request, Row
+
+T = TypeVar("T")
 
 
 class Exemplar(BaseModel):
@@ -40,7 +42,9 @@ class JudgeConfig(PluginConfig):
     samples: int = Field(1, ge=1, description="replies per order; more than one needs temperature > 0")
     use_context: bool = Field(True, description="show the pair's context; without it a judge is its own baseline")
     exemplars: list[Exemplar] = Field([], description="labelled examples shown with every pair")
-    context_tokens: int | None = Field(None, ge=64, description="tokens of a request; default: the server decides")
+    context_tokens: int | None = Field(
+        None, ge=64, description="tokens of a request, reply included; default: the engine's, where it is known"
+    )
     too_long: Literal["refuse", "window"] = Field(
         "refuse", description="what to do beyond context_tokens: an error vote, or head and tail of the long texts"
     )
@@ -51,16 +55,21 @@ class LlmJudge:
     """Base of judges that ask about one pair at a time. A subclass gives `body` and `read`."""
 
     Config: ClassVar[type[PluginConfig]]
-    version: ClassVar[int] = 1  # of how replies are read
+    version: ClassVar[int] = 2  # of what is asked and how replies are read
 
     def __init__(self, name: str, config: JudgeConfig, seed: int) -> None:
         self.name, self.config, self.seed = name, config, seed
         self.template = JudgeTemplate(config.template)
         self.models: dict[str, str] = {}
+        self._engine_context: int | None = None
 
     def bind(self, models: dict[str, str]) -> None:
         """Learn the identity of the engines' models."""
         self.models = {self.config.engine: models[self.config.engine]}
+
+    def bind_contexts(self, contexts: Mapping[str, int | None]) -> None:
+        """Learn how many tokens a request to each engine may have, where that is known."""
+        self._engine_context = contexts.get(self.config.engine)
 
     @property
     def identity(self) -> Any:
@@ -124,12 +133,34 @@ class LlmJudge:
 
     async def reply(self, pair: Row, order: str, sample: int, ask: Ask) -> tuple[Reply | None, Opinion | None]:
         """The reply about a pair, or the reason why nothing was asked."""
-        limit = self.config.context_tokens
-        if limit is None:
-            return await ask(self.request(self.body(self.messages(pair, order), sample), sample)), None
-        room = limit - self.config.max_tokens
-        fitting, tokens = await fit(pair, lambda row: self.messages(row, order), room, self.config, self.models, ask)
-        if fitting is None:
-            detail = f"too long: {tokens} tokens of input, {room} fit (context_tokens - max_tokens)"
-            return None, Opinion("error", detail=detail)
+        row = pair if self.config.use_context else {**pair, "context": None}
+        fitting = await self.fitting(row, lambda shown: self.messages(shown, order), windowed, ask)
+        if isinstance(fitting, Opinion):
+            return None, fitting
         return await ask(self.request(self.body(fitting, sample), sample)), None
+
+    async def fitting(
+        self, item: T, render: Callable[[T], Messages], shorten: Callable[[T, float], T | None], ask: Ask
+    ) -> Messages | Opinion:
+        """The messages about an item, shortened where the policy says so, or an error because they are too long.
+
+        Args:
+            item: what is asked about; `render` gives its messages, `shorten` cuts its texts to a share.
+        """
+        room = self.room
+        if room is None:
+            return render(item)
+        fitting, tokens = await fit(item, render, shorten, room, self.config, self.models, ask)
+        if fitting is None:
+            return Opinion("error", detail=f"too long: {tokens} tokens of input, {room} fit beside the reply")
+        return fitting
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of input a request may have; None where nothing is known."""
+        reply = self.config.max_tokens
+        if self.config.context_tokens is not None:
+            return self.config.context_tokens - reply
+        # The reply may be allowed more than the engine has: it will hardly need all of it.
+        limit = self._engine_context
+        return None if limit is None else limit - min(reply, limit // 2)

@@ -7,9 +7,10 @@ has none, taken as one token per three bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
+from transforms.engines._usage import TOKENIZE
 from transforms.plugins import Ask, Request, Row
 
 PER_MESSAGE = 8  # tokens a chat template adds to a message, at most
@@ -17,6 +18,7 @@ BYTES_PER_TOKEN = 3
 _SHORTEST = 200  # characters a windowed text keeps at least
 _TEXTS = ("response_a", "response_b", "prompt")
 Messages = list[dict[str, str]]
+T = TypeVar("T")
 
 
 class LengthPolicy(Protocol):
@@ -36,7 +38,7 @@ def upper_bound(messages: Messages) -> int:
 async def count(messages: Messages, engine: str, model: str, ask: Ask) -> int:
     """Tokens the messages have, by the server's tokenizer or estimated. Counts are memoised like replies."""
     text = "\n".join(m["content"] for m in messages)
-    reply = await ask(Request(engine, model, {"content": text, "prompt": text}, path="tokenize", purpose="tokenize"))
+    reply = await ask(Request(engine, model, {"content": text, "prompt": text}, path=TOKENIZE, purpose=TOKENIZE))
     overhead = PER_MESSAGE * len(messages)
     if reply.state == "ok" and reply.text.isdigit():
         return int(reply.text) + overhead
@@ -44,47 +46,61 @@ async def count(messages: Messages, engine: str, model: str, ask: Ask) -> int:
 
 
 async def fit(
-    pair: Row,
-    render: Callable[[Row], Messages],
+    item: T,
+    render: Callable[[T], Messages],
+    shorten: Callable[[T, float], T | None],
     room: int,
     policy: LengthPolicy,
     models: dict[str, str],
     ask: Ask,
 ) -> tuple[Messages | None, int]:
-    """The messages about a pair that fit into `room` tokens, or None, and the tokens counted for the whole pair."""
-    messages = render(pair)
+    """The messages that fit into `room` tokens, or None, and the tokens counted for the whole item.
+
+    Args:
+        item: what is asked about.
+        render: its messages.
+        shorten: the item with its texts cut to a share of their length, or None where nothing is left to cut.
+    """
+    messages = render(item)
     bound = upper_bound(messages)
     if bound <= room:
         return messages, bound
     model = models[policy.engine]
     whole = tokens = await count(messages, policy.engine, model, ask)
-    row = pair
     while tokens > room:
         if policy.too_long == "refuse":
             return None, whole
-        shorter = windowed(row, room / tokens * 0.95)
+        shorter = shorten(item, room / tokens * 0.95) if room > 0 else None
         if shorter is None:
             return None, whole
-        row = shorter
-        messages = render(row)
+        item = shorter
+        messages = render(item)
         bound = upper_bound(messages)
         tokens = bound if bound <= room else await count(messages, policy.engine, model, ask)
     return messages, whole
 
 
 def windowed(pair: Row, share: float) -> Row | None:
-    """The pair with its texts cut to `share` of their characters: the longest give most, head and tail stay.
-
-    None when nothing is left to cut. Both responses are cut to the same length at most, so that a window favours none.
-    """
-    lengths = {name: [len(m["content"]) for m in pair[name]] for name in _TEXTS}
-    total = sum(sum(values) for values in lengths.values())
-    cap = _cap([n for values in lengths.values() for n in values], int(total * share))
-    if cap < _SHORTEST and max((n for values in lengths.values() for n in values), default=0) <= _SHORTEST:
+    """The pair with its texts, context and all, cut to `share` of their characters; see `shortened`."""
+    context = pair.get("context")
+    texts = [m["content"] for name in _TEXTS for m in pair[name]] + ([context] if context else [])
+    cut = shortened(texts, share)
+    if cut is None:
         return None
-    cap = max(cap, _SHORTEST)
-    cut = {name: [{**m, "content": head_and_tail(m["content"], cap)} for m in pair[name]] for name in _TEXTS}
-    return None if all(cut[name] == pair[name] for name in _TEXTS) else {**pair, **cut}
+    left = iter(cut)
+    row = {**pair, **{name: [{**m, "content": next(left)} for m in pair[name]] for name in _TEXTS}}
+    return {**row, "context": next(left)} if context else row
+
+
+def shortened(texts: Sequence[str], share: float) -> list[str] | None:
+    """The texts cut to `share` of their characters together: the longest give most, head and tail stay.
+
+    None when nothing is left to cut. All are cut to the same length at most, so that a window favours none.
+    """
+    lengths = [len(text) for text in texts]
+    cap = max(_cap(lengths, int(sum(lengths) * share)), _SHORTEST)
+    cut = [head_and_tail(text, cap) for text in texts]
+    return None if cut == list(texts) else cut
 
 
 def _cap(lengths: list[int], budget: int) -> int:

@@ -65,11 +65,16 @@ class PanelModel:
         intercept, slope = self.change[asked - 1]
         return np.asarray(certain | (expit(intercept + slope * np.abs(z)) <= min_change))
 
+    def most_certain(self, asked: int) -> float:
+        """The highest P(the label) that `asked` judges can bring about: all agree without a doubt."""
+        return float(expit(np.abs(self.weights[asked - 1]).sum())) if asked else 0.5
+
 
 def untrained_panel(judges: Sequence[str]) -> PanelModel:
     """The panel before any human label: equal judges, right 70% of the time, with errors correlated by 0.3.
 
-    Only certainty stops it: how often the rest would change a label is unknown.
+    Only certainty stops it: how often the rest would change a label is unknown. Judges whose errors go together grow
+    certain to a limit: agreement of two means P = .79, of three .83, of ten .91, of any number less than .95.
     """
     k = len(judges)
     weight = math.log(PRIOR_ACCURACY / (1 - PRIOR_ACCURACY))

@@ -3,14 +3,15 @@
 All responses to a prompt under one context are shown together, masked as `model-1`, `model-2`, ..., in a shuffled
 order; the judge gives every one a score from 1 to 5 and a ranking from best to worst under the stated principle. A
 pair's vote follows the two scores. Every list is asked twice, forwards and backwards, so each pair is seen in
-both orders. Asking about n responses costs two requests instead of n (n - 1).
+both orders (`orders: both`); `coin` asks the shuffled list once; `ab` sorts it so that every pair's `response_a` stands
+before its `response_b`, `ba` the other way round. Asking about n responses costs two requests instead of n (n - 1).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.ids import hash_fields
 from schemas.messages import messages_id, text_of
 from transforms.judges._base import JudgeConfig, LlmJudge
+from transforms.judges._length import shortened
 from transforms.judges._parsing import validated
 from transforms.judges._templates import fence
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
@@ -42,10 +44,27 @@ class Sheet:
 
     responses: dict[str, str]  # response id -> text
     pairs: tuple[Row, ...]
+    shown: Row  # whose prompt and context stand above the list
 
     def backwards(self) -> Sheet:
         """The same list from its end."""
-        return Sheet(dict(reversed(self.responses.items())), self.pairs)
+        return replace(self, responses=dict(reversed(self.responses.items())))
+
+    def sorted(self) -> Sheet:
+        """The same list by id: in every pair `response_a` has the smaller one and comes first."""
+        return replace(self, responses=dict(sorted(self.responses.items())))
+
+    def windowed(self, share: float) -> Sheet | None:
+        """The same list with all texts cut to `share` of their characters; None where nothing is left to cut."""
+        prompt, context = self.shown["prompt"], self.shown.get("context")
+        texts = [*self.responses.values(), *(m["content"] for m in prompt), *([context] if context else [])]
+        cut = shortened(texts, share)
+        if cut is None:
+            return None
+        left = iter(cut)
+        responses = {name: next(left) for name in self.responses}
+        shown = {**self.shown, "prompt": [{**m, "content": next(left)} for m in prompt]}
+        return replace(self, responses=responses, shown={**shown, "context": next(left)} if context else shown)
 
 
 @register("judges", "listwise")
@@ -67,20 +86,28 @@ class ListwiseJudge(LlmJudge):
     config: Config
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
-        """Votes in both orders on every pair, from lists that hold both its responses."""
+        """Votes on every pair in the orders wanted, from lists that hold both its responses."""
         groups: dict[tuple[str, str], list[Row]] = {}
         for pair in pairs:
             context = pair.get("context") if self.config.use_context else None
-            groups.setdefault((pair["prompt_id"], context or ""), []).append(pair)
+            row = pair if self.config.use_context else {**pair, "context": None}
+            groups.setdefault((pair["prompt_id"], context or ""), []).append(row)
         lists = [s for group in groups.values() for s in sheets(group, self.config.max_responses, self.seed)]
-        if self.config.orders == "both":
-            lists = [shown for sheet in lists for shown in (sheet, sheet.backwards())]
+        lists = [shown for sheet in lists for shown in self._ordered(sheet)]
         asked = [self._sheet(sheet, sample, ask) for sheet in lists for sample in range(self.config.samples)]
         return [row for rows in await asyncio.gather(*asked) for row in rows]
 
+    def _ordered(self, sheet: Sheet) -> list[Sheet]:
+        orders = self.config.orders
+        if orders == "both":
+            return [sheet, sheet.backwards()]
+        if orders == "coin":  # the list is shuffled by the seed
+            return [sheet]
+        return [sheet.sorted() if orders == "ab" else sheet.sorted().backwards()]
+
     def sheet_messages(self, sheet: Sheet) -> list[dict[str, str]]:
         """The chat messages about a list."""
-        base = self.values(sheet.pairs[0], "ab")
+        base = self.values(sheet.shown, "ab")
         shown = [
             {"name": f"model-{number}", "text": fence(text, base["nonce"])}
             for number, text in enumerate(sheet.responses.values(), start=1)
@@ -88,8 +115,14 @@ class ListwiseJudge(LlmJudge):
         return self.template.messages({**base, "principle": self.config.principle, "responses": shown})
 
     async def _sheet(self, sheet: Sheet, sample: int, ask: Ask) -> list[Row]:
-        reply = await ask(self.request(self.body(self.sheet_messages(sheet), sample), sample))
-        scores = failed([reply]) or read_scores(reply, len(sheet.responses))
+        fitting = await self.fitting(sheet, self.sheet_messages, Sheet.windowed, ask)
+        replies: list[Reply] = []
+        scores: list[float] | Opinion
+        if isinstance(fitting, Opinion):
+            scores = fitting
+        else:
+            reply = await ask(self.request(self.body(fitting, sample), sample))
+            replies, scores = [reply], failed([reply]) or read_scores(reply, len(sheet.responses))
         places = {response: place for place, response in enumerate(sheet.responses)}
         rows = []
         for pair in sheet.pairs:
@@ -102,7 +135,7 @@ class ListwiseJudge(LlmJudge):
                 aspects = {"listed": len(sheet.responses), "places": [a + 1, b + 1]}
                 margin = self.config.tie_margin
                 opinion = opinion_by_scores(scores[first], scores[second], margin, aspects=aspects)
-            rows.append(vote(pair, self.name, order, opinion, [reply], sample=sample))
+            rows.append(vote(pair, self.name, order, opinion, replies, sample=sample))
         return rows
 
 
@@ -118,7 +151,7 @@ def sheets(pairs: Sequence[Row], max_responses: int, seed: int) -> list[Sheet]:
     def close() -> None:
         if held:
             names = sorted(texts, key=lambda name: hash_fields(str(seed), held[0]["prompt_id"], name))
-            out.append(Sheet({name: texts[name] for name in names}, tuple(held)))
+            out.append(Sheet({name: texts[name] for name in names}, tuple(held), held[0]))
 
     for pair in pairs:
         both = {messages_id(pair[side]): text_of(pair[side]) for side in ("response_a", "response_b")}

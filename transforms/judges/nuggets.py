@@ -4,20 +4,22 @@ A nugget is one atomic fact that a good answer states. Nuggets come with the pai
 list `nuggets` of strings or {text, weight}), or are drawn once per prompt by the same engine from the pair's
 `reference`, or from its context where that is documents. Each response is then read by itself, in batches of ten
 nuggets, as `support` (1), `partial` (1/2) or `not_support` (0), from the response alone. A response's score is the
-weighted mean over the nuggets. A pair without a source of nuggets gets no vote from this judge.
+weighted mean over the nuggets. A pair without a source of nuggets gets no vote from this judge. Of texts too long for
+the engine, prompt and response (or source) are windowed; nuggets stay whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.messages import text_of
 from transforms.judges._base import JudgeConfig, LlmJudge
+from transforms.judges._length import Messages, shortened
 from transforms.judges._parsing import openai_schema, validated
 from transforms.judges._templates import JudgeTemplate, fence, harmless
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
@@ -59,6 +61,16 @@ class NuggetJudge(LlmJudge):
         tie_margin: float = Field(0.0, ge=0, lt=1, description="scores this close tie; scores lie in [0, 1]")
         max_tokens: int = Field(1024, ge=1)
 
+        @model_validator(mode="after")
+        def _one_response_at_a_time(self) -> Self:
+            if self.orders != "both":
+                raise ValueError("orders: this judge reads one response at a time, so there is no order; leave it out")
+            if self.samples != 1:
+                raise ValueError("samples: this judge labels facts and draws no samples; leave it out")
+            if self.exemplars:
+                raise ValueError("exemplars: this judge labels facts of one response and shows no pairs; leave it out")
+            return self
+
     config: Config
 
     def __init__(self, name: str, config: Config, seed: int) -> None:
@@ -82,8 +94,7 @@ class NuggetJudge(LlmJudge):
             source = reference_of(pair)
             if source is None:
                 return None
-            drawn, reply = await self._draw(pair, source, ask)
-            replies.append(reply)
+            drawn, replies = await self._draw(pair, source, ask)
             if isinstance(drawn, Opinion):
                 return vote(pair, self.name, "none", drawn, replies)
             given = drawn
@@ -104,36 +115,37 @@ class NuggetJudge(LlmJudge):
         opinion = opinion_by_scores(*scores, self.config.tie_margin, aspects=aspects)
         return vote(pair, self.name, "none", opinion, replies)
 
-    async def _draw(self, pair: Row, source: str, ask: Ask) -> tuple[list[tuple[str, float]] | Opinion, Reply]:
+    async def _draw(self, pair: Row, source: str, ask: Ask) -> tuple[list[tuple[str, float]] | Opinion, list[Reply]]:
         nonce = pair["prompt_id"][:8]
-        values = {
-            "prompt": fence(text_of(pair["prompt"]), nonce),
-            "source": fence(source, nonce),
-            "max_nuggets": self.config.max_nuggets,
-        }
-        body = {**self.body(self.draw_template.messages(values), 0), "response_format": openai_schema("nuggets", Drawn)}
+
+        def render(texts: Sequence[str]) -> Messages:
+            prompt, shown = (fence(text, nonce) for text in texts)
+            values = {"prompt": prompt, "source": shown, "max_nuggets": self.config.max_nuggets}
+            return self.draw_template.messages(values)
+
+        messages = await self.fitting([text_of(pair["prompt"]), source], render, shortened, ask)
+        if isinstance(messages, Opinion):
+            return messages, []
+        body = {**self.body(messages, 0), "response_format": openai_schema("nuggets", Drawn)}
         reply = await ask(self.request(body))
         problem = failed([reply])
         if problem is not None:
-            return problem, reply
+            return problem, [reply]
         found = validated(reply.text, Drawn)
         if isinstance(found, str):
-            return invalid(cut_off(reply) or f"nuggets cannot be read: {found}"), reply
-        return [(text, 1.0) for text in dict.fromkeys(found.nuggets)], reply
+            return invalid(cut_off(reply) or f"nuggets cannot be read: {found}"), [reply]
+        return [(text, 1.0) for text in dict.fromkeys(found.nuggets)], [reply]
 
     async def _support(
         self, pair: Row, side: str, nuggets: Sequence[str], ask: Ask
     ) -> tuple[list[Support] | Opinion, list[Reply]]:
         size = self.config.batch
         batches = [nuggets[start : start + size] for start in range(0, len(nuggets), size)]
-        nonce = pair["prompt_id"][:8]
-        texts = {"prompt": fence(text_of(pair["prompt"]), nonce), "response": fence(text_of(pair[side]), nonce)}
-        requests = []
-        for batch in batches:
-            messages = self.template.messages({**texts, "nuggets": [harmless(nugget) for nugget in batch]})
-            body = {**self.body(messages, 0), "response_format": openai_schema("labels", Labels)}
-            requests.append(self.request(body))
-        replies = list(await asyncio.gather(*(ask(request) for request in requests)))
+        asked = await asyncio.gather(*(self._read(pair, side, batch, ask) for batch in batches))
+        replies = [reply for reply in asked if isinstance(reply, Reply)]
+        too_long = next((reply for reply in asked if isinstance(reply, Opinion)), None)
+        if too_long is not None:
+            return too_long, replies
         labels: list[Support] = []
         for batch, reply in zip(batches, replies, strict=True):
             problem = failed([reply])
@@ -146,6 +158,19 @@ class NuggetJudge(LlmJudge):
                 return invalid(f"{len(found.labels)} labels for {len(batch)} nuggets"), replies
             labels += found.labels
         return labels, replies
+
+    async def _read(self, pair: Row, side: str, batch: Sequence[str], ask: Ask) -> Reply | Opinion:
+        nonce = pair["prompt_id"][:8]
+        nuggets = [harmless(nugget) for nugget in batch]
+
+        def render(texts: Sequence[str]) -> Messages:
+            prompt, response = (fence(text, nonce) for text in texts)
+            return self.template.messages({"prompt": prompt, "response": response, "nuggets": nuggets})
+
+        messages = await self.fitting([text_of(pair["prompt"]), text_of(pair[side])], render, shortened, ask)
+        if isinstance(messages, Opinion):
+            return messages
+        return await ask(self.request({**self.body(messages, 0), "response_format": openai_schema("labels", Labels)}))
 
 
 def credit(labels: Sequence[Support], weights: Sequence[float]) -> float:

@@ -37,6 +37,7 @@ class Checkpoint:
     usage: dict[str, Any] = field(default_factory=dict)  # calls, tokens, ... by engine and purpose
     counts: dict[str, Any] = field(default_factory=dict)  # what else the stage counted
     seconds: float = 0.0
+    failures: dict[str, Any] = field(default_factory=dict)  # requests without an answer, by cause
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Output:
     counts: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
     parts: dict[str, list[str]] = field(default_factory=dict)
+    failures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,15 @@ class Workspace:
         for table, there in output.parts.items():
             parts[table] = sorted({*parts.get(table, ()), *there})
         checkpoint = Checkpoint(
-            key, parts, output.rows_in, output.rows_out, reasons, output.usage, output.counts, seconds
+            key,
+            parts,
+            output.rows_in,
+            output.rows_out,
+            reasons,
+            output.usage,
+            output.counts,
+            seconds,
+            output.failures,
         )
         write_atomic(self.fs, self._checkpoint_path(stage, bucket), canonical_json(asdict(checkpoint)))
         return checkpoint

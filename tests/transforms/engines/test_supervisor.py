@@ -16,7 +16,7 @@ import pytest
 
 from schemas.errors import EngineError
 from transforms.engines import _supervisor
-from transforms.engines._supervisor import shared_server
+from transforms.engines._supervisor import ServerSpec, shared_server
 
 SERVER = """
 import http.server, os, sys
@@ -61,14 +61,14 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
 
 
 def test_users_share_a_server_that_ends_with_the_last() -> None:
-    with shared_server("s", command("share")) as one:
-        with shared_server("s", command("share")) as two:
+    with shared_server(ServerSpec("s", command("share"))) as one:
+        with shared_server(ServerSpec("s", command("share"))) as two:
             assert one == two
             pid = pid_of(one)
         time.sleep(0.6)
         assert pid_of(one) == pid
     assert gone(pid)
-    with shared_server("s", command("share")) as again:
+    with shared_server(ServerSpec("s", command("share"))) as again:
         assert pid_of(again) != pid
 
 
@@ -76,8 +76,8 @@ def test_processes_that_start_at_once_share_one_server_even_if_killed(tmp_path: 
     code = textwrap.dedent(
         f"""
         import sys, time
-        from transforms.engines._supervisor import shared_server
-        with shared_server("s", {command("many")!r}) as url:
+        from transforms.engines._supervisor import ServerSpec, shared_server
+        with shared_server(ServerSpec("s", {command("many")!r})) as url:
             print(url, flush=True)
             time.sleep(60)
         """
@@ -99,7 +99,7 @@ def test_processes_that_start_at_once_share_one_server_even_if_killed(tmp_path: 
 
 
 def test_a_crashed_server_is_restarted_at_the_same_address() -> None:
-    with shared_server("s", command("crash")) as url:
+    with shared_server(ServerSpec("s", command("crash"))) as url:
         pid = pid_of(url)
         os.kill(pid, signal.SIGKILL)
         give_up = time.monotonic() + 15
@@ -116,25 +116,31 @@ def test_a_server_that_keeps_crashing_is_given_up_with_its_log() -> None:
     broken = [sys.executable, "-c", "import sys; sys.exit('no such model')", "{port}"]
     with (
         pytest.raises(EngineError, match="ended 2 times in a row") as caught,
-        shared_server("s", broken, max_restarts=1),
+        shared_server(ServerSpec("s", broken, max_restarts=1)),
     ):
         pass
     assert "no such model" in str(caught.value)
 
 
 def test_a_command_that_cannot_start_is_named() -> None:
-    with pytest.raises(EngineError, match="cannot start '/no/such/vllm'"), shared_server("s", ["/no/such/vllm"]):
+    with (
+        pytest.raises(EngineError, match="cannot start '/no/such/vllm'"),
+        shared_server(ServerSpec("s", ["/no/such/vllm"])),
+    ):
         pass
 
 
 def test_a_server_that_is_not_ready_in_time_is_reported() -> None:
     idle = [sys.executable, "-c", "import time; time.sleep(60)", "{port}"]
-    with pytest.raises(EngineError, match="not ready within 1 s"), shared_server("s", idle, start_timeout_s=1.0):
+    with (
+        pytest.raises(EngineError, match="not ready within 1 s"),
+        shared_server(ServerSpec("s", idle, start_timeout_s=1.0)),
+    ):
         pass
 
 
 def test_a_killed_supervisor_takes_the_server_with_it(tmp_path: Path) -> None:
-    with shared_server("s", command("orphan")) as url:
+    with shared_server(ServerSpec("s", command("orphan"))) as url:
         pid = pid_of(url)
         parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         os.kill(parent, signal.SIGKILL)
