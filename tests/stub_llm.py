@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import json
 import math
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Options:
     cut: float = 0.0  # closes the connection in the middle of the body
     truncate: float = 0.0  # a whole HTTP reply with half of the JSON
     malformed: float = 0.0  # 200 with something that is no reply
+    fuzz: int = 0  # each distinct request gets so many damaged bodies (`damaged`) before its answer
     bad_request: float = 0.0  # 400, always for the same bodies
     refuse: float = 0.0  # content filter, always for the same bodies
     storm: int = 0  # the first so many requests get 429
@@ -136,6 +138,8 @@ class Stub:
         if self.falls(options.malformed, key, attempt, "malformed"):
             return web.Response(body=MALFORMED[draw_int(key, attempt) % len(MALFORMED)])
         data = json.dumps(self.completion(key, body, "chat" in request.path)).encode()
+        if attempt <= options.fuzz:
+            return web.Response(body=damaged(data, key, attempt), content_type="application/json")
         if self.falls(options.truncate, key, attempt, "truncate"):
             return web.Response(body=data[: len(data) // 2], content_type="application/json")
         if self.falls(options.cut, key, attempt, "cut"):
@@ -193,6 +197,29 @@ class Stub:
 def draw(*fields: str) -> float:
     """Uniform in [0, 1), a function of the fields."""
     return int(hashlib.sha256("\x1f".join(fields).encode()).hexdigest()[:13], 16) / 16**13
+
+
+def damaged(data: bytes, key: str, attempt: int) -> bytes:
+    """The body of a reply, damaged so that it is none: a function of key and attempt, another one each time."""
+    chance = random.Random(f"{key} {attempt}")
+    body = bytearray(data)
+    for _ in range(chance.randint(1, 8)):
+        at = chance.randrange(len(body) or 1)
+        kind = chance.randrange(4)
+        if kind == 0:
+            body[at : at + chance.randint(1, 40)] = b""
+        elif kind == 1:
+            body[at:at] = chance.randbytes(chance.randint(1, 8))
+        elif kind == 2:
+            body[at : at + 1] = bytes([chance.randrange(256)])
+        else:
+            body[at : at + 1] = chance.choice([b"null", b"[]", b"{}", b'"', b"\\", b"1e999", b"NaN", b"\x00", b"\xff"])
+    try:
+        text = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return bytes(body)
+    # Still a reply, if another one: cut off before its end it is none.
+    return bytes(data[: chance.randrange(len(data))]) if isinstance(text, str) or text is None else bytes(body)
 
 
 def draw_int(key: str, attempt: int) -> int:

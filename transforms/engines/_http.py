@@ -172,6 +172,8 @@ class Client:
             wait = self._wait(request.request_id, attempts, outcome)
             if attempts > self.patience.retries or now + wait >= deadline:
                 reason = f"gave up after {attempts} attempts in {now - started:.0f} s: {outcome.reason}"
+                if isinstance(server, _Server) and outcome.wait_s:
+                    reason += f" (Retry-After: {outcome.wait_s:.0f} s)"
                 return Reply(
                     request.request_id,
                     "error",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,28 @@ def test_the_identity_is_the_model_and_not_the_address() -> None:
 def test_a_wrong_base_url_is_refused_at_load_time(url: Any) -> None:
     with pytest.raises(ValidationError, match="base URL"):
         engine("openai", base_url=url, model="m")
+
+
+@pytest.mark.parametrize("plugin", ["openai", "vllm"])
+def test_one_server_of_several_is_enough_and_the_others_are_named(
+    plugin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = f"http://127.0.0.1:{free_port()}/v1"
+    with StubServer() as stub:
+        urls = {"openai": "base_url", "vllm": "urls"}[plugin]
+        made = engine(plugin, model="stub", start_timeout_s=0.2, **{urls: [dead, stub.url]})
+        replies = ask(made, *(chat(f"question {n}") for n in range(4)))
+    assert {reply.state for reply in replies} == {"ok"}
+    assert dead in caplog.text
+    assert stub.url not in caplog.text
+
+
+def test_the_context_is_known_where_the_engine_sets_it() -> None:
+    lengths = {8192: 8192, "8192": 8192, "8k": 8000, "8K": 8192, "auto": None}
+    for flag, tokens in lengths.items():
+        assert engine("vllm", model="m", revision="r", flags={"max-model-len": flag}).context_tokens == tokens
+    assert engine("vllm", model="m", revision="r").context_tokens is None
+    assert engine("openai", base_url="http://127.0.0.1:1/v1", model="m").context_tokens is None
 
 
 def test_an_endpoint_that_does_not_answer_is_named_at_once() -> None:
@@ -159,6 +183,57 @@ def test_a_served_command_is_started_and_stopped(tmp_path: Path, monkeypatch: py
     made = engine("vllm", model="stub", revision="r", executable=str(script), start_timeout_s=60)
     replies = ask(made, chat("one"), chat("two"))
     assert {reply.state for reply in replies} == {"ok"}
+
+
+def slow_vllm(folder: Path, loading_s: float) -> Path:
+    """A `vllm` that listens after so many seconds, writes its pid beside itself, and finds no model if `broken` is."""
+    script = folder / "vllm"
+    root = Path(__file__).resolve().parents[3]
+    script.write_text(
+        f"#!{sys.executable}\nimport os, pathlib, sys, time\n"
+        f"here = pathlib.Path({str(folder)!r})\n"
+        "if (here / 'broken').exists(): sys.exit('CUDA error: device lost')\n"
+        f"(here / 'pid').write_text(str(os.getpid()))\ntime.sleep({loading_s})\n"
+        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(root)!r})\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'tests.stub_llm', '--port', port, "
+        '"--options", \'{"latency_s": 0.3}\'])\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
+def asked_while_killed(made: Any, folder: Path, count: int, broken: bool = False) -> list[Reply]:
+    """Replies to requests whose server is killed once the first are on the wire."""
+
+    async def run(urls: list[str]) -> list[Reply]:
+        async with made.connect(urls) as client:
+            sent = [Request("llm", made.model, chat(f"question {n}")) for n in range(count)]
+            pending = asyncio.gather(*(client.send(request) for request in sent))
+            await asyncio.sleep(0.5)
+            if broken:
+                (folder / "broken").touch()
+            os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+            return list(await pending)
+
+    with made.serve() as urls:
+        return asyncio.run(run(urls))
+
+
+def test_a_server_of_ours_that_loads_longer_than_an_outage_may_last_is_waited_for(tmp_path: Path) -> None:
+    script = slow_vllm(tmp_path, loading_s=4.0)
+    settings: dict[str, Any] = {"outage_s": 1.0, "deadline_s": 3.0, "concurrency": 4, "start_timeout_s": 120}
+    made = engine("vllm", model="stub", revision="r", executable=str(script), **settings)
+    replies = asked_while_killed(made, tmp_path, 12)
+    assert {reply.state for reply in replies} == {"ok"}
+
+
+def test_a_server_of_ours_that_is_given_up_ends_the_run_with_the_supervisors_reason_and_log(tmp_path: Path) -> None:
+    script = slow_vllm(tmp_path, loading_s=0.0)
+    settings: dict[str, Any] = {"outage_s": 60.0, "concurrency": 4, "start_timeout_s": 120, "max_restarts": 1}
+    made = engine("vllm", model="stub", revision="r2", executable=str(script), **settings)
+    with pytest.raises(EngineError, match="ended 2 times in a row") as caught:
+        asked_while_killed(made, tmp_path, 12, broken=True)
+    assert "CUDA error: device lost" in str(caught.value)
 
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:

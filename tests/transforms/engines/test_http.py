@@ -133,6 +133,44 @@ def test_a_server_that_never_answers_well_trips_the_breaker() -> None:
         ask([stub.url], requests(20), patience)
 
 
+@pytest.mark.parametrize("fault", [{"rate_limited": 1.0}, {"malformed": 1.0}, {"truncate": 1.0}])
+def test_no_kind_of_failure_alone_keeps_the_breaker_from_tripping(fault: dict[str, float]) -> None:
+    patience = Patience(retries=1000, backoff_s=0.005, backoff_max_s=0.01, outage_s=0.5, breaker_failures=20)
+    with StubServer(Options(**fault)) as stub, pytest.raises(EngineError, match="no usable answer"):
+        ask([stub.url], requests(20), patience)
+
+
+def test_counting_tokens_does_not_hide_that_the_model_is_silent() -> None:
+    patience = Patience(retries=1000, backoff_s=0.005, backoff_max_s=0.01, outage_s=0.5, breaker_failures=20)
+    counted = [Request("e", "m", {"content": "a b", "prompt": "a b"}, path="tokenize", salt=str(n)) for n in range(400)]
+    with StubServer(Options(unavailable=1.0)) as stub, pytest.raises(EngineError, match="no usable answer"):
+        ask([stub.url], [*requests(20), *counted], patience)
+
+
+def test_a_wait_that_the_server_asks_for_is_no_outage() -> None:
+    patience = Patience(retries=5, backoff_s=0.001, outage_s=0.3, breaker_failures=4)
+    with StubServer(Options(storm=20, retry_after="0.6")) as stub:
+        replies = ask([stub.url], requests(20), patience)
+    assert {reply.state for reply in replies} == {"ok"}
+
+
+def test_a_wait_beyond_the_deadline_is_not_waited_for_and_not_cut_short() -> None:
+    with StubServer(Options(rate_limited=1.0, retry_after="3600")) as stub:
+        started = time.monotonic()
+        replies = ask([stub.url], requests(200), QUICK, concurrency=4)
+        received = sum(stub.stub.received.values())
+    assert time.monotonic() - started < 5
+    assert received <= 4, "a server that asked for an hour of silence was asked again"
+    assert {(reply.state, reply.transient) for reply in replies} == {("error", True)}
+    assert "Retry-After" in (replies[-1].error or "")
+
+
+def test_one_server_that_wants_silence_leaves_its_share_to_the_other() -> None:
+    with StubServer(Options(rate_limited=1.0, retry_after="3600")) as busy, StubServer() as free:
+        replies = ask([busy.url, free.url], requests(40), concurrency=1)
+    assert [reply.state for reply in replies].count("ok") >= 39
+
+
 def test_a_server_that_dies_and_comes_back_costs_nothing_but_time() -> None:
     async def run() -> list[Reply]:
         first = StubServer(Options(latency_s=0.05))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -251,6 +252,22 @@ def test_a_coin_shows_one_order_and_both_occur() -> None:
     assert len(votes) == 40
     assert 8 < sum(vote["order"] == "ab" for vote in votes) < 32
     assert {vote["label"] == good_side(row) for vote, row in zip(votes, rows, strict=True)} == {True}
+
+
+@pytest.mark.parametrize("orders", ["ab", "ba"])
+def test_a_list_shows_every_pair_in_the_order_asked_for(orders: str) -> None:
+    texts = [f"response {n}" for n in range(4)]
+    rows = [pair(first, second) for first, second in itertools.combinations(texts, 2)]
+    votes, asked = votes_of(judge("listwise", orders=orders), rows, lambda request: said(request, "?"))
+    assert len(asked) == 1
+    assert [vote["order"] for vote in votes] == [orders] * len(rows)
+
+
+def test_a_list_shown_once_by_a_coin_is_shuffled() -> None:
+    rows = [pair(prompt=f"question {n}") for n in range(40)]
+    votes, asked = votes_of(judge("listwise", orders="coin"), rows, prefers_good("listwise"))
+    assert len(asked) == len(votes) == 40
+    assert 8 < sum(vote["order"] == "ab" for vote in votes) < 32
 
 
 def test_a_repeated_sample_is_another_request_and_another_vote() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from schemas.messages import messages_id
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
-from transforms.judges._length import head_and_tail, upper_bound, windowed
 from transforms.judges._parsing import bracketed_letter, json_object, openai_schema, tagged
 from transforms.judges.context import with_baseline
 from transforms.judges.grm import Critique, summed_opinion
@@ -223,75 +222,3 @@ def test_a_context_free_failure_leaves_the_vote_standing() -> None:
     row = with_baseline(under, without)
     assert (row["label"], row["p_a"], row["ms"]) == ("a", 0.7, 3.0)
     assert orjson.loads(row["aspects"]) == {"label_without": "error"}
-
-
-def counting(request: Request) -> Reply:
-    """A server with a tokenizer of one token a word."""
-    if request.path == "tokenize":
-        return said(request, str(len(request.body["content"].split())))
-    words = sum(len(message["content"].split()) for message in request.body["messages"])
-    assert words <= 400, "sent although it is too long"
-    return said(request, "A", logprobs=[{"A": -0.1}])
-
-
-def test_a_short_input_is_not_counted() -> None:
-    _, asked = votes_of(judge("logprob", context_tokens=4000), [pair()], counting)
-    assert [request.path for request in asked] == ["chat/completions"] * 2
-
-
-def test_an_input_too_long_is_refused_before_it_is_sent() -> None:
-    row = pair("word " * 1000, "short")
-    votes, asked = votes_of(judge("logprob", context_tokens=400), [row], counting)
-    assert {request.path for request in asked} == {"tokenize"}
-    assert {vote["label"] for vote in votes} == {"error"}
-    assert all("too long" in vote["detail"] for vote in votes)
-    assert len({vote["vote_id"] for vote in votes}) == 2
-
-
-def test_an_input_too_long_is_windowed_if_the_policy_says_so() -> None:
-    row = pair("start " + "word " * 1000 + "finish", "other " * 900)
-    votes, asked = votes_of(judge("logprob", context_tokens=400, too_long="window"), [row], counting)
-    sent = [prompt_text(request) for request in asked if request.path != "tokenize"]
-    assert len(sent) == 2
-    assert all("start" in text and "finish" in text and "characters left out" in text for text in sent)
-    assert "error" not in {vote["label"] for vote in votes}
-
-
-def test_a_server_without_tokenizer_is_estimated() -> None:
-    def answer(request: Request) -> Reply:
-        if request.path == "tokenize":
-            return Reply(request.request_id, "error", error="404: not found")
-        return said(request, "A", logprobs=[{"A": -0.1}])
-
-    votes, _ = votes_of(judge("logprob", context_tokens=2000), [pair("x" * 3000, "y")], answer)
-    assert "error" not in {vote["label"] for vote in votes}
-    votes, _ = votes_of(judge("logprob", context_tokens=2000), [pair("x" * 9000, "y")], answer)
-    assert {vote["label"] for vote in votes} == {"error"}
-
-
-@given(st.text(max_size=500), st.integers(60, 400))
-def test_a_window_keeps_head_and_tail_within_its_length(text: str, length: int) -> None:
-    cut = head_and_tail(text, length)
-    assert len(cut) <= max(length, len(text) if len(text) <= length else length)
-    if len(text) > length:
-        assert cut[: (length - 45) * 2 // 3 // 2] == text[: (length - 45) * 2 // 3 // 2]
-
-
-def test_windowing_cuts_the_longest_texts_first_and_ends() -> None:
-    row = pair("x" * 5000, "y" * 300)
-    longest = "response_a" if row["response_a"][0]["content"][0] == "x" else "response_b"
-    other = "response_b" if longest == "response_a" else "response_a"
-    cut = windowed(row, 0.5)
-    assert cut is not None
-    assert cut[other] == row[other]
-    assert 2000 < len(cut[longest][0]["content"]) < 2600
-    step: Any = row
-    for _ in range(50):
-        step = windowed(step, 0.5)
-        if step is None:
-            break
-    assert step is None
-
-
-def test_the_bound_is_never_below_one_token_a_byte() -> None:
-    assert upper_bound([{"role": "user", "content": "é" * 10}]) >= 20

@@ -1,0 +1,49 @@
+"""A server of ours is started on the host whose workers ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.beam import beam_flags, is_local
+from pipelines.judge import Judge
+from pipelines.run import run_recipe
+from pipelines.stage import StageWork
+from schemas.recipe import BeamSection
+from schemas.recipe_file import load_recipe
+from tests.pipelines.test_failing_servers import STATES, judging, votes_of
+from tests.transforms.engines.test_engines import slow_vllm
+from transforms.storage.workspace import Workspace
+
+
+@pytest.mark.parametrize("given", [[], ["--direct_num_workers=4"], ["--runner=FnApiRunner"]])
+def test_workers_are_here_unless_a_runner_says_otherwise(given: list[str]) -> None:
+    assert is_local(beam_flags(BeamSection(), given))
+
+
+@pytest.mark.parametrize("runner", ["DaskRunner", "PortableRunner", "FlinkRunner", "DataflowRunner"])
+def test_workers_of_other_runners_may_be_elsewhere(runner: str) -> None:
+    assert not is_local(beam_flags(BeamSection(), [f"--runner={runner}"]))
+
+
+@pytest.mark.parametrize("flags", [("--runner=FnApiRunner",), ("--runner=DaskRunner",)])
+def test_a_vllm_of_ours_answers_workers_wherever_they_are(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    project = judging(tmp_path, "http://127.0.0.1:1/v1", {}, pairs=4)
+    script = slow_vllm(tmp_path, loading_s=0.0)
+    vllm = {"plugin": "vllm", "model": "stub", "revision": "r", "executable": str(script)}
+    project.recipe["engines"] = {"stub": vllm}
+    project.recipe["judge"]["judges"] = [{"plugin": "logprob", "engine": "stub"}]
+    run_recipe(project.recipe_path, str(tmp_path / "w"), "clean", None, (), quiet=True)
+    recipe = load_recipe(project.recipe_path).recipe
+    stage = Judge(Workspace.open(str(tmp_path / "w")), recipe, tmp_path, None, flags)
+    pending = stage.pending()
+    with stage.ready(pending) as ready:
+        assert isinstance(ready, Judge)
+        is_here = is_local(flags)
+        assert (tmp_path / "pid").exists() == is_here, "started on the wrong host"
+        assert bool(ready.endpoints["stub"]) == is_here
+        StageWork(ready)(tuple(pending))
+    votes = votes_of(project)
+    assert votes.height == 8
+    assert not votes["label"].is_in(STATES).any()
