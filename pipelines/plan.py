@@ -17,6 +17,7 @@ from pipelines.screen import Screen
 from pipelines.stage import PAIR_STAGES, run_stage
 from schemas.ids import hash_bytes
 from schemas.recipe_file import RecipeFile
+from transforms.engines._usage import TOKENIZE
 from transforms.plugins import Reply, Request
 from transforms.sources.count import count_rows
 from transforms.storage.memo import Memo
@@ -95,6 +96,8 @@ def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> 
         made: dict[str, Reply] = {}
 
         async def ask(request: Request, memo: Memo = memo, made: dict[str, Reply] = made) -> Reply:
+            if request.path == TOKENIZE:  # costs nothing
+                return made_up(request)
             cost = costs.setdefault((stage.name, request.purpose), Cost(stage.name, request.purpose))
             known = memo.get(request.request_id)
             if known is not None:
@@ -123,6 +126,8 @@ def made_up(request: Request) -> Reply:
     """A reply with the tokens that the request may cost and words that differ from request to request."""
     body = request.body
     texts = [str(m.get("content", "")) for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
+    if request.path == TOKENIZE:
+        return Reply(request.request_id, "ok", str(round(len(texts[0]) / CHARACTERS_PER_TOKEN)))
     tokens_in = sum(round(len(text) / CHARACTERS_PER_TOKEN) + _MESSAGE_TOKENS for text in texts)
     tokens_out = int(body.get("max_tokens") or body.get("max_completion_tokens") or 256)
     draw = int(hash_bytes(request.request_id.encode()), 16)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipelines.lookup import table_frame
-from pipelines.run import run_recipe
+from pipelines.run import dry_run, run_recipe
 from tests.pipelines.conftest import Project
 from tests.stub_llm import Options, StubServer
 from transforms.storage.workspace import Workspace
@@ -210,3 +210,11 @@ def test_a_server_that_dies_and_comes_back_costs_at_most_what_was_in_flight(tmp_
         again = [key for key in back.stub.answered if key in stub.stub.answered]
     assert len(again) <= 8
     assert votes_of(project).equals(calm)
+
+
+def test_a_dry_run_counts_no_tokenizing(tmp_path: Path) -> None:
+    project = judging(tmp_path, "http://127.0.0.1:1/v1", {}, pairs=4)
+    for judge in project.recipe["judge"]["judges"]:
+        judge |= {"context_tokens": 400, "max_tokens": 1, "too_long": "window"}
+    planned = dry_run(project.recipe_path, str(tmp_path / "w"), None, ())
+    assert sorted((cost.who, cost.calls) for cost in planned.costs) == [("quick", 8), ("slow", 8)]

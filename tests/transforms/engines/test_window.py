@@ -248,3 +248,37 @@ def test_a_failure_reaches_all_who_wait_for_the_same_request(tmp_path: Path) -> 
             return await asyncio.gather(*(ask(request(1)) for _ in range(5)), return_exceptions=True)
 
     assert {type(result) for result in asyncio.run(run())} == {EngineError}
+
+
+def test_counting_tokens_spends_no_call(tmp_path: Path) -> None:
+    async def run(url: str) -> tuple[int, int]:
+        async with Client("e", [url], "stub", 4, USUAL) as client:
+            caller = Caller({"e": client}, Budget(max_calls=3))
+            ask = caller.asker(Memo(tmp_path))
+            body = {"content": "a b", "prompt": "a b"}
+            for number in range(10):
+                await ask(Request("e", "m", body, path="tokenize", salt=str(number), purpose="tokenize"))
+            for number in range(3):
+                await ask(request(number))
+            with pytest.raises(BudgetExceeded):
+                await ask(request(3))
+            return caller.ledger.total().calls, caller.ledger.spent().calls
+
+    with StubServer() as stub:
+        assert asyncio.run(run(stub.url)) == (13, 3)
+
+
+def test_a_failure_for_now_counts_for_all_buckets_that_waited_for_it(tmp_path: Path) -> None:
+    """Or the bucket that merely waited would pass for complete, and its votes would stay errors."""
+
+    async def run(url: str) -> list[int]:
+        async with Client("e", [url], "stub", 4, Patience(retries=0)) as client:
+            caller = Caller({"e": client})
+            asks = [caller.asker(Memo(tmp_path / str(bucket))) for bucket in range(3)]
+            await asyncio.gather(*(ask(request(1)) for ask in asks))
+            assert all(ask.ledger.failures.gave_up["status 503"][0] == 1 for ask in asks)
+            return [ask.ledger.total().gave_up for ask in asks]
+
+    with StubServer(Options(unavailable=1.0)) as stub:
+        assert asyncio.run(run(stub.url)) == [1, 1, 1]
+        assert sum(stub.stub.received.values()) == 1
