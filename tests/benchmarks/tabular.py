@@ -269,9 +269,7 @@ def main() -> int:
             totals[n] |= {f"{name} s": ours["s"] / base["s"], f"{name} cpu": ours["cpu"] / base["cpu"]}
         if not options.keep:
             shutil.rmtree(folder)
-    print(
-        "\n| pairs | x script, wall | CPU | x majority, wall | CPU | peak GB | again, share of run | 10x rows, CPU |"
-    )
+    print("\n| pairs | x script, wall | CPU | x majority, wall | CPU | peak GB | again, share of run | 10x rows, CPU |")
     print("|---|---|---|---|---|---|---|---|")
     for n, t in totals.items():
         growth = f"{t['cpu'] / totals[n // 10]['cpu']:.1f}x" if n // 10 in totals else ""
