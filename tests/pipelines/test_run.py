@@ -15,10 +15,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipelines import versions
 from pipelines.lookup import TABLE_STAGES, table_frame
 from pipelines.stages import RUN_ORDER
 from schemas.tables import TABLES
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
+from transforms.publish.read import open_version
 from transforms.storage.workspace import Workspace
 
 
@@ -44,6 +46,11 @@ def test_prompts_become_a_published_version_with_its_rows_accounted_for(project:
     orders = votes.filter(pl.col("kind") == "judge").group_by("pair_id").agg(pl.col("order").sort())
     assert orders.height == pairs.height
     assert all(order == ["ab", "ba"] for order in orders["order"].to_list())
+    judge = open_version(workspace.datasets, "small").manifest.voters["judge"]
+    assert (judge["kind"], judge["votes"]) == ("judge", 2 * pairs.height)
+    assert list(judge["models"]) == ["stub"]
+    assert judge["template_hash"]
+    assert [check for check in versions.check(workspace.root, "small", []) if not check.ok] == []
 
 
 def fitted(workspace: Path) -> dict[str, int]:
