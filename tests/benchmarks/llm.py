@@ -46,6 +46,7 @@ from transforms.judges.logprob import LogprobJudge
 from transforms.storage.memo import Memo
 
 SLOTS = 256
+BAR = 0.95
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
@@ -273,8 +274,8 @@ def measure(
     return found
 
 
-def main() -> None:
-    """Measure and print a table."""
+def main() -> int:
+    """Measure and print a table; fail where the judge stage is slower than `BAR` of the plain client."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -304,6 +305,10 @@ def main() -> None:
             for name, rounds in found.items()
         }
         arguments.out.write_text(json.dumps({"heavy": arguments.heavy, "rounds": values}, indent=1))
+    reached = _median(each.ratio for each in found["beam"]) if "beam" in found else BAR
+    if reached < BAR:
+        print(f"missed: the judge stage reaches {reached:.2f} of the plain client, the bar is {BAR}", file=sys.stderr)
+    return int(reached < BAR)
 
 
 def _median(values: Iterable[float]) -> float:
@@ -311,4 +316,4 @@ def _median(values: Iterable[float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
