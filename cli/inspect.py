@@ -60,6 +60,8 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     for s in stages:
         for engine, share in s["prefix_caches"].items():
             print(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
+    for note in lookup.fusion_notes(workspace):
+        print(note)
 
 
 def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:

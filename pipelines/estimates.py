@@ -37,12 +37,17 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
     current = workspace.read_artefact("fuse", CURRENT)
     if current is None:
         return None
-    known = fused_artefact(workspace, _NAME)
+    known = kept_estimates(workspace)
     if known is None:
         known = _computed(workspace)
         if finished:
             workspace.write_artefact("fuse", f"{current.decode()}/{_NAME}", canonical_json(known))
-    found: dict[str, Any] = known
+    return known
+
+
+def kept_estimates(workspace: Workspace) -> dict[str, Any] | None:
+    """What a finished fusion left of `estimates`, or None."""
+    found: dict[str, Any] | None = fused_artefact(workspace, _NAME)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.accounts import prefix_caches, requests
+from pipelines.estimates import kept_estimates, said
 from pipelines.fuse import judgement
 from pipelines.progress import read_progress
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, summarise
@@ -53,6 +54,11 @@ def status(root: str) -> list[dict[str, Any]]:
         asked = {"requests": requests(workspace, name), "prefix_caches": prefix_caches(workspace, name)}
         rows.append({**row, "eta_seconds": eta, **asked})
     return rows
+
+
+def fusion_notes(root: str) -> list[str]:
+    """The estimated share of wrong labels and predicted beside actual actions; empty before a fusion has finished."""
+    return said(kept_estimates(Workspace.open(root)))
 
 
 def find_pair(workspace: Workspace, pair_id: str) -> int:

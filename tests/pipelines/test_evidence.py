@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipelines.fuse import judgement
-from pipelines.lookup import table_frame
+from pipelines.lookup import fusion_notes, table_frame
 from pipelines.run import run_stages
 from pipelines.sample import RANDOM_SHARE, chosen, sample
 from pipelines.stage import ANSWER_STAGES, VOTE_STAGES
@@ -80,6 +80,9 @@ def test_an_annotator_that_misses_every_control_turns_no_known_answer(tmp_path: 
     assert known.height == N_CONTROLS
     assert known["label"].to_list() == known["source_label"].to_list()
     assert set(known["action"]) == {"keep"}
+    notes = fusion_notes(workspace.root)
+    assert any(f"wrong source labels: {verdicts['noise'].mean():.1%}" in note for note in notes)
+    assert any("predicted / actual" in note for note in notes)
 
 
 def test_a_sample_holds_every_labelled_pair_and_whole_prompts_whatever_the_buckets(tmp_path: Path) -> None:
