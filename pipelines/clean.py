@@ -2,82 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import polars as pl
 
-from pipelines.hygiene import DROPS_FILE, HygieneStage
-from pipelines.stage import Reads, Stage
+from pipelines.hygiene import HygieneStage
+from pipelines.stage import Reads
 from schemas.messages import text_of
-from schemas.tables import Rejects, conform
-from transforms.hygiene.clean import clean, drop
-from transforms.hygiene.duplicates import DROPS, pair_keys, resolve
+from transforms.hygiene.clean import Outcome, examine_pairs
+from transforms.hygiene.duplicates import pair_keys
 from transforms.hygiene.masking import votes_on_masked
-from transforms.hygiene.semantic import semantic_duplicates
-from transforms.storage.files import parquet_bytes
-from transforms.storage.workspace import Output
 
 _RAW = ("ingest", "generate")
 
 
 @dataclass(frozen=True)
 class Clean(HygieneStage):
-    """The pairs that stay."""
+    """The pairs that stay; of those that are alike the one with the smallest id, an ingested one before a made one."""
 
     name: ClassVar[str] = "clean"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[Reads] = (("pairs", _RAW), ("votes", _RAW))
+    table: ClassVar[str] = "pairs"
+    raw: ClassVar[tuple[str, ...]] = _RAW
+    id_column: ClassVar[str] = "pair_id"
 
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Find duplicates over all buckets."""
-        config = self.config.duplicates
-        if config is not None and self.artefact(DROPS_FILE) is None:
-            keys = pl.concat(list(self.gathered()))
-            drops = resolve(keys, config.threshold, config.other_prompt)
-            if config.cosine is not None:
-                drops = pl.concat([drops, self._semantic(drops, config.cosine)])
-            self.store(DROPS_FILE, parquet_bytes(drops))
-        yield self
+    @property
+    def gains(self) -> bool:
+        """Generators may make a pair that was given, or one pair from two rows."""
+        return bool(self.recipe.generate.generators)
 
-    def first_pass(self, bucket: int) -> pl.DataFrame:
-        """The keys that duplicates share."""
-        return pair_keys(self.workspace.read("pairs", bucket, _RAW))
+    @property
+    def origin_columns(self) -> tuple[str, ...]:
+        """Which prompt a pair descends from."""
+        return ("group_id",)
 
-    def process(self, bucket: int) -> Output:
-        """The bucket's pairs that stay; what goes is rejected with its reason."""
-        pairs = self.workspace.read("pairs", bucket, _RAW)
-        if self.is_idle:
-            parts = {"pairs": self.workspace.parts("pairs", bucket, _RAW)}
-            return Output(rows_in=pairs.height, rows_out=pairs.height, counts={"pairs": pairs.height}, parts=parts)
-        drops = self.frame(DROPS_FILE) if self.is_global else None
-        named = pl.DataFrame(schema=DROPS) if drops is None else drops
-        left, repeated = drop(pairs, named, "pair_id", self.config.personal)
-        kept, rejects = clean(left, self.config, self.embed if self.needs_vectors else None)
-        rejects = pl.concat([conform(repeated, Rejects), conform(rejects, Rejects)])
+    def origins(self, rows: pl.DataFrame) -> pl.Series:
+        """The pair's group."""
+        return rows["group_id"].fill_null("")
+
+    def order(self) -> pl.Expr:
+        """By id, and of equal ids the ingested one first."""
+        return pl.format("{} {}", "pair_id", "record")
+
+    def examine(self, rows: pl.DataFrame) -> list[Outcome]:
+        """What becomes of each pair by itself."""
+        return examine_pairs(rows, self.config, self.embed if self.needs_vectors else None)
+
+    def keys(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Keys of prompt and responses."""
+        return pair_keys(rows)
+
+    def meaning(self, rows: pl.DataFrame) -> tuple[list[str], list[str]]:
+        """Both responses together, whichever stands first; compared under one prompt and context."""
+        texts, groups = [], []
+        for row in rows.iter_rows(named=True):
+            texts.append("\n".join(sorted(text_of(row[side]) for side in ("response_a", "response_b"))))
+            groups.append(f"{row['prompt_id']} {row['context'] or ''}")
+        return texts, groups
+
+    def beside_kept(self, bucket: int, rows: pl.DataFrame, kept: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The votes on pairs that masking gave new ids."""
         votes = votes_on_masked(self.workspace.read("votes", bucket, _RAW), kept)
-        unique = kept.unique("pair_id", keep="first", maintain_order=True)
-        return Output(
-            {"pairs": unique, "votes": votes, "rejects": rejects},
-            rows_in=pairs.height,
-            rows_out=kept.height,
-            counts={"pairs": unique.height},
-        )
-
-    def _semantic(self, drops: pl.DataFrame, cosine: float) -> pl.DataFrame:
-        """Pairs whose responses say what another pair's say, under the same prompt and context."""
-        ids: list[str] = []
-        texts: list[str] = []
-        groups: list[str] = []
-        for bucket in self.workspace.buckets:
-            pairs = self.workspace.read("pairs", bucket, _RAW).join(drops, left_on="pair_id", right_on="id", how="anti")
-            for row in pairs.iter_rows(named=True):
-                ids.append(row["pair_id"])
-                texts.append("\n".join(sorted(text_of(row[side]) for side in ("response_a", "response_b"))))
-                groups.append(f"{row['prompt_id']} {row['context'] or ''}")
-        if not ids:
-            return pl.DataFrame(schema=DROPS)
-        return semantic_duplicates(ids, self.embed(texts), cosine, groups).cast(pl.Schema(DROPS))
+        return {"votes": votes}

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from pipelines.generating import GeneratingStage, Made, counted, duplicate
+from pipelines.generating import GeneratingStage, Made, conserved, duplicate
 from pipelines.stage import Reads
-from schemas.tables import Prompts, Rejects, rows_frame
+from schemas.tables import Prompts, rows_frame
 from transforms.plugins import Row
 from transforms.storage.workspace import Output
 
@@ -28,19 +28,13 @@ class Evolve(GeneratingStage):
         """The new prompts; of those with one text the one with the smallest origin stays, as over all buckets."""
         found = [(name, row) for name, one in made for row in one.prompts]
         kept: dict[str, Row] = {}
-        rejects = [reject for _, one in made for reject in one.rejects]
+        again: list[Row] = []
         for name, row in sorted(found, key=lambda item: (item[1]["prompt_id"], evolved_from(item[1]["meta"]))):
             if row["prompt_id"] in kept:
-                rejects.append(duplicate(self.name, name, row, "prompt_id", len(rejects)))
+                again.append(duplicate(self.name, name, row, "prompt_id"))
             else:
                 kept[row["prompt_id"]] = row
-        frame = rows_frame(rejects, Rejects).unique("reject_id", keep="first", maintain_order=True)
-        return Output(
-            {"prompts": rows_frame(list(kept.values()), Prompts), "rejects": frame},
-            rows_in=len(kept) + frame.height,
-            rows_out=len(kept),
-            counts={"prompts": len(kept), **counted(made)},
-        )
+        return conserved("prompts", made, rows_frame(list(kept.values()), Prompts), again)
 
 
 def evolved_from(meta: str | None) -> str:

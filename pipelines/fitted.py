@@ -62,11 +62,11 @@ class FittedStage(Stage):
 
     def gathered(self) -> Iterator[pl.DataFrame]:
         """The first pass of every bucket, in the order of the buckets, computed by Beam where not stored yet."""
-        missing = [bucket for bucket in self.workspace.buckets if self.artefact(_pass_name(bucket)) is None]
+        missing = [bucket for bucket in self.workspace.buckets if self.artefact(pass_name(bucket)) is None]
         if missing:
             run(FirstPass(self), missing, self.flags)
         for bucket in self.workspace.buckets:
-            frame = self.frame(_pass_name(bucket))
+            frame = self.frame(pass_name(bucket))
             if frame is not None:
                 yield frame
 
@@ -84,9 +84,10 @@ class FirstPass:
 
     def __call__(self, bucket: int) -> str:
         """Compute and store."""
-        self.stage.store(_pass_name(bucket), parquet_bytes(self.stage.first_pass(bucket)))
+        self.stage.store(pass_name(bucket), parquet_bytes(self.stage.first_pass(bucket)))
         return f"{self.stage.name}: bucket {bucket}"
 
 
-def _pass_name(bucket: int) -> str:
+def pass_name(bucket: int) -> str:
+    """Name of the artefact of a bucket's first pass."""
     return f"pass-{bucket:04d}.parquet"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.evolve import Evolve
-from pipelines.generating import GeneratingStage, Made, counted, duplicate
+from pipelines.generating import GeneratingStage, Made, conserved, duplicate
 from pipelines.screen import Screen
 from pipelines.stage import Reads, run_stage
-from schemas.tables import Pairs, Rejects, Votes, rows_frame
+from schemas.tables import Pairs, Votes, rows_frame
 from transforms.plugins import Row
 from transforms.sources.votes import vote_id
 from transforms.storage.workspace import Output
@@ -33,23 +33,16 @@ class Generate(GeneratingStage):
     def output(self, made: Made) -> Output:
         """The bucket's pairs, and the label that their construction gives them."""
         pairs: dict[str, Row] = {}
-        rejects = [reject for _, one in made for reject in one.rejects]
+        again: list[Row] = []
         for name, row in ((name, row) for name, one in made for row in one.pairs):
             if row["pair_id"] in pairs:
-                rejects.append(duplicate(self.name, name, row, "pair_id", len(rejects)))
+                again.append(duplicate(self.name, name, row, "pair_id"))
             else:
                 pairs[row["pair_id"]] = row
-        frame = rows_frame(rejects, Rejects).unique("reject_id", keep="first", maintain_order=True)
-        return Output(
-            {
-                "pairs": rows_frame(list(pairs.values()), Pairs),
-                "votes": rows_frame([_source_vote(pair) for pair in pairs.values() if pair["source_label"]], Votes),
-                "rejects": frame,
-            },
-            rows_in=len(pairs) + frame.height,
-            rows_out=len(pairs),
-            counts={"pairs": len(pairs), **counted(made)},
-        )
+        output = conserved("pairs", made, rows_frame(list(pairs.values()), Pairs), again)
+        votes = [_source_vote(pair) for pair in pairs.values() if pair["source_label"]]
+        output.tables["votes"] = rows_frame(votes, Votes)
+        return output
 
 
 def _source_vote(pair: Row) -> Row:

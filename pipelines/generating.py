@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
+import polars as pl
+
 from pipelines.asking import AskingStage, Unit
 from schemas.ids import canonical_json, hash_fields
 from schemas.recipe import AskingSection, PluginUse
-from schemas.tables import PAYLOAD_LIMIT
+from schemas.tables import PAYLOAD_LIMIT, Rejects, rows_frame
 from transforms.build import build_all
 from transforms.plugins import Ask, Row, Yield
 from transforms.registry import find
@@ -26,6 +28,7 @@ class GeneratingStage(AskingStage):
     """The recipe's generators that make `makes` ("pairs" or "prompts"), over the rows of `tables`."""
 
     kind: ClassVar[str] = "generators"
+    version: ClassVar[int] = 2
     makes: ClassVar[str]
     tables: ClassVar[Mapping[str, tuple[str, ...]]]  # table that generators consume -> the stages that give it
 
@@ -88,6 +91,26 @@ async def _yields(generators: list[Any], row: Row, ask: Ask) -> Made:
     return found
 
 
+def conserved(name: str, made: Made, table: pl.DataFrame, duplicates: list[Row]) -> Output:
+    """The output of the rows that stay (`table`, of kind `name`) and of all that was rejected.
+
+    Rows in are the rows that the generators yielded, counted before any of them was compared with another.
+    """
+    rejects: list[Row] = [*(reject for _, one in made for reject in one.rejects), *duplicates]
+    seen: dict[str, int] = {}
+    for reject in rejects:
+        again = seen[reject["reject_id"]] = seen.get(reject["reject_id"], -1) + 1
+        if again:  # two rows may fail alike, to the letter: both are counted
+            reject["reject_id"] = hash_fields(reject["reject_id"], str(again))
+    yielded = sum(len(getattr(one, name)) + len(one.rejects) for _, one in made)
+    return Output(
+        {name: table, "rejects": rows_frame(rejects, Rejects)},
+        rows_in=yielded,
+        rows_out=table.height,
+        counts={name: table.height, **counted(made)},
+    )
+
+
 def counted(made: Made) -> dict[str, int]:
     """Sums of the yields' counts, as `generator.count`."""
     counts: dict[str, int] = {}
@@ -97,10 +120,10 @@ def counted(made: Made) -> dict[str, int]:
     return counts
 
 
-def duplicate(stage: str, generator: str, row: Row, key: str, number: int) -> Row:
+def duplicate(stage: str, generator: str, row: Row, key: str) -> Row:
     """The reject of a row that was made already."""
     return {
-        "reject_id": hash_fields(stage, generator, row[key], str(number)),
+        "reject_id": hash_fields(stage, generator, row[key]),
         "stage": f"{stage}/{generator}",
         "reason": "duplicate",
         "record_id": row[key],

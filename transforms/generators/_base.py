@@ -127,14 +127,25 @@ class BaseGenerator(ABC):
         return hash_json([template_version(name) for name in self.templates])[:12] if self.templates else ""
 
     async def pairs(self, row: Row, ask: Ask) -> Yield:
-        """Make pairs (and prompts, and rejects) from one row: unique by id, in an order no timing can change."""
+        """Make pairs (and prompts, and rejects) from one row, in an order no timing can change.
+
+        Pairs and prompts are unique by id: one made again is a reject (`duplicate`).
+        """
         out = Yield()
         await self._make(row, Tally(ask, out.counts), out)
-        out.pairs = sorted({pair["pair_id"]: pair for pair in out.pairs}.values(), key=itemgetter("pair_id"))
-        out.prompts = sorted({p["prompt_id"]: p for p in out.prompts}.values(), key=itemgetter("prompt_id"))
-        out.rejects = sorted({r["reject_id"]: r for r in out.rejects}.values(), key=itemgetter("reject_id"))
+        out.pairs = self._once(out.pairs, "pair_id", out)
+        out.prompts = self._once(out.prompts, "prompt_id", out)
+        out.rejects.sort(key=itemgetter("reject_id"))
         out.counts["valid"] = len(out.pairs) + len(out.prompts)
         return out
+
+    def _once(self, rows: list[Row], key: str, out: Yield) -> list[Row]:
+        """The rows by id, each once; of those with one id the first in the order of their content stays."""
+        kept: dict[str, Row] = {}
+        for row in sorted(rows, key=lambda row: (row[key], json_text(row))):
+            if kept.setdefault(row[key], row) is not row:
+                self.reject(out, "duplicate", row[key], "made already from the same row; that one is kept", row)
+        return list(kept.values())
 
     @abstractmethod
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None: ...
@@ -148,6 +159,7 @@ class BaseGenerator(ABC):
         temperature: float,
         max_tokens: int,
         top_p: float = 1.0,
+        hope: str = "",
         **body: Any,
     ) -> Request:
         """A sampling request whose `seed` is drawn from (recipe seed, `draw`).
@@ -164,7 +176,7 @@ class BaseGenerator(ABC):
             "seed": seed,
             **body,
         }
-        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name)
+        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name, hope=hope)
 
     async def answer(
         self,
@@ -175,6 +187,8 @@ class BaseGenerator(ABC):
         row: Row,
         ask: Tally,
         out: Yield,
+        *,
+        hope: str = "",
         **about: Any,
     ) -> Response | None:
         """One sampled response with `about` among its details; None, and a reject, when there is no usable reply."""
@@ -185,6 +199,7 @@ class BaseGenerator(ABC):
             temperature=decoding.temperature,
             max_tokens=decoding.max_tokens,
             top_p=decoding.top_p,
+            hope=hope,
         )
         reply = await ask(request)
         if not self.usable(reply, row, out, about):

@@ -36,6 +36,9 @@ Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
 
 
+Outcome = Fault | Row  # why a row goes, or the row as it stays
+
+
 def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs of a bucket that stay, and `rejects` rows for those that go.
 
@@ -51,10 +54,21 @@ def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
     Raises:
         UsageError: `cosine` is set and `embed` is not given.
     """
+    return _split(pairs, examine_pairs(pairs, config, embed), "pair_id", config.personal, Pairs)
+
+
+def clean_prompts(
+    prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As `clean`, for rows of the `prompts` table; sanity and `responses` do not apply to prompts."""
+    return _split(prompts, examine_prompts(prompts, config, embed), "prompt_id", config.personal, Prompts)
+
+
+def examine_pairs(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> list[Outcome]:
+    """What becomes of each row of a `pairs` frame, in order; see `clean`."""
     close = _contaminated_by_meaning(pairs, config, embed)
-    kept, rejects = [], []
+    outcomes: list[Outcome] = []
     for row in pairs.to_dicts():
-        original = row
         fault = close.get(row["pair_id"])
         if fault is None and config.sanity is not None:
             fault = pair_sanity(row, config.sanity)
@@ -64,21 +78,16 @@ def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
             fault, row = _language(row, config.language)
         if fault is None and config.personal is not None:
             fault, row = mask_pair(row, config.personal)
-        if fault is None:
-            kept.append(row)
-        else:
-            rejects.append(reject(*fault, original["pair_id"], original, config.personal))
-    return rows_frame(kept, Pairs), rows_frame(rejects, Rejects)
+        outcomes.append(row if fault is None else fault)
+    return outcomes
 
 
-def clean_prompts(
-    prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """As `clean`, for rows of the `prompts` table; sanity and `responses` do not apply to prompts."""
+def examine_prompts(prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> list[Outcome]:
+    """What becomes of each row of a `prompts` frame, in order; see `clean_prompts`."""
     close = _contaminated_by_meaning(prompts, config, embed)
-    kept, rejects = [], []
+    outcomes: list[Outcome] = []
     for row in prompts.to_dicts():
-        text, original = text_of(row["prompt"]), dict(row)
+        text = text_of(row["prompt"])
         fault = close.get(row["prompt_id"])
         if fault is None and config.decontamination is not None:
             found = index_of(config.decontamination.benchmarks, config.decontamination.ngram).find(text)
@@ -94,25 +103,48 @@ def clean_prompts(
                 prompt = mask_messages(row["prompt"], config.personal)
                 row |= {"prompt": prompt, "prompt_id": messages_id(prompt), "tags": with_tags(row, found_kinds)}
                 row |= masked_beside(row, config.personal)
-        if fault is None:
-            kept.append(row)
+        outcomes.append(row if fault is None else fault)
+    return outcomes
+
+
+def _split(
+    frame: pl.DataFrame,
+    outcomes: Sequence[Outcome],
+    id_column: str,
+    personal: PersonalConfig | None,
+    schema: type[Pairs | Prompts],
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    kept, rejects = [], []
+    for original, outcome in zip(frame.iter_rows(named=True), outcomes, strict=True):
+        if isinstance(outcome, dict):
+            kept.append(outcome)
         else:
-            rejects.append(reject(*fault, original["prompt_id"], original, config.personal))
-    return rows_frame(kept, Prompts), rows_frame(rejects, Rejects)
+            rejects.append(reject(*outcome, original[id_column], original, personal))
+    return rows_frame(kept, schema), rows_frame(rejects, Rejects)
 
 
 def drop(
-    frame: pl.DataFrame, drops: pl.DataFrame, id_column: str, personal: PersonalConfig | None = None
+    frame: pl.DataFrame,
+    drops: pl.DataFrame,
+    id_column: str,
+    personal: PersonalConfig | None = None,
+    by: str | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A bucket without the rows that `duplicates.resolve` or `semantic_duplicates` named, and their rejects."""
-    going = frame.join(drops.select("id"), left_on=id_column, right_on="id", how="semi")
+    """A bucket without the rows that `duplicates.resolve` or `semantic_duplicates` named, and their rejects.
+
+    Args:
+        by: the column that holds what `drops` calls a row, where that is not its id; it is no part of the rejects.
+    """
+    by = by or id_column
+    going = frame.join(drops.select("id"), left_on=by, right_on="id", how="semi")
     named = {d["id"]: d for d in drops.to_dicts()}
     rejects = []
     for row in going.to_dicts():
-        found = named[row[id_column]]
+        found = named[row[by]]
+        shown = {name: value for name, value in row.items() if name == id_column or name != by}
         detail = duplicate_detail(found["kept_id"], found["similarity"])
-        rejects.append(reject(found["reason"], detail, row[id_column], row, personal))
-    return frame.join(drops.select("id"), left_on=id_column, right_on="id", how="anti"), rows_frame(rejects, Rejects)
+        rejects.append(reject(found["reason"], detail, row[id_column], shown, personal))
+    return frame.join(drops.select("id"), left_on=by, right_on="id", how="anti"), rows_frame(rejects, Rejects)
 
 
 def duplicate_detail(kept_id: str, similarity: float) -> str:

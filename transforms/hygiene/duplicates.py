@@ -72,13 +72,26 @@ def resolve(keys: pl.DataFrame, threshold: float = 0.8, other_prompt: Literal["k
         Columns of `DROPS`, sorted by id; reason is `exact_duplicate`, `near_duplicate` or
         `same_responses_other_prompt`; similarity is that of the prompts, or of the responses.
     """
-    rows = keys.unique("id").sort("id")
+    exact = same(keys)
+    rest = keys.unique("id").join(exact, on="id", how="anti").sort("id")
+    return and_further(exact, _near(rest, threshold, other_prompt))
+
+
+def same(keys: pl.DataFrame) -> pl.DataFrame:
+    """Of `resolve` only the exact duplicates; needs the columns id, exact and context alone."""
+    rows = keys.unique("id")
     first = rows.group_by("exact", "context").agg(pl.col("id").min().alias("kept_id"))
     joined = rows.join(first, on=["exact", "context"]).filter(pl.col("id") != pl.col("kept_id"))
     exact = joined.select("id", reason=pl.lit("exact_duplicate"), kept_id="kept_id", similarity=pl.lit(1.0))
-    rest = rows.join(exact, on="id", how="anti").sort("id")
-    near = _near(rest, threshold, other_prompt)
-    return pl.concat([_of_dropped(exact, near), near]).cast(pl.Schema(DROPS)).sort("id")
+    return exact.cast(pl.Schema(DROPS)).sort("id")
+
+
+def and_further(drops: pl.DataFrame, further: pl.DataFrame) -> pl.DataFrame:
+    """Both together, where `further` was found among what `drops` leaves.
+
+    A duplicate of a record that itself goes is one of the record that stays instead, for the reason of that one.
+    """
+    return pl.concat([_of_dropped(drops, further), further]).cast(pl.Schema(DROPS)).sort("id")
 
 
 def text_column(messages: pl.Series) -> pl.Series:
@@ -114,7 +127,7 @@ def _near(rows: pl.DataFrame, threshold: float, other_prompt: str) -> pl.DataFra
 
 
 def _of_dropped(exact: pl.DataFrame, near: pl.DataFrame) -> pl.DataFrame:
-    """Exact duplicates of a record that itself goes are near-duplicates of the one that stays."""
+    """Duplicates of a record that itself goes, as duplicates of the one that stays."""
     moved = exact.join(near, left_on="kept_id", right_on="id", how="left", suffix="_next").with_columns(
         reason=pl.coalesce("reason_next", "reason"),
         similarity=pl.coalesce("similarity_next", "similarity"),

@@ -1,4 +1,4 @@
-"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023, without its clustering)."""
+"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023; its clusters only where a group is large)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import polars as pl
 
 from transforms.hygiene.duplicates import DROPS
 
+EXACT = 20_000  # members of a group up to which every two are compared
+_CELL = 5_000  # members of a cell of a larger group, on average
 _BLOCK = 2048
 
 
@@ -52,6 +54,33 @@ def semantic_duplicates(
         for dropped, kept, cosine in _within(vectors[rows], threshold)
     ]
     return pl.DataFrame(sorted(found), schema=DROPS, orient="row")
+
+
+def cells(ids: Sequence[str], vectors: npt.NDArray[np.float32], groups: Sequence[str]) -> list[str]:
+    """Groups for `semantic_duplicates` that are never much larger than `EXACT`.
+
+    A group of n > `EXACT` members is divided among n / `_CELL` of its own vectors, drawn by the ids' order: each
+    member goes to the one it is closest to, as SemDeDup divides by clusters. Two records that are alike and lie on
+    both sides of a border are missed. Time grows with n^2 / `_CELL`, far below that of comparing every two.
+
+    Args:
+        ids: n unique ids.
+        vectors: (n, d) embeddings of unit length.
+        groups: n names.
+    """
+    members: dict[str, list[int]] = {}
+    for i in sorted(range(len(ids)), key=lambda i: ids[i]):
+        members.setdefault(groups[i], []).append(i)
+    found = list(groups)
+    for name, rows in members.items():
+        if len(rows) <= EXACT:
+            continue
+        centres = vectors[rows[:: max(1, _CELL)]]
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            for i, cell in zip(block, (vectors[block] @ centres.T).argmax(axis=1), strict=True):
+                found[i] = f"{name} {cell}"
+    return found
 
 
 def _within(ranked: npt.NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int, float]]:

@@ -181,7 +181,8 @@ class Workspace:
         """Write a stage's output of one bucket: parts first, checkpoint last.
 
         Raises:
-            WorkspaceError: rows_in differs from rows_out plus rejects: a row was lost.
+            WorkspaceError: rows_in differs from rows_out plus rejects, or a table holds an id twice, of which only
+                one row would be kept: a row was lost.
         """
         rejects = output.tables.get("rejects")
         reasons = {} if rejects is None else dict(sorted(rejects["reason"].value_counts().iter_rows()))
@@ -190,6 +191,14 @@ class Workspace:
                 f"stage {stage}, bucket {bucket}: {output.rows_in} rows in, {output.rows_out} out and "
                 f"{sum(reasons.values())} rejected: rows were lost; this is a bug in a plug-in of that stage"
             )
+        for table, frame in sorted(output.tables.items()):
+            key_column = primary_key(TABLES[table])
+            repeated = frame[key_column].filter(frame[key_column].is_duplicated())
+            if len(repeated):
+                raise WorkspaceError(
+                    f"stage {stage}, bucket {bucket}: {len(repeated)} rows of table {table} share a {key_column}, the "
+                    f"first {repeated[0]}: all but one would be lost; this is a bug in a plug-in of that stage"
+                )
         parts = {
             table: [self.write_part(table, bucket, frame)]
             for table, frame in sorted(output.tables.items())
