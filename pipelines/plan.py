@@ -13,9 +13,9 @@ from pipelines.evolve import Evolve
 from pipelines.generate import Generate
 from pipelines.ingest import Ingest
 from pipelines.judge import Judge
+from pipelines.made_up import made_up
 from pipelines.screen import Screen
 from pipelines.stage import PAIR_STAGES, run_stage
-from schemas.ids import hash_bytes
 from schemas.recipe_file import RecipeFile
 from transforms.engines._usage import TOKENIZE
 from transforms.plugins import Reply, Request
@@ -24,9 +24,6 @@ from transforms.storage.memo import Memo
 from transforms.storage.workspace import Workspace
 
 SAMPLE_ROWS = 2_000
-CHARACTERS_PER_TOKEN = 4.0
-_MESSAGE_TOKENS = 8  # what a chat template adds to each message
-_WORDS = ("amber", "brook", "cedar", "delta", "ember", "fjord", "grove", "heron", "islet", "juniper", "knoll", "lagoon")
 
 
 @dataclass
@@ -56,6 +53,10 @@ class Plan:
 def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...]) -> Plan:
     """Count the calls, tokens and pairs of a run without spending any.
 
+    The replies that are made up let every step go on as far as it can, so that what depends on an engine's opinion or
+    talent (verified contrasts, parsable criteria) is counted as if it always succeeded: at least the pairs and
+    judgements of a run. What is tried again after a failure (another kind of `corrupt` by LLM) is counted once.
+
     Up to `SAMPLE_ROWS` rows of every source are ingested into a throw-away workspace and the generators and
     judges are walked with made-up replies, except that requests already answered in the workspace at `root`
     get their real replies; counts are scaled up to all rows.
@@ -78,7 +79,9 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
         now = ingested.counts.get("pairs", 0)
         expected = sum(workspace.read("pairs", b, PAIR_STAGES, []).height for b in workspace.buckets)
     planned = Plan(rows, round(now * scale), round(expected * scale), [_scaled(c, scale) for c in costs.values()])
-    planned.notes.append("Plug-ins that ask in several steps are counted with made-up replies: an estimate.")
+    planned.notes.append(
+        "Plug-ins that ask in several steps are counted as if every reply were usable: an upper estimate."
+    )
     if scale > 1:
         planned.notes.append(f"Counted on {seen:,} rows and scaled by {scale:.1f}.")
     if not planned.costs:
@@ -120,22 +123,6 @@ def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> 
 
 async def _all(units: list[Unit]) -> list[Any]:
     return [await unit() for unit in units]
-
-
-def made_up(request: Request) -> Reply:
-    """A reply with the tokens that the request may cost and words that differ from request to request."""
-    body = request.body
-    texts = [str(m.get("content", "")) for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
-    if request.path == TOKENIZE:
-        return Reply(request.request_id, "ok", str(round(len(texts[0]) / CHARACTERS_PER_TOKEN)))
-    tokens_in = sum(round(len(text) / CHARACTERS_PER_TOKEN) + _MESSAGE_TOKENS for text in texts)
-    tokens_out = int(body.get("max_tokens") or body.get("max_completion_tokens") or 256)
-    draw = int(hash_bytes(request.request_id.encode()), 16)
-    words = [_WORDS[(draw >> (4 * i)) % len(_WORDS)] for i in range(24)]
-    logprobs = [{"A": -0.7, "B": -0.8}] if body.get("logprobs") else None
-    return Reply(
-        request.request_id, "ok", " ".join(words), None, "stop", logprobs, tokens_in=tokens_in, tokens_out=tokens_out
-    )
 
 
 def _scaled(cost: Cost, scale: float) -> Cost:

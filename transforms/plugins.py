@@ -56,6 +56,7 @@ class Request:
     path: str = "chat/completions"
     salt: str = ""
     purpose: str = field(default="", compare=False)  # who asks (judge or generator name), for accounting only
+    hope: str = field(default="", compare=False)  # a reply with which the asker goes on furthest: what a plan assumes
 
     @cached_property
     def request_id(self) -> str:

@@ -94,7 +94,14 @@ def recipe_of(url: str) -> dict[str, Any]:
         "generate": {
             "generators": [
                 {"name": "sample", "plugin": "sample_n", "engines": ["stub"], "n": 2, "max_tokens": 32},
-                {"name": "twins", "plugin": "context_reversal", "engines": ["stub"], "n": 2, "max_tokens": 32},
+                {
+                    "name": "twins",
+                    "plugin": "context_reversal",
+                    "engines": ["stub"],
+                    "n": 2,
+                    "max_tokens": 32,
+                    "verify": False,  # the stub draws its opinions
+                },
             ]
         },
         "judge": {"judges": [{"name": "judge", "plugin": "logprob", "engine": "stub"}]},

@@ -13,7 +13,7 @@ Rule = Callable[[str, str, Draw], Edit | None]
 
 _SENTENCE = re.compile(r"[^\s.!?][^.!?\n]*(?:\.(?=\d)[^.!?\n]*)*[.!?]*", re.UNICODE)
 _NUMBER = re.compile(r"\d+")
-_UNITS = {
+UNITS = {
     "km": "miles", "kilometres": "miles", "kilometers": "miles", "miles": "kilometres", "metres": "feet",
     "meters": "feet", "feet": "metres", "cm": "inches", "inches": "cm", "kg": "pounds", "kilograms": "pounds",
     "pounds": "kilograms", "grams": "ounces", "g": "mg", "mg": "g", "litres": "gallons", "liters": "gallons",
@@ -22,7 +22,7 @@ _UNITS = {
     "thousand": "million", "°C": "°F", "°F": "°C", "degrees": "radians", "dollars": "cents", "euros": "cents",
     "watts": "kilowatts", "kilowatts": "watts", "MB": "GB", "GB": "MB", "ms": "s",
 }  # fmt: skip
-_UNIT = re.compile(r"(?<=\d)(\s?)(" + "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True)) + r")(?!\w)")
+_UNIT = re.compile(r"(?<=\d)(\s?)(" + "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True)) + r")(?!\w)")
 _VERB = re.compile(r"\b(is|are|was|were|can|will|should|must|does|do|has|have|would|could)\b(?!\s+not\b|n['’]t)(?=\s)")
 _NOT = re.compile(r"\s+not\b")
 _CLAIMS = (
@@ -77,7 +77,7 @@ def wrong_unit(text: str, prompt: str, draw: Draw) -> Edit | None:
     if not found:
         return None
     unit = found[_pick(len(found), draw, "which")]
-    return replace(text, unit.start(2), unit.end(2), _UNITS[unit.group(2)])
+    return replace(text, unit.start(2), unit.end(2), UNITS[unit.group(2)])
 
 
 def negation(text: str, prompt: str, draw: Draw) -> Edit | None:

@@ -12,6 +12,7 @@ import asyncio
 import math
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from schemas.messages import Message, message, text_of
 from transforms.generators._base import BaseGenerator, Tally
@@ -67,8 +68,12 @@ async def rate(
     *,
     samples: int = 1,
     context: str | None = None,
+    hoped: Sequence[int] = (),
 ) -> list[list[float]]:
-    """Ratings of each response, `samples` draws each (temperature 0 when one); unreadable ones are left out."""
+    """Ratings of each response, `samples` draws each (temperature 0 when one); unreadable ones are left out.
+
+    `hoped` are the ratings with which most comes of the responses; by default they fall from one to the next.
+    """
     draws = [(r, s) for r in range(len(responses)) for s in range(samples)]
     prompt = text_of(row["prompt"])
     requests = [
@@ -80,6 +85,7 @@ async def rate(
             max_tokens=4,
             logprobs=True,
             top_logprobs=20,
+            hope=str(hoped[r] if hoped else max(1, 9 - r)),
         )
         for r, s in draws
     ]
@@ -103,8 +109,12 @@ async def prefer(
     *,
     context: str | None = None,
     sample: int = 0,
+    hoped: Literal["first", "second"] = "first",
 ) -> float | None:
-    """P(`first` is better), the mean of both orders so that position bias cancels; None if either is unreadable."""
+    """P(`first` is better), the mean of both orders so that position bias cancels; None if either is unreadable.
+
+    `hoped` says who must win for a pair to come of it.
+    """
     shown = [(first, second), (second, first)]
     requests = [
         generator.request(
@@ -115,6 +125,7 @@ async def prefer(
             max_tokens=4,
             logprobs=True,
             top_logprobs=20,
+            hope="A" if (a is first) == (hoped == "first") else "B",
         )
         for a, b in shown
     ]

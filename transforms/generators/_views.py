@@ -45,6 +45,12 @@ def _library() -> dict[str, Any]:
     return library
 
 
+@cache
+def library_id() -> str:
+    """Hash of what personas are made of: attributes and exemplars."""
+    return hash_json(_library())
+
+
 def exemplar(contrast: str) -> Exemplar:
     """The built-in few-shot pair of a contrast."""
     return Exemplar(**_library()["exemplars"][contrast])

@@ -36,10 +36,11 @@ class ContextReversal(BaseGenerator):
     With the settings of a `sample_n` use, the candidates are the same and come from the memo. Contrasts are
     drawn by seed; where the responses can be told apart by a measure, contrasts whose measure decides come
     first, and the expected winner is recorded (meta `expected`) and, with `label`, becomes the source label.
-    Written contrasts take the `forms` in turn. With `verifier`, both twins are judged and kept only if the
-    preference reverses.
+    Written contrasts take the `forms` in turn. `verifier` (default: the first engine) judges both twins in both
+    orders, and they are kept only if the preference reverses (else `no_reversal`); `verify: false` trusts them.
     """
 
+    version: ClassVar[int] = 2
     templates = (_WRITE, COMPARE)
 
     class Config(SamplingConfig):
@@ -55,6 +56,7 @@ class ContextReversal(BaseGenerator):
         prefer_measurable: bool = True
         label: bool = True
         writer: str | None = None
+        verify: bool = True
         verifier: str | None = None
 
         @model_validator(mode="after")
@@ -127,13 +129,23 @@ class ContextReversal(BaseGenerator):
             return
         sign = contrast.favours_more(first.text, second.text)
         judged: dict[str, float | None] = {}
-        if self.config.verifier is not None:
+        verifier = self.config.verifier or self.config.engines[0]
+        if self.config.verify:
             for side, context in (("more", contrast.more), ("less", contrast.less)):
                 judged[side] = await prefer(
-                    self, self.config.verifier, row["prompt_id"], row["prompt"], first, second, ask, context=context
+                    self,
+                    verifier,
+                    row["prompt_id"],
+                    row["prompt"],
+                    first,
+                    second,
+                    ask,
+                    context=context,
+                    hoped="first" if (side == "more") == (sign >= 0) else "second",
                 )
-            if not reverses(judged["more"], judged["less"]):
-                detail = f"judged under {contrast.name!r} and its twin, the preference does not reverse: {judged}"
+            if not reverses(judged["more"], judged["less"], sign):
+                detail = f"judged under {contrast.name!r} and its twin, the preference does not reverse"
+                detail += f" as its measure says: {judged}" if sign else f": {judged}"
                 payload = {"prompt_id": row["prompt_id"], "contrast": contrast.name, "judged": judged}
                 self.reject(out, "no_reversal", row["prompt_id"], detail, payload)
                 return
@@ -159,8 +171,12 @@ class ContextReversal(BaseGenerator):
             )
 
 
-def reverses(under: float | None, under_twin: float | None) -> bool:
-    """Whether P(first better) lies strictly on opposite sides of a half under a context and its twin."""
+def reverses(under: float | None, under_twin: float | None, sign: int = 0) -> bool:
+    """Whether P(first better) lies strictly on opposite sides of a half under a context and its twin.
+
+    Args:
+        sign: +1 where the first must win under the context, -1 where the second must, 0 where either may.
+    """
     if under is None or under_twin is None:
         return False
-    return (under - 0.5) * (under_twin - 0.5) < 0
+    return (under - 0.5) * (under_twin - 0.5) < 0 and (under - 0.5) * sign >= 0

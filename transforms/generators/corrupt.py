@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.messages import Message, message, text_of
 from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
+from transforms.generators._flaws import FLAWS
 from transforms.generators._records import Response, written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
@@ -37,10 +38,11 @@ class Corrupt(BaseGenerator):
 
     The flaw is one edit, by rule or by an engine, stored in meta `corruption` as {kind, by, span in the
     damaged text, removed, inserted}: undoing it gives the answer back exactly. The undamaged answer
-    carries the source label. A damage that changes nothing, or an engine's rewrite that changes more than
-    `max_changed` of the words, is a reject.
+    carries the source label. A damage that changes nothing, an engine's rewrite that changes more than
+    `max_changed` of the words, or one that has not the form of its kind (`_flaws`) is a reject.
     """
 
+    version: ClassVar[int] = 2
     templates = (_REWRITE,)
 
     class Config(Decoding):
@@ -52,6 +54,12 @@ class Corrupt(BaseGenerator):
         by: tuple[Literal["rule", "llm"], ...] = ("rule",)
         k: int = Field(default=1, ge=1)
         max_changed: float = Field(default=0.5, gt=0.0, le=1.0)
+
+        @model_validator(mode="after")
+        def _answerable(self) -> Corrupt.Config:
+            if "llm" in self.by and self.engine is None:
+                raise ValueError("by: llm needs `engine`: the engine that rewrites the answer")
+            return self
 
         @field_validator("kinds")
         @classmethod
@@ -136,13 +144,20 @@ class Corrupt(BaseGenerator):
         return pair is not None
 
     async def _rewrite(self, row: Row, original: str, kind: str, ask: Tally, out: Yield) -> Edit | None:
-        if self.config.engine is None:
-            self.reject(out, "no_engine", row["prompt_id"], "by: llm needs `engine`", {"kind": kind})
-            return None
-        content = render(_REWRITE, prompt=text_of(row["prompt"]), answer=original, instruction=_INSTRUCTIONS[kind])
+        prompt = text_of(row["prompt"])
+        by_rule = RULES[kind](original, prompt, drawer(self, row, original, kind, "llm"))
+        content = render(_REWRITE, prompt=prompt, answer=original, instruction=_INSTRUCTIONS[kind])
         draw = (row["prompt_id"], "corrupt", kind)
         rewrite = await self.answer(
-            self.config.engine, [message("user", content)], draw, self.config, row, ask, out, kind=kind
+            str(self.config.engine),
+            [message("user", content)],
+            draw,
+            self.config,
+            row,
+            ask,
+            out,
+            hope="" if by_rule is None else by_rule.apply(original),
+            kind=kind,
         )
         if rewrite is None:
             return None
@@ -152,6 +167,12 @@ class Corrupt(BaseGenerator):
             detail = f"the rewrite changes {share:.0%} of the words; at most {self.config.max_changed:.0%} is one flaw"
             payload = {"prompt_id": row["prompt_id"], "kind": kind, "answer": original, "text": changed}
             self.reject(out, "corruption_uncontrolled", rewrite.details["request_id"], detail, payload)
+            return None
+        fault = None if normalised(original) == normalised(changed) else FLAWS[kind](original, changed, prompt)
+        if fault is not None:
+            payload = {"prompt_id": row["prompt_id"], "kind": kind, "answer": original, "text": changed}
+            detail = f"asked for {kind}, but {fault}"
+            self.reject(out, "corruption_of_another_kind", rewrite.details["request_id"], detail, payload)
             return None
         return difference(original, changed)
 

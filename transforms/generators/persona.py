@@ -20,7 +20,7 @@ from transforms.generators._records import Response
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators._views import Persona, exemplar, favours_first, label_entropy, persona
+from transforms.generators._views import Persona, exemplar, favours_first, label_entropy, library_id, persona
 from transforms.hygiene.similarity import near_identical
 from transforms.plugins import Row, Yield
 from transforms.registry import register
@@ -61,8 +61,8 @@ class PersonaPairs(BaseGenerator):
 
     @property
     def identity(self) -> Any:
-        """As every generator's, plus the list of contrasts."""
-        return {**super().identity, "contrasts": [repr(c) for c in contrasts()]}
+        """As every generator's, plus the list of contrasts and what personas are made of."""
+        return {**super().identity, "contrasts": [repr(c) for c in contrasts()], "personas": library_id()}
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         draw = drawer(self, row)

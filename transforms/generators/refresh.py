@@ -54,7 +54,7 @@ class Refresh(BaseGenerator):
             Response(tuple(row[f"response_{s}"]), row.get(f"model_{s}"), {"old": s, "pair_id": row["pair_id"]})
             for s in ("a", "b")
         ]
-        old_ratings = await self._rate(row, old, ask)
+        old_ratings = await self._rate(row, old, ask, (8, 2))
         if not all(old_ratings):
             detail = "no readable rating of the old responses"
             self.reject(out, "unrated", row["pair_id"], detail, {"pair_id": row["pair_id"]})
@@ -66,7 +66,10 @@ class Refresh(BaseGenerator):
             self.reject(out, "still_useful", row["pair_id"], detail, {"pair_id": row["pair_id"], "gap": gap})
             return
         fresh = await sample(self, self._sampling(), row, ask, out)
-        pool = [*zip(old, old_ratings, strict=True), *zip(fresh, await self._rate(row, fresh, ask), strict=True)]
+        pool = [
+            *zip(old, old_ratings, strict=True),
+            *zip(fresh, await self._rate(row, fresh, ask, (9,) * len(fresh)), strict=True),
+        ]
         best, worst = extremes([ratings for _, ratings in pool], self.config.optimism)
         payload = {"pair_id": row["pair_id"], "ratings": [r for _, r in pool]}
         if best == worst or {best, worst} == {0, 1}:
@@ -93,7 +96,7 @@ class Refresh(BaseGenerator):
             near_identical=self.config.near_identical,
         )
 
-    async def _rate(self, row: Row, responses: list[Response], ask: Tally) -> list[list[float]]:
+    async def _rate(self, row: Row, responses: list[Response], ask: Tally, hoped: tuple[int, ...]) -> list[list[float]]:
         return await rate(
             self,
             self.config.rater,
@@ -102,6 +105,7 @@ class Refresh(BaseGenerator):
             ask,
             samples=self.config.rating_samples,
             context=row.get("context"),
+            hoped=hoped,
         )
 
 

@@ -9,20 +9,26 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import ClassVar
 
+import yaml
 from pydantic import Field
 
-from schemas.messages import Message, message
+from schemas.ids import hash_fields
+from schemas.messages import Message, message, text_of
 from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._records import Response
 from transforms.generators._templates import render
 from transforms.hygiene.language import MIN_CHARS, language_of
 from transforms.hygiene.sanity import degenerate, is_refusal
-from transforms.hygiene.similarity import normalised
+from transforms.hygiene.similarity import normalised, words
 from transforms.plugins import Row, Yield
 from transforms.registry import register
 
 _TRANSLATE = "translate.v1"
+_NO_NAME = 3  # words from which a text that stays the same is no name
 _CODE = re.compile(r"(```.*?```)", re.DOTALL)
 LANGUAGES = {
     "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish",
@@ -37,12 +43,14 @@ LANGUAGES = {
 class Translate(BaseGenerator):
     """A pair to the same pair in each of `languages`; label, context and split go along.
 
-    Prose is translated piece by piece; fenced code blocks, tool calls and media stay byte for byte. A piece of
-    `MIN_CHARS` characters or more that is not identified as the target language, is a copy, a refusal or a
-    loop makes the pair a reject. `group_id` is the original's, so both stay in one split.
+    Prose is translated piece by piece; fenced code blocks, tool calls and media stay byte for byte. A piece that is
+    a refusal, a loop, a copy, or of `MIN_CHARS` characters or more and not identified as the target language makes
+    the pair a reject, and so do a prompt or response that is left as it was and a pair that is in another language
+    as a whole: short pieces prove nothing one by one. `group_id` is the original's, so both stay in one split.
     """
 
     consumes = "pairs"
+    version: ClassVar[int] = 2
     templates = (_TRANSLATE,)
 
     class Config(OneEngine):
@@ -69,6 +77,12 @@ class Translate(BaseGenerator):
             if any(part is None for part in translated) or (row.get("context") and context is None):
                 continue
             prompt, a, b = (tuple(part or ()) for part in translated)
+            texts = list(zip(map(text_of, parts), map(text_of, (prompt, a, b)), strict=True))
+            fault = pair_fault(texts, language, row.get("language"), self.config.check_language)
+            if fault is not None:
+                payload = {"pair_id": row["pair_id"], "language": language, "texts": [text for _, text in texts]}
+                self.reject(out, fault[0], row["pair_id"], fault[1], payload)
+                continue
             model = self.models[self.config.engine]
             self.pair(
                 row,
@@ -109,7 +123,15 @@ class Translate(BaseGenerator):
         draw = (row["pair_id"], "translate", language)
         about = {"language": language, "pair_id": row["pair_id"]}
         made = await self.answer(
-            self.config.engine, [message("user", content)], draw, self.config, row, ask, out, **about
+            self.config.engine,
+            [message("user", content)],
+            draw,
+            self.config,
+            row,
+            ask,
+            out,
+            hope=sample_text(language, core),
+            **about,
         )
         if made is None:
             return None
@@ -121,6 +143,44 @@ class Translate(BaseGenerator):
             return None
         start = piece.index(core)
         return piece[:start] + text + piece[start + len(core) :]
+
+
+def pair_fault(
+    texts: Sequence[tuple[str, str]], language: str, source_language: str | None, check_language: bool
+) -> tuple[str, str] | None:
+    """Why prompt and responses together are no translation: (reason, detail); None if nothing speaks against it.
+
+    Args:
+        texts: (source, translation) of the prompt and of both responses.
+        source_language: the original's, where it is known.
+    """
+    for source, text in texts:
+        if len(words(_CODE.sub(" ", source))) >= _NO_NAME and normalised(source) == normalised(text):
+            return "not_translated", "the prompt or a response is the source text"
+    if all(normalised(source) == normalised(text) for source, text in texts):
+        return "not_translated", "the pair is the source text"
+    joined = "\n".join(text for _, text in texts)
+    found = language_of(joined, 1) if check_language else None
+    # Too little text to tell its language can still tell that it is the original's.
+    is_short = len(joined) < MIN_CHARS
+    if check_language and (found == (source_language or "en") != language if is_short else found != language):
+        return "wrong_language", f"asked for {language!r}, identified as {found!r} as a whole"
+    return None
+
+
+@cache
+def _samples() -> dict[str, str]:
+    text = (files("transforms.generators") / "samples.v1.yaml").read_text(encoding="utf-8")
+    samples: dict[str, str] = yaml.safe_load(text)
+    return samples
+
+
+def sample_text(language: str, source: str) -> str:
+    """Words of the language in an order that `source` decides: what a plan takes for a translation; "" if unknown."""
+    text = _samples().get(language, "")
+    glue = " " if " " in text else ""
+    tokens = text.split() if glue else list(text)
+    return glue.join(sorted(tokens, key=lambda token: hash_fields(token, source)))
 
 
 def translation_fault(source: str, text: str, language: str, check_language: bool) -> tuple[str, str] | None:

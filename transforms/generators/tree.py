@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -122,7 +122,7 @@ class Tree(BaseGenerator):
             return [*row["prompt"], message("assistant", prefix)]
         return [message("user", render(_CONTINUE, prompt=text_of(row["prompt"]), prefix=prefix))]
 
-    def _flags(self, prefix: str) -> dict[str, bool]:
+    def _flags(self, prefix: str) -> dict[str, Any]:
         # vLLM closes the last assistant message and opens a new turn unless it is told not to.
         if prefix and self.config.continuation == "prefill":
             return {"continue_final_message": True, "add_generation_prompt": False}

@@ -23,7 +23,9 @@ def twins(pairs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, A
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_twins_share_responses_and_split_and_reverse_their_label(prompt: str) -> None:
-    result = run(build("context_reversal", engines="small", n=5, k=4, contrasts_per_pair=3), prompt_row(prompt))
+    result = run(
+        build("context_reversal", engines="small", verify=False, n=5, k=4, contrasts_per_pair=3), prompt_row(prompt)
+    )
     found = twins(result.pairs)
     assert len(found) == 12
     for more, less in found:
@@ -39,7 +41,7 @@ def test_twins_share_responses_and_split_and_reverse_their_label(prompt: str) ->
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_label_under_more_is_the_response_with_more_of_what_is_measured(prompt: str) -> None:
-    config = {"n": 6, "policy": "all", "contrasts_per_pair": 4}
+    config = {"n": 6, "policy": "all", "contrasts_per_pair": 4, "verify": False}
     pairs = run(build("context_reversal", engines="small", **config), prompt_row(prompt)).pairs
     labelled = [p for p in pairs if p["source_label"]]
     assert labelled
@@ -52,7 +54,8 @@ def test_label_under_more_is_the_response_with_more_of_what_is_measured(prompt: 
 
 
 def test_context_free_accuracy_is_half_by_construction() -> None:
-    generator = build("context_reversal", engines="small", n=6, policy="all", contrasts_per_pair=3)
+    config = {"n": 6, "policy": "all", "contrasts_per_pair": 3, "verify": False}
+    generator = build("context_reversal", engines="small", **config)
     labels = [p["source_label"] for p in run(generator, prompt_row()).pairs if p["source_label"]]
     # Whatever fixed answer a context-blind judge gives to a pair of responses, it is right for one twin of two.
     assert labels.count("a") == labels.count("b") > 0
@@ -60,13 +63,13 @@ def test_context_free_accuracy_is_half_by_construction() -> None:
 
 def test_candidates_are_those_of_sample_n() -> None:
     asked = [FakeEngine(), FakeEngine()]
-    for plugin, engine in zip(("sample_n", "context_reversal"), asked, strict=True):
-        run(build(plugin, engines="small", n=4), prompt_row(), engine)
+    for plugin, engine, more in zip(("sample_n", "context_reversal"), asked, ({}, {"verify": False}), strict=True):
+        run(build(plugin, engines="small", n=4, **more), prompt_row(), engine)
     assert [r.request_id for r in asked[0].requests] == [r.request_id for r in asked[1].requests]
 
 
 def test_without_label_the_expectation_is_recorded_only() -> None:
-    pairs = run(build("context_reversal", engines="small", label=False), prompt_row()).pairs
+    pairs = run(build("context_reversal", engines="small", label=False, verify=False), prompt_row()).pairs
     assert all(p["source_label"] is None for p in pairs)
     assert any(meta(p).get("expected") for p in pairs)
 
@@ -89,6 +92,21 @@ def test_verification_keeps_twins_that_reverse() -> None:
         if pair["source_label"]:
             p_first = meta(pair)["judged_p_first"]
             assert p_first in (0.0, 1.0)
+
+
+def test_the_engine_itself_verifies_where_nobody_else_is_named_and_must_agree_with_the_measure() -> None:
+    def contrary(request: Request) -> str | None:
+        said = follows_context(request)
+        return None if said is None else {"A": "B", "B": "A"}[said]
+
+    config = {"only": ["detail"], "n": 4, "policy": "all"}
+    engine = FakeEngine(follows_context)
+    kept = run(build("context_reversal", engines="small", **config), prompt_row(), engine)
+    assert any(p["source_label"] for p in kept.pairs)
+    assert {r.engine for r in engine.requests} == {"small"}
+    turned = run(build("context_reversal", engines="small", **config), prompt_row(), FakeEngine(contrary))
+    assert not [p for p in turned.pairs if p["source_label"]]
+    assert "no_reversal" in {r["reason"] for r in turned.rejects}
 
 
 def test_verification_rejects_when_the_judge_ignores_the_context() -> None:
@@ -118,14 +136,15 @@ def test_verification_rejects_when_the_judge_ignores_the_context() -> None:
 
 
 def test_written_contrasts_give_unlabelled_twins() -> None:
-    config = {"source": "written", "writer": "large"}
+    config = {"source": "written", "writer": "large", "verify": False}
     found = twins(run(build("context_reversal", engines="small", **config), prompt_row()).pairs)
     assert found
     assert all(m["source_label"] is None and m["context"] != n["context"] for m, n in found)
 
 
 def test_written_contrasts_take_the_forms_in_turn() -> None:
-    config = {"source": "written", "writer": "large", "k": 1, "forms": ["scenario", "profile", "criterion"]}
+    config = {"source": "written", "writer": "large", "k": 1, "verify": False}
+    config["forms"] = ["scenario", "profile", "criterion"]
     engine = FakeEngine()
     made = run(build("context_reversal", engines="small", contrasts_per_pair=3, **config), prompt_row(), engine)
     asked = [r.body["messages"][-1]["content"] for r in engine.requests if r.engine == "large"]

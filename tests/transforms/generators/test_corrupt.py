@@ -9,6 +9,7 @@ from schemas.ids import unit_interval
 from tests.transforms.generators.harness import FakeEngine, build, meta, pair_row, prompt_row, run, text
 from transforms.generators._corruptions import RULES, sentences
 from transforms.generators._edits import changed_share, difference
+from transforms.generators._flaws import FLAWS
 from transforms.hygiene.similarity import normalised
 
 ANSWER = (
@@ -158,3 +159,78 @@ def test_unknown_kind_is_refused_with_the_known_ones() -> None:
 def test_neither_reference_nor_engine_is_a_reject() -> None:
     result = run(build("corrupt"), prompt_row())
     assert [r["reason"] for r in result.rejects] == ["no_answer"]
+
+
+def test_llm_without_an_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine"):
+        build("corrupt", by=["rule", "llm"])
+
+
+# kind: rewrites that have its form, rewrites that have not
+REWRITES: dict[str, tuple[list[str], list[str]]] = {
+    "wrong_number": (
+        [ANSWER.replace("1937", "1973"), ANSWER.replace("1280", "12,800")],
+        [ANSWER.replace("painted", "coated"), ANSWER.replace("110000", "110,000"), ANSWER.replace("1937", "spring")],
+    ),
+    "wrong_unit": (
+        [ANSWER.replace("metres", "feet"), ANSWER.replace("metres", "yards")],
+        [f"{ANSWER} Hooray!", ANSWER.replace("1280", "1281"), ANSWER.replace("orange", "red")],
+    ),
+    "negation": (
+        [ANSWER.replace("It is painted", "It is not painted"), ANSWER.replace("ships see", "ships never see")],
+        [ANSWER.replace("painted", "coated"), ANSWER.replace("1937", "1973")],
+    ),
+    "dropped_requirement": (
+        [ANSWER.replace(" It is painted orange, so that ships see it in fog.", "")],
+        [ANSWER.replace("painted", "coated"), f"{ANSWER} It is long."],
+    ),
+    "unsupported_claim": (
+        [f"{ANSWER} Its builder Ferdinand was a Portuguese monk."],
+        [f"{ANSWER} Hooray!", ANSWER[:80], f"{ANSWER} The bridge is long."],
+    ),
+    "off_topic": (
+        [ANSWER.replace("It is painted orange, so that ships see it in fog.", "My cat sleeps all afternoon.")],
+        [
+            ANSWER.replace("painted", "coated"),
+            f"{ANSWER} My cat sleeps.",
+            ANSWER.replace("1280", "bridge was opened 3"),
+        ],
+    ),
+    "truncation": (
+        [ANSWER[:90], f"{ANSWER[:91]}..."],
+        [f"{ANSWER} It is also long.", ANSWER.replace("1937", "1973"), ANSWER[20:]],
+    ),
+    "verbosity": (
+        [f"{ANSWER} All of this should be kept in mind at all times."],
+        [ANSWER[:90], ANSWER.replace("1937", "1973"), f"{ANSWER} Yes."],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(RULES))
+def test_a_rewrite_must_have_the_form_of_its_kind(kind: str) -> None:
+    row = prompt_row(QUESTION, reference=ANSWER)
+    generator = build("corrupt", engine="small", by=["llm"], kinds=[kind], max_changed=1.0)
+    right, wrong = REWRITES[kind]
+    for reply in right:
+        made = run(generator, row, answer_with(reply))
+        assert len(made.pairs) == 1, (reply, made.rejects)
+        check_corruption(made.pairs[0], ANSWER)
+    for reply in wrong:
+        made = run(generator, row, answer_with(reply))
+        assert not made.pairs, reply
+        assert {r["reason"] for r in made.rejects} == {"corruption_of_another_kind", "nothing_to_corrupt"}
+
+
+@given(kind=st.sampled_from(sorted(RULES)), seed=st.integers(0, 200))
+def test_what_a_rule_does_has_the_form_of_its_kind(kind: str, seed: int) -> None:
+    edit = RULES[kind](ANSWER, QUESTION, lambda *names: unit_interval(str(seed), *names))
+    assert edit is not None
+    assert FLAWS[kind](ANSWER, edit.apply(ANSWER), QUESTION) is None
+
+
+@given(kind=st.sampled_from(sorted(RULES)), original=texts, changed=texts)
+def test_checks_take_any_text(kind: str, original: str, changed: str) -> None:
+    fault = FLAWS[kind](original, changed, QUESTION)
+    assert fault is None or fault
+    assert FLAWS[kind](original, original, QUESTION) is not None

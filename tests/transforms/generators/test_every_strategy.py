@@ -30,7 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "persona": {"engine": "small", "writer": "large"},
     "contrast_prompt": {"engine": "small", "k": 4},
     "corrupt": {"engine": "small", "by": ["rule", "llm"], "k": 3, "max_changed": 1.0},
-    "corrupt_pairs": {"engine": "small", "by": ["llm"], "k": 3, "max_changed": 1.0},
+    "corrupt_pairs": {"engine": "small", "by": ["rule", "llm"], "k": 3, "max_changed": 1.0},
     "rag": {"engine": "small"},
     "short_to_long": {"engine": "small", "target_chars": 100, "votes": 1},
     "tree": {"engine": "small"},

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
+from transforms.generators import _views
 from transforms.generators._contrasts import MEASURES, contrast_of
 from transforms.generators._views import (
     exemplar,
@@ -121,3 +122,16 @@ def test_written_profiles_join_the_context() -> None:
 def test_alike_answers_under_opposite_views_are_rejects() -> None:
     result = run(build("persona", engine="small"), prompt_row(), FakeEngine(lambda r: "Always the same."))
     assert [r["reason"] for r in result.rejects] == ["near_identical_candidate"] * 2
+
+
+def test_identity_follows_what_personas_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = build("persona", engine="small")
+    before = generator.identity
+    assert before == build("persona", engine="small").identity
+    changed = {**_views._library(), "attributes": {"age": ["young", "old"]}}
+    monkeypatch.setattr(_views, "_library", lambda: changed)
+    _views.library_id.cache_clear()
+    try:
+        assert generator.identity != before
+    finally:
+        _views.library_id.cache_clear()

@@ -88,3 +88,56 @@ def test_roles_and_tool_calls_survive() -> None:
     assert long[0]["tool_calls"] == calls
     assert long[1]["content"] == "12:00"
     assert text_of(long[2:]) in GERMAN.values()
+
+
+SHORT = ("What is two plus two?", "It is four.", "It is five.")
+FRENCH = {"What is": "Combien font deux et deux ?", "It is four": "Cela fait quatre.", "It is five": "Cela fait cinq."}
+
+
+def french(request: Request) -> str:
+    content = request.body["messages"][-1]["content"].split("[Text]")[1].strip()
+    return next(v for k, v in FRENCH.items() if content.startswith(k))
+
+
+def echo(request: Request) -> str:
+    return str(request.body["messages"][-1]["content"]).split("[Text]")[1].split("[End of text]")[0].strip()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_short_texts_are_checked_together(check: bool) -> None:
+    row = pair_row(*SHORT, language="en")
+    generator = build("translate", engine="small", languages=["fr"], check_language=check)
+    [pair] = run(generator, row, FakeEngine(french)).pairs
+    assert pair["language"] == "fr"
+    copied = run(generator, row, FakeEngine(echo))
+    assert not copied.pairs
+    assert [r["reason"] for r in copied.rejects] == ["not_translated"]
+
+
+def test_one_response_left_as_it_was_is_no_translation() -> None:
+    def half(request: Request) -> str:
+        return echo(request) if echo(request) == SHORT[2] else french(request)
+
+    made = run(build("translate", engine="small", languages=["fr"]), pair_row(*SHORT, language="en"), FakeEngine(half))
+    assert [r["reason"] for r in made.rejects] == ["not_translated"]
+
+
+def test_names_may_stay_as_they_are() -> None:
+    def named(request: Request) -> str:
+        text = echo(request)
+        return text if text in ("Paris", "Lyon") else "Quelle est la capitale de la France, et pourquoi ?"
+
+    row = pair_row("What is the capital of France, and why?", "Paris", "Lyon", language="en")
+    assert len(run(build("translate", engine="small", languages=["fr"]), row, FakeEngine(named)).pairs) == 1
+
+
+def test_short_pieces_in_another_language_are_found_together() -> None:
+    spanish = {"What": "¿Cuánto es dos más dos, por favor?", "It is four": "Son cuatro.", "It is five": "Son cinco."}
+
+    def answer(request: Request) -> str:
+        return next(v for k, v in spanish.items() if echo(request).startswith(k))
+
+    made = run(
+        build("translate", engine="small", languages=["fr"]), pair_row(*SHORT, language="en"), FakeEngine(answer)
+    )
+    assert [r["reason"] for r in made.rejects] == ["wrong_language"]
