@@ -196,9 +196,14 @@ def report(
     dataset: Dataset,
     workspace: WorkspaceRoot,
     out: Annotated[Path | None, typer.Option(help="file to write; default: say where the version's report is")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """A version's report as one HTML file."""
-    print(write_report(workspace, dataset, out))
+    where = write_report(workspace, dataset, out)
+    if as_json:
+        print_json({"report": where})
+    else:
+        print(where)
 
 
 def sql(

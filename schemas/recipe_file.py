@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import typing
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from schemas.ids import hash_json
 from schemas.recipe import Recipe
 
 Location = tuple[str | int, ...]
+Fault = tuple[Location, str]  # where, and what is wrong
+
+MAX_CHARS = 500_000
+_MAX_NODES = 50_000
+_MAX_DEPTH = 50
+_MAX_NAME = 1000
+_SHOWN_DEPTH = 6  # of a location that is far too deep to be shown
 
 
 class RecipeFile:
@@ -69,7 +77,7 @@ def load_recipe(path: Path) -> RecipeFile:
     """Read and validate a recipe.
 
     Raises:
-        RecipeError: no such file, not YAML, or a wrong field: with line, field and nearest valid name.
+        RecipeError: no such file, not YAML, too large, or a wrong field: with line, field and nearest valid name.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -84,16 +92,22 @@ def load_recipe(path: Path) -> RecipeFile:
 
 def parse_recipe(text: str, path: Path) -> RecipeFile:
     """Validate a recipe's text; `path` is named in errors and anchors relative paths."""
+    if len(text) > MAX_CHARS:
+        raise RecipeError(f"{path}: {len(text):,} characters; a recipe has at most {MAX_CHARS:,}")
+    lines: dict[Location, int] = {}
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        fault = _number(node, (), lines)  # before anything is built: aliases in aliases can stand for millions of nodes
+        value = None if fault or node is None else loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise RecipeError(f"{where}: not valid YAML: {problem}") from None
-    lines: dict[Location, int] = {}
-    _number(node, (), lines, 0)
+    fault = fault or _unstorable(value, ())
+    if fault:
+        raise RecipeError(_located(path, lines, *fault))
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise RecipeError(f"{path}:1: a recipe is a mapping of sections (name, sources, judge, ...), not {kind}")
@@ -104,19 +118,54 @@ def parse_recipe(text: str, path: Path) -> RecipeFile:
     return RecipeFile(path, text, recipe, lines)
 
 
-def _number(node: yaml.Node | None, location: Location, lines: dict[Location, int], depth: int) -> None:
-    """Line number of every location of the YAML tree."""
-    if node is None or depth > 50:
-        return
+def _number(node: yaml.Node | None, location: Location, lines: dict[Location, int]) -> Fault | None:
+    """Note the line number of every location of the YAML tree; what is wrong with its shape, or None."""
+    if node is None:
+        return None
+    if len(location) > _MAX_DEPTH:
+        return location[:_SHOWN_DEPTH], f"nested deeper than {_MAX_DEPTH} levels, or an alias that stands in itself"
+    if len(lines) > _MAX_NODES:
+        return location[:_SHOWN_DEPTH], f"more than {_MAX_NODES:,} values with all aliases written out"
     lines.setdefault(location, node.start_mark.line + 1)
+    children: list[tuple[str | int, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
-        for key, child in node.value:
-            name = str(key.value)
-            lines[(*location, name)] = key.start_mark.line + 1
-            _number(child, (*location, name), lines, depth + 1)
+        children = [(str(key.value), key, child) for key, child in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            _number(child, (*location, index), lines, depth + 1)
+        children = [(index, child, child) for index, child in enumerate(node.value)]
+    for name, marked, child in children:
+        if len(str(name)) > _MAX_NAME:
+            return location, f"a name of more than {_MAX_NAME} characters"
+        inner = (*location, name)
+        if inner in lines:  # the same name again: the last counts, but its size counts too
+            inner = (*location, f"{name} (line {marked.start_mark.line + 1}, {len(lines)})")
+        lines[inner] = marked.start_mark.line + 1
+        fault = _number(child, inner, lines)
+        if fault:
+            return fault
+    return None
+
+
+def _unstorable(value: Any, location: Location) -> Fault | None:
+    """The first value that JSON, and with it the recipe's hash, cannot hold; None if there is none."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            name = key if isinstance(key, (str, int)) else str(key)
+            fault = _unstorable(key, location) or _unstorable(item, (*location, name))
+            if fault:
+                return fault
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            fault = _unstorable(item, (*location, index))
+            if fault:
+                return fault
+    elif isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            return location, "holds half a character (a lone surrogate); write the character itself"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return location, "is a number of more than 64 bits"
+    elif value is not None and not isinstance(value, (bool, int, float, date)):
+        return location, f"is of YAML type {type(value).__name__}; use text, numbers, lists and mappings"
+    return None
 
 
 def _located(path: Path, lines: dict[Location, int], location: Location, text: str) -> str:

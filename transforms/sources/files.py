@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
@@ -97,6 +97,22 @@ def csv_shape(path: Path) -> tuple[str, int, tuple[str, ...]]:
         names = next(rows, [])
         shown = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
         return "csv-rows", sum(1 for _ in rows), tuple(shown)
+
+
+def columns_in(path: Path, wanted: Collection[str]) -> tuple[str, ...]:
+    """A file's columns; of a .jsonl file those of its first lines, of all where those lack a `wanted` one.
+
+    Raises:
+        DataError, OSError, ValueError, PolarsError: it cannot be read.
+    """
+    if path.suffix == ".parquet":
+        return tuple(pl.read_parquet_schema(path))
+    if path.suffix == ".csv":
+        return tuple(next(csv_rows(path), []))
+    if path.suffix == ".json":
+        return column_names(json_records(path))
+    names = column_names(_json_lines(path, _HEAD_LINES))
+    return names if set(wanted) <= set(names) else column_names(_json_lines(path, None))
 
 
 def jsonl_columns(path: Path, config: PromptsSource | PairsSource) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def test_language() -> None:
         ({"type": "max_words", "n": -1}, "greater than or equal to 0"),
         ({"type": "max_words", "n": 3, "m": 4}, "m"),
         ({"type": "regex", "pattern": "("}, "not a regular expression"),
+        ({"type": "regex", "pattern": "(?=a)b"}, "look-around"),
         ({"n": 3}, "type"),
         ("max_words", "max_words"),
     ],
@@ -94,3 +96,10 @@ def test_no_text_breaks_a_check(text: str) -> None:
 def test_vocabulary_survives_the_column() -> None:
     specs = [spec for spec, _, _ in CASES]
     assert [c.type for c in parse_checks(json.dumps(specs))] == [spec["type"] for spec in specs]
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|a)*$", r"(.*)*x", r"(?:a?){200}a{200}"])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    started = time.process_time()
+    check({"type": "regex", "pattern": pattern}, "a" * 100_000 + "!")
+    assert time.process_time() - started < 10

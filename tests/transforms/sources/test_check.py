@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from schemas.errors import RecipeError
@@ -13,8 +14,16 @@ from transforms.sources.check import check_sources
 HEAD = "name: r\nsources:\n"
 
 
+ROW = '{"question": "x", "better": "a", "worse": "b", "people": ["a"]}\n'
+
+
 def check(tmp_path: Path, *sources: str) -> None:
     (tmp_path / "good.jsonl").write_text("{}\n")
+    for name in ("rows.jsonl", "more.jsonl"):
+        (tmp_path / name).write_text(ROW * 3)
+    (tmp_path / "rows.json").write_text(f"[{ROW}]")
+    (tmp_path / "rows.csv").write_text("question,better,worse\nx,a,b\n")
+    pl.DataFrame({"question": ["x"], "better": ["a"], "worse": ["b"]}).write_parquet(tmp_path / "rows.parquet")
     text = HEAD + "".join(f"  - {source}\n" for source in sources)
     check_sources(parse_recipe(text, tmp_path / "recipe.yaml"))
 
@@ -25,6 +34,8 @@ def test_good_sources_pass(tmp_path: Path) -> None:
         "{name: one, kind: prompts, path: good.jsonl}",
         "{name: two, kind: pairs, path: '*.jsonl', labels: {1: a, 2: b}}",
         "{name: three, kind: pairs, dataset: some/where}",
+        "{name: four, kind: pairs, path: rows.csv, columns: {prompt: question, chosen: better, rejected: worse}}",
+        "{name: five, kind: pairs, path: more.jsonl, votes: [{kind: human, labels: people}]}",
     )
 
 
@@ -40,6 +51,21 @@ def test_good_sources_pass(tmp_path: Path) -> None:
         ),
         ("{name: s, kind: pairs, path: good.jsonl, limit: many}", ["sources.1.limit", "'many'"]),
         ("{name: s, kind: pairs, path: good.jsonl, columns: {promt: x}}", ["sources.1", "did you mean 'prompt'"]),
+        *(
+            (
+                f"{{name: s, kind: pairs, path: rows.{suffix}, columns: {{prompt: questoin, chosen: better}}}}",
+                ["sources.1.columns.prompt", f"rows.{suffix}", "did you mean 'question'"],
+            )
+            for suffix in ("jsonl", "json", "csv", "parquet")
+        ),
+        (
+            "{name: s, kind: pairs, path: '*e.jsonl', votes: [{kind: human, labels: peoples}]}",
+            ["sources.1.votes.0.labels", "more.jsonl", "did you mean 'people'"],
+        ),
+        (
+            "{name: s, kind: pairs, path: rows.jsonl, votes: [{kind: judge, column: betterr}]}",
+            ["sources.1.votes.0.column", "did you mean 'better'"],
+        ),
         ("{name: first, kind: pairs, path: good.jsonl}", ["sources.1.name", "'first' is used twice"]),
     ],
 )
