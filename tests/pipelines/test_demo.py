@@ -45,6 +45,7 @@ def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
     assert {"heads", "checks", "relevance", "length", "repetition"} & set(votes["voter"].to_list())
     report = tmp_path / "w" / "datasets" / "demo" / "v0001" / "report.html"
     assert "<html" in report.read_text()[:2000]
+    assert "spread is the mean cosine distance" in report.read_text()
     memo = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "w" / "tables").rglob("journal-*.jsonl"))
     second = run(tmp_path / "w", "--limit", "12")
     assert (second["version"], second["published"]) == ("v0001", False)

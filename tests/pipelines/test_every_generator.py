@@ -1,4 +1,4 @@
-"""Every generator in one recipe, against the embedded LLM: each makes pairs or says why not, and nothing is lost."""
+"""Every generator in one recipe, against the embedded LLM: each makes something, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import yaml
 
@@ -54,19 +53,20 @@ PAIR = {
     "rejected": "Tides come from wind over the open ocean, 3 times a day.",
     "language": "en",
 }
+PAIRS = [PAIR, {**PAIR, "prompt": "Why are there two tides a day?"}, {**PAIR, "prompt": "What makes the sea rise?"}]
 SHORT: dict[str, Any] = {"max_tokens": 20}
 USES: list[dict[str, Any]] = [
     {"plugin": "sample_n", "engines": ["llm"], "n": 2, **SHORT},
-    {"plugin": "context_reversal", "engines": ["llm"], "n": 2, "k": 2, **SHORT},
+    {"plugin": "context_reversal", "engines": ["llm"], "n": 2, "k": 2, "verify": False, **SHORT},
     {"plugin": "persona", "engine": "llm", "personas_per_prompt": 1, **SHORT},
-    {"plugin": "contrast_prompt", "engine": "llm", "k": 1, **SHORT},
+    {"plugin": "contrast_prompt", "engine": "llm", "k": 4, **SHORT},
     {"plugin": "corrupt", "k": 1},
     {"plugin": "corrupt_pairs", "k": 1},
     {"plugin": "rag", "engine": "llm", **SHORT},
     {"plugin": "short_to_long", "engine": "llm", "votes": 1, "target_chars": 600, "distractors": "others.txt", **SHORT},
     {"plugin": "tree", "engine": "llm", "depth": 2, "branching": 2, "segment_tokens": 8, "max_tokens": 16},
     {"plugin": "past_future", "past": "llm", "future": "llm", "rater": "llm", "n": 2, "verify": False, **SHORT},
-    {"plugin": "refresh", "engine": "llm", "rater": "llm", "n": 2, "rating_samples": 1, **SHORT},
+    {"plugin": "refresh", "engine": "llm", "rater": "llm", "n": 4, "rating_samples": 1, **SHORT},
     {"plugin": "translate", "engine": "llm", "languages": ["fr"], "max_tokens": 48, "check_language": False},
     {"plugin": "trajectory"},
     {"plugin": "demonstrations", "engines": ["llm"], "n": 1, **SHORT},
@@ -77,7 +77,7 @@ USES: list[dict[str, Any]] = [
 def test_every_generator_runs_from_a_recipe(tmp_path: Path) -> None:
     assert sorted(use["plugin"] for use in USES) == sorted(names("generators"))
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\n")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     (tmp_path / "others.txt").write_text("\n\n".join(f"Paragraph {i} speaks of other things." for i in range(80)))
     for use in USES:
         if "distractors" in use:
@@ -101,11 +101,5 @@ def test_every_generator_runs_from_a_recipe(tmp_path: Path) -> None:
     pairs = table_frame(workspace, "pairs").collect()
     assert Pairs.is_valid(pairs)
     assert Prompts.is_valid(table_frame(workspace, "prompts").collect())
-    made = set(pairs["origin"])
-    assert {"sample_n", "context_reversal", "corrupt", "corrupt_pairs", "tree", "trajectory", "demonstrations"} <= made
-    rejected = (
-        table_frame(workspace, "rejects").collect().select(pl.col("stage").str.split("/").list.last()).to_series()
-    )
     evolved = sum(stage.counts["prompts"] for stage in result.stages if stage.stage == "evolve")
-    heard_of = made | set(rejected) | ({"prompt_evolve"} if evolved else set())
-    assert set(names("generators")) <= heard_of
+    assert set(pairs["origin"]) | ({"prompt_evolve"} if evolved else set()) >= set(names("generators"))

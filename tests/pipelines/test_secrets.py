@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from pipelines.run import checked_recipe
+from schemas.errors import RecipeError
 from tests.pipelines.conftest import Project
 
 pytestmark = pytest.mark.slow
@@ -45,11 +49,21 @@ def test_a_key_stands_in_no_error(project: Project, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "/etc/x", "..", 'q"uote', "semi;colon", "nul\0", ""])
-def test_a_dataset_name_cannot_leave_the_workspace(project: Project, name: str) -> None:
-    project.recipe["dataset"] = name
-    error = project.prefine("run", str(project.recipe_path), "-w", "w", "--quiet", expect=2)
-    assert "Traceback" not in error
-    assert not (project.folder / "w" / "datasets").exists()
+@pytest.mark.parametrize("field", ["materialise.dataset", "name"])
+def test_a_dataset_name_cannot_leave_the_workspace(tmp_path: Path, field: str, name: str) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "x"}\n')
+    recipe = {"name": "small", "sources": [{"name": "prompts", "kind": "prompts", "path": "prompts.jsonl"}]}
+    checked_recipe(written(tmp_path, recipe))
+    named = {**recipe, "name": name} if field == "name" else {**recipe, "materialise": {"dataset": name}}
+    with pytest.raises(RecipeError, match=rf"recipe.yaml:\d+: {field}: ") as error:
+        checked_recipe(written(tmp_path, named))
+    assert error.value.exit_code == 2
+
+
+def written(folder: Path, recipe: dict[str, Any]) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
 
 
 @pytest.mark.parametrize(

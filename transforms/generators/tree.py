@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,13 +26,16 @@ _CONTINUE = "continue.v1"
 
 @dataclass
 class Node:
-    """A prefix of the response; `path` names the choices that led here, the root's is ()."""
+    """A prefix of the response; `path` names the choices that led here, the root's is ().
+
+    `trail` names for each segment down to here the request whose reply it is, and where in the text it ends.
+    """
 
     path: tuple[int, ...]
     text: str
     finished: bool = False
     children: list[Node] = field(default_factory=list)
-    request_id: str | None = None
+    trail: tuple[tuple[str, int], ...] = ()
 
     def leaves(self) -> list[Node]:
         """The nodes without children, left to right."""
@@ -49,10 +52,14 @@ class Tree(BaseGenerator):
     """Segments of `segment_tokens` tokens, `branching` continuations of each, `depth` levels.
 
     Every node with two distinct continuations gives up to `pairs_per_node` pairs, each of two leaves below
-    different children. Each segment is asked for once. `continuation`: `prefill` ends the request with the
-    assistant's text so far (llama.cpp, vLLM); `instructed` asks for a continuation in words (any endpoint).
+    different children. Each segment is asked for once and stored once, as a reply in the memo; a pair holds whole
+    responses, and its `origin_ref` names of each the `segments` from the root: [request id, end in characters]. Two
+    leaves share the first `prefix_segments` of them, which are the first `prefix_chars` characters.
+    `continuation`: `prefill` ends the request with the assistant's text so far (llama.cpp, vLLM); `instructed` asks
+    for a continuation in words (any endpoint).
     """
 
+    version: ClassVar[int] = 2
     templates = (_CONTINUE,)
 
     class Config(OneEngine):
@@ -112,7 +119,8 @@ class Tree(BaseGenerator):
                 continue
             seen.add(normalised(reply.text))
             text = continued(node.text, reply.text, self.config.continuation)
-            node.children.append(Node(path, text, reply.finish_reason == "stop", request_id=request.request_id))
+            trail = (*node.trail, (request.request_id, len(text)))
+            node.children.append(Node(path, text, reply.finish_reason == "stop", trail=trail))
         await asyncio.gather(*(self._grow(child, row, ask, out) for child in node.children))
 
     def _messages(self, row: Row, prefix: str) -> list[Message]:
@@ -130,8 +138,10 @@ class Tree(BaseGenerator):
 
     def _pair(self, row: Row, node: Node, x: Node, y: Node, out: Yield) -> None:
         model = self.models[self.config.engine]
-        first = written(x.text, model, node=list(x.path), request_id=x.request_id)
-        second = written(y.text, model, node=list(y.path), request_id=y.request_id)
+        first, second = (
+            written(leaf.text, model, node=list(leaf.path), request_id=leaf.trail[-1][0], segments=leaf.trail)
+            for leaf in (x, y)
+        )
         self.pair(
             row,
             out,
@@ -139,7 +149,7 @@ class Tree(BaseGenerator):
             second,
             tags=["tree"],
             ref={"depth": self.config.depth, "branching": self.config.branching},
-            meta={"branch": list(node.path), "prefix_chars": len(node.text)},
+            meta={"branch": list(node.path), "prefix_chars": len(node.text), "prefix_segments": len(node.trail)},
         )
 
 

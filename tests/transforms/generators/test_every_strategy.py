@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.errors import UsageError
 from schemas.messages import message
@@ -90,6 +92,27 @@ def test_an_engine_that_fails_gives_rejects_and_no_exception(plugin: str, state:
     assert made.rejects
     if plugin != "corrupt_pairs" and plugin != "corrupt":
         assert not made.pairs
+
+
+words = st.sampled_from(
+    ["A", "B", "9", "[1]", "not", "42 km", "```x```", '{"prompt": "a b c d e"}', "{", "I cannot", "é漢\0"]
+)
+replies = st.text(max_size=30) | st.lists(words | st.text(max_size=8), max_size=9).map(" ".join)
+tokens = st.dictionaries(st.text(max_size=3) | st.sampled_from(["A", " B", "5"]), st.floats(-50, 0), max_size=4)
+
+
+@given(
+    plugin=st.sampled_from(sorted(CONFIGS)), said=st.lists(replies, min_size=1, max_size=4), first=st.none() | tokens
+)
+def test_any_reply_gives_valid_rows(plugin: str, said: list[str], first: dict[str, float] | None) -> None:
+    """Whatever an engine says, by text and by probabilities: valid pairs, prompts and rejects, no exception."""
+
+    def answer(request: Request) -> Reply:
+        text = said[int(request.request_id[:6], 16) % len(said)]
+        logprobs = [first] if first is not None and request.body.get("logprobs") else None
+        return Reply(request.request_id, "ok", text, None, "stop", logprobs, tokens_in=1, tokens_out=1)
+
+    run(build(plugin, **CONFIGS[plugin]), row_for(plugin), FakeEngine(answer))
 
 
 @pytest.mark.parametrize("plugin", CONFIGS)

@@ -15,6 +15,7 @@ from schemas.messages import messages_id, text_of
 from schemas.pairs import mirrored
 from tests.transforms.generators.harness import check_yield, meta, pair_row, prompt_row
 from transforms.engines.window import Caller
+from transforms.hygiene.language import language_of
 from transforms.plugins import Yield
 from transforms.registry import find
 from transforms.storage.memo import Memo
@@ -95,16 +96,26 @@ def test_sample_n_best_worst(run: Run) -> None:
 
 
 def test_context_reversal(run: Run) -> None:
-    made = run("context_reversal", rows(), engines="llm", n=3, max_tokens=20, temperatures=[1.0], k=2)
+    """The model is asked under both contexts in both orders; what it sees reverse has opposite labels."""
+    config = {"engines": "llm", "n": 3, "max_tokens": 20, "temperatures": [1.0], "k": 3, "contrasts_per_pair": 4}
+    made = run("context_reversal", rows(), **config)
+    for pair in made.pairs:
+        p_first = meta(pair)["judged_p_first"]
+        assert p_first is not None
+        assert p_first != 0.5
+    assert made.pairs
+    trusted = run("context_reversal", rows(), verify=False, **config)
+    assert {p["pair_id"] for p in made.pairs} < {p["pair_id"] for p in trusted.pairs}
+    made = trusted
     labels = [p["source_label"] for p in made.pairs if p["source_label"]]
     assert labels.count("a") == labels.count("b") > 0
     assert len({p["group_id"] for p in made.pairs}) == len(PROMPTS)
 
 
 def test_context_reversal_with_written_contrasts(run: Run) -> None:
-    config = {"engines": "llm", "n": 3, "max_tokens": 20, "temperatures": [1.0], "k": 1}
+    config = {"engines": "llm", "n": 3, "max_tokens": 20, "temperatures": [1.0], "k": 2, "verify": False}
     made = run("context_reversal", rows(), source="written", writer="llm", **config)
-    assert len(made.pairs) + len(made.rejects) > 0
+    assert made.pairs
     assert len({p["context"] for p in made.pairs}) == len(made.pairs)
 
 
@@ -115,23 +126,26 @@ def test_persona(run: Run) -> None:
 
 
 def test_contrast_prompt(run: Run) -> None:
-    made = run("contrast_prompt", rows(), engine="llm", max_tokens=20, k=2)
+    made = run("contrast_prompt", rows(), engine="llm", max_tokens=20, k=5)
     assert all(meta(p)["p_better"] > 0.5 for p in made.pairs)
-    assert len(made.pairs) + sum(r["reason"] == "contrast_not_verified" for r in made.rejects) > 0
+    assert made.pairs
 
 
-@pytest.mark.parametrize("by", ["rule", "llm"])
-def test_corrupt(run: Run, by: str) -> None:
-    made = run(
-        "corrupt", rows(reference=REFERENCE), engine="llm", by=[by], kinds=["wrong_number", "negation"], max_tokens=64
-    )
+# The tiny model copies, but seldom with one change: what it can do is to break off, or to go on.
+@pytest.mark.parametrize(
+    ("by", "kinds", "max_tokens"),
+    [("rule", ["wrong_number", "negation"], 64), ("llm", ["truncation", "verbosity"], 24)],
+)
+def test_corrupt(run: Run, by: str, kinds: list[str], max_tokens: int) -> None:
+    config = {"kinds": kinds, "max_tokens": max_tokens, "k": 2, "max_changed": 1.0, "temperature": 0.0}
+    made = run("corrupt", rows(reference=REFERENCE), engine="llm", by=[by], **config)
     for pair in made.pairs:
         facts = meta(pair)["corruption"]
         start, end = facts["span"]
         bad = loser(pair)
         assert bad[start:end] == facts["inserted"]
         assert bad[:start] + facts["removed"] + bad[end:] == winner(pair) == REFERENCE
-    assert made.pairs or by == "llm"
+    assert made.pairs
 
 
 def test_rag(run: Run) -> None:
@@ -144,13 +158,15 @@ def test_rag(run: Run) -> None:
 def test_short_to_long(run: Run, tmp_path: Path) -> None:
     distractors = tmp_path / "others.txt"
     distractors.write_text("\n\n".join(f"Paragraph {i} speaks of other things at some length." for i in range(80)))
-    row = prompt_row("How high is the lighthouse?", documents=DOCUMENTS)
+    questions = ["How high is the lighthouse?", "When was the lighthouse of Cape Norr built, and how high is it?"]
+    asked = [prompt_row(question, documents=DOCUMENTS) for question in questions]
     config = {"engine": "llm", "max_tokens": 20, "votes": 1, "temperature": 1.2, "target_chars": 3000}
-    made = run("short_to_long", [row], distractors=str(distractors), **config)
+    made = run("short_to_long", asked, distractors=str(distractors), **config)
     for pair in made.pairs:
         assert len(pair["context"]) >= 3000
         assert [pair["context"][s:e] for s, e in meta(pair)["critical_spans"]] == DOCUMENTS[:1]
-    assert len(made.pairs) + len(made.rejects) == 1
+    assert made.pairs
+    assert len(made.pairs) + len(made.rejects) == len(asked)
 
 
 def test_tree(run: Run) -> None:
@@ -170,17 +186,27 @@ def test_past_future(run: Run) -> None:
 
 
 def test_refresh(run: Run) -> None:
-    made = run("refresh", [pair_row(PROMPTS[1])], engine="llm", rater="llm", n=3, max_tokens=20, rating_samples=2)
-    assert len(made.pairs) + len(made.rejects) >= 1
+    old = [pair_row(prompt) for prompt in PROMPTS]
+    made = run("refresh", old, engine="llm", rater="llm", n=4, max_tokens=20, rating_samples=2)
+    for pair in made.pairs:
+        assert json.loads(pair["origin_ref"])["why"] == "stale"
+        assert pair["pair_id"] not in {row["pair_id"] for row in old}
+    assert made.pairs
 
 
 def test_translate(run: Run) -> None:
-    row = pair_row("How do tides work?", first_label="a", language="en")
-    made = run("translate", [row], engine="llm", languages=["fr"], max_tokens=96)
-    assert all(p["language"] == "fr" and p["group_id"] == row["prompt_id"] for p in made.pairs)
-    assert made.pairs or {r["reason"] for r in made.rejects} <= {"wrong_language", "not_translated", "degenerate"}
-    checked = run("translate", [row], engine="llm", languages=["fr"], max_tokens=96, check_language=False)
-    assert all(meta(p)["translated_from"] == row["pair_id"] for p in checked.pairs)
+    """The model was trained on English alone: what it calls French must not pass, unless nobody checks."""
+    old = {row["pair_id"]: row for row in (pair_row(prompt, first_label="a", language="en") for prompt in PROMPTS)}
+    made = run("translate", list(old.values()), engine="llm", languages=["fr"], max_tokens=48)
+    assert made.pairs or made.rejects
+    assert all(p["language"] == "fr" and language_of(text_of(p["prompt"]), 1) == "fr" for p in made.pairs)
+    assert {r["reason"] for r in made.rejects} <= {"wrong_language", "not_translated", "degenerate", "refusal"}
+    trusted = run("translate", list(old.values()), engine="llm", languages=["fr"], max_tokens=48, check_language=False)
+    assert trusted.pairs
+    for pair in trusted.pairs:
+        row = old[meta(pair)["translated_from"]]
+        assert pair["pair_id"] != row["pair_id"]
+        assert pair["group_id"] == row["prompt_id"]
 
 
 def test_trajectory(run: Run) -> None:

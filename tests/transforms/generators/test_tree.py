@@ -90,3 +90,29 @@ def test_branches_that_agree_are_rejects() -> None:
     assert {r["reason"] for r in result.rejects} == {"near_identical_candidate", "no_branch"}
     result = run(build("tree", engine="small"), prompt_row(), FakeEngine(failed))
     assert {r["reason"] for r in result.rejects} == {"generation_error", "no_branch"}
+
+
+@pytest.mark.parametrize("branching", [2, 3])
+def test_leaves_are_made_of_segments_that_are_stored_once(branching: int) -> None:
+    engine = FakeEngine(unfinished)
+    config = {"depth": 3, "branching": branching, "pairs_per_node": 9}
+    made = run(build("tree", engine="small", **config), prompt_row(), engine)
+    replies = {request.request_id: unfinished(request).text for request in engine.requests}
+    assert len(replies) == len(engine.requests)
+    seen: dict[str, str] = {}
+    for pair in made.pairs:
+        reference, n = json.loads(pair["origin_ref"]), meta(pair)["prefix_segments"]
+        trails = {side: reference[side]["segments"] for side in "ab"}
+        for side, trail in trails.items():
+            response, start = text(pair[f"response_{side}"]), 0
+            for request_id, end in trail:
+                assert seen.setdefault(request_id, response[:end]) == response[:end]
+                assert response[start:end] == replies[request_id]
+                start = end
+            assert start == len(response)
+        assert trails["a"][:n] == trails["b"][:n]
+        assert trails["a"][n] != trails["b"][n]
+        assert (trails["a"][n - 1][1] if n else 0) == meta(pair)["prefix_chars"]
+    assert set(seen) <= set(replies)
+    written_out = sum(len(text(pair[f"response_{side}"])) for pair in made.pairs for side in "ab")
+    assert sum(map(len, replies.values())) < written_out

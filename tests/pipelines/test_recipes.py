@@ -1,0 +1,41 @@
+"""The recipes for real preference data, as they come: ingest, score, fuse, route, publish, verify, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.export import export_version
+from pipelines.lookup import table_frame
+from pipelines.run import run_recipe
+from pipelines.versions import check
+from tests.conftest import ROOT
+from transforms.storage.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 240
+
+
+@pytest.mark.parametrize("name", ["pandalm", "hh_harmless", "llmbar", "ukpconvarg"])
+def test_real_preferences_become_a_dataset(name: str, tmp_path: Path, shared_data: Path) -> None:
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    assert "../../shared/data/" in text
+    (tmp_path / "recipe.yaml").write_text(text.replace("../../shared/data", str(shared_data)))
+    result = run_recipe(tmp_path / "recipe.yaml", str(tmp_path / "w"), None, LIMIT, (), quiet=True)
+    assert result.published
+    for stage in result.stages:
+        assert stage.rows_in == stage.rows_out + sum(stage.rejects.values()), stage
+    counts = {stage.stage: stage.counts for stage in result.stages}
+    assert counts["score"]["votes"] >= counts["ingest"]["pairs"]
+    assert counts["route"]["queued"] > 0
+    assert not any(usage for stage in result.stages for usage in stage.usage.values())
+    verdicts = table_frame(Workspace.open(str(tmp_path / "w")), "verdicts").collect()
+    assert verdicts["p_a"].is_between(0, 1).all()
+    assert verdicts["n_votes"].min() > 0
+    assert all(found.ok for found in check(str(tmp_path / "w"), str(result.dataset), []))
+    for form in ("trl-dpo", "trl-reward", "jsonl"):
+        rows = export_version(str(tmp_path / "w"), str(result.dataset), form, tmp_path / form, {})
+        assert sum(rows.values()) > 0
+        assert list((tmp_path / form).iterdir())
