@@ -254,6 +254,7 @@ def test_the_core_works_without_any_extra(folder: Path) -> None:
     done = without("run", "recipe.yaml", "-w", "w", "-q", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["published"]
+    (folder / "rows.jsonl").write_text(json.dumps({**GOOD, "reference": "Blue."}) + "\n")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(changed(score={"scorers": [{"plugin": "bleu"}]})))
     lacking = without("run", "recipe.yaml", "-w", "w", "-q")
     assert lacking.returncode in (1, 2)

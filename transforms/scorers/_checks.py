@@ -12,7 +12,7 @@ Models", 2023).
 | contains | text, min_count, ignore_case | the text occurs at least min_count times |
 | not_contains | text, ignore_case | the text does not occur |
 | starts_with, ends_with | text, ignore_case | the stripped response starts / ends with the text |
-| regex | pattern | the pattern (Python `re`, multi-line) is found |
+| regex | pattern | the pattern (Rust syntax, multi-line) is found |
 | json | keys | the response (or its only fenced block) is JSON; an object with all `keys` if given |
 | all_lowercase, all_uppercase | | no letter is in the other case, and there are letters |
 | no_commas | | there is no comma |
