@@ -134,7 +134,7 @@ def test_contrast_prompt(run: Run) -> None:
 # The tiny model begins a copy and does not end it: of all flaws it is good at breaking off, if it is cut in time.
 @pytest.mark.parametrize(
     ("by", "kinds", "max_tokens"),
-    [("rule", ["wrong_number", "negation"], 64), ("llm", ["truncation"], 8)],
+    [("rule", ["wrong_number", "negation"], 64), ("llm", ["truncation"], 3)],
 )
 def test_corrupt(run: Run, by: str, kinds: list[str], max_tokens: int) -> None:
     config = {"kinds": kinds, "max_tokens": max_tokens, "k": 2, "max_changed": 1.0, "temperature": 0.0}
