@@ -16,6 +16,7 @@ from pipelines.fitted import FittedStage
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage, Summary
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
+from transforms.annotate.votes import HUMAN
 from transforms.build import build
 from transforms.controls import known_label
 from transforms.routers._features import prompt_families, response_features
@@ -150,7 +151,9 @@ def candidates_of(
     people = votes.filter(pl.col("kind") == "human").group_by("pair_id").agg(humans=pl.col("voter").unique().sort())
     candidates = verdicts.join(extra, on="pair_id", how="inner", maintain_order="left")
     return candidates.join(people, on="pair_id", how="left", maintain_order="left").with_columns(
-        pl.col("humans").fill_null([])
+        pl.col("humans").fill_null([]),
+        # Of those we asked: people whom a source brought along are no answers to our questions.
+        pl.col("humans").fill_null([]).list.eval(pl.element().str.starts_with(HUMAN)).list.sum().alias("answered"),
     )
 
 

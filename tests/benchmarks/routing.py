@@ -1,11 +1,16 @@
 """Routers replayed on real humans: what a budget of answers buys.
 
     python -m tests.benchmarks.routing [--data pandalm_test,...] [--routers value,...] [--seeds 3] [--out F] [--svg F]
+        [--through-product]
 
 Every answer that the data's humans gave can be bought once, for one unit. In rounds a router values the
 pairs under the model fitted on what was bought so far, the best are asked once more (the queue's discount for
 pairs of one prompt applies to every router but `random`), and the model is fitted again. The model is the same
-for all routers (`replayed_humans.py`).
+for all routers (`replayed_humans.py`); it is not the product's, whose fuser knows nothing of which responses meet again
+in other pairs. `--through-product` replays through that fuser and the real queue instead (`replayed_product.py`).
+
+Exits with 1 where `value` gains less than 95 % with 30 % of the answers, or needs more than half of what `random`
+needs for 95 %; every bar missed is printed.
 
 label accuracy: share of pairs whose gold label (the data's own aggregate of all humans) is a or b and
 whose modelled label agrees. head accuracy: a logistic preference head on bags of words, trained on the modelled labels
@@ -17,6 +22,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from schemas.tables import Verdicts, polars_schema
+from tests.benchmarks import replayed_product
 from tests.benchmarks.replayed_humans import Floats, Model, Replay, fitted, load
 from transforms.registry import find
 from transforms.routers._queue import uniform
@@ -134,7 +142,7 @@ def share_needed(points: list[dict[str, float]], level: float, key: str = "label
 def summary(curves: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Share of the gain of all answers reached with 30% of them, and answers needed for 95% of the gain."""
     out: dict[str, Any] = {}
-    for key in ("label", "head"):
+    for key in (key for key in ("label", "head") if key in curves["random"][0]):
         floor = curves["random"][0][key]
         ceiling = float(np.mean([points[-1][key] for points in curves.values()]))
         level = floor + 0.95 * (ceiling - floor)
@@ -150,8 +158,25 @@ def summary(curves: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     return out
 
 
-def main() -> None:
-    """Print the figures as JSON; `--merge` takes data sets from earlier `--out` files instead of replaying them."""
+def misses(figures: dict[str, Any]) -> list[str]:
+    """The bars that the figures miss."""
+    missed = []
+    for name, found in figures.items():
+        label = found["summary"]["label"]
+        gain = label["gain_at_30_percent"].get("value")
+        share = label["share_for_95_percent_of_gain"]
+        if gain is not None and gain < 0.95:
+            missed.append(f"{name}: value gains {gain:.1%} with 30% of the answers, not 95%")
+        if gain is not None and share["value"] > share["random"] / 2:
+            missed.append(
+                f"{name}: value needs {share['value']:.1%} of the answers for 95% of the gain, "
+                f"more than half of random's {share['random']:.1%}"
+            )
+    return missed
+
+
+def main() -> int:
+    """Print the figures as JSON, 1 where a bar is missed; `--merge` takes them from earlier `--out` files instead."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data")
     parser.add_argument("--data", default=",".join(DATA))
@@ -159,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--round", type=float, default=0.02, help="share of the answers bought in one round")
     parser.add_argument("--limit", type=int, help="only the first pairs of each file")
+    parser.add_argument("--through-product", action="store_true", help="the product's fuser and queue")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--merge", type=Path, nargs="*", default=[])
@@ -168,10 +194,10 @@ def main() -> None:
         figures |= json.loads(path.read_text())
     threadpool_limits(limits=1)  # the vectors are small: threads that wait for each other cost ten times as much
     for name in options.data.split(",") if not options.merge else ():
-        data = load(options.folder, name, options.limit)
+        once = replay(options, name)
         curves = {}
         for router in options.routers.split(","):
-            runs = [curve(data, router, seed, options.round) for seed in range(options.seeds)]
+            runs = [once(router, seed) for seed in range(options.seeds)]
             curves[router] = [
                 {k: float(np.mean([run[i][k] for run in runs])) for k in run0} for i, run0 in enumerate(runs[0])
             ]
@@ -181,6 +207,19 @@ def main() -> None:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     if options.svg:
         draw(figures, options.svg)
+    missed = misses(figures)
+    for bar in missed:
+        print(f"MISSED: {bar}")
+    return 1 if missed else 0
+
+
+def replay(options: argparse.Namespace, name: str) -> Callable[[str, int], list[dict[str, float]]]:
+    """A data set read, and how one router is replayed on it with one seed."""
+    if options.through_product:
+        product = replayed_product.load(options.folder, name, options.limit)
+        return lambda router, seed: replayed_product.curve(product, router, seed)
+    data = load(options.folder, name, options.limit)
+    return lambda router, seed: curve(data, router, seed, options.round)
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -202,4 +241,4 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

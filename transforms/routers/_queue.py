@@ -48,7 +48,8 @@ SHORTLIST = pl.Schema(
         "worth": pl.Float64,  # value per unit of the budget
         "family": pl.String,  # pairs of one are discounted against each other
         "priority": pl.Float64,  # what is ranked: worth, discounted within the family
-        "overlap": pl.Int32,
+        "overlap": pl.Int32,  # answers asked for at first
+        "answered": pl.Int32,  # people whose answers the value already knows
         "unit": pl.Float64,  # cost of one answer in units of the budget (labels or seconds)
         "slice": pl.String,
         "known_label": pl.String,
@@ -71,7 +72,12 @@ def uniform(pair_ids: Iterable[str], seed: int, purpose: str) -> list[float]:
 
 
 def overlaps(certainty: pl.Expr, config: QueueConfig) -> pl.Expr:
-    """Answers to ask for: from `overlap_min` at certainty 1 to `overlap_max` at certainty 1/3 (three outcomes)."""
+    """Answers to ask for at first: `overlap_min` at certainty 1, `overlap_max` at certainty 1/3 (three outcomes).
+
+    Where more is asked one by one, everything starts with `overlap_min`.
+    """
+    if config.one_by_one:
+        return pl.lit(config.overlap_min, dtype=pl.Int32)
     difficulty = ((1 - certainty) * 1.5).clip(0, 1)
     steps = config.overlap_max - config.overlap_min + 1
     return (config.overlap_min + (difficulty * steps).floor().clip(0, steps - 1)).cast(pl.Int32)
@@ -84,8 +90,8 @@ def shortlist(
 
     Args:
         candidates: verdict columns plus `origin`, `kind`, `language`, `n_chars` (characters on the page) and,
-            optionally, `known_label` (the answer of a possible control), `context_kind` and `family` (in its place
-            the prompt).
+            optionally, `known_label` (the answer of a possible control), `context_kind`, `family` (in its place the
+            prompt) and `answered` (by how many people; in its place 0).
         values: expected gain of one label per candidate, in the same order.
         asked: pair ids of the earlier queue; they are always kept, for `select` must know what they cost.
 
@@ -104,12 +110,14 @@ def shortlist(
     ids = candidates["pair_id"].to_list()
     seconds = config.base_seconds + pl.col("n_chars") / config.chars_per_second
     unit = (pl.lit(1.0) if config.budget_seconds is None else seconds).cast(pl.Float64)
-    overlap = candidates.select(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
+    overlap = candidates.with_columns(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
+    answered = pl.col("answered") if "answered" in candidates.columns else pl.lit(0)
     frame = candidates.select(
         "pair_id",
         value.alias("value"),
         _gains(candidates, overlap),
         overlap,
+        answered.cast(pl.Int32).alias("answered"),
         unit.alias("unit"),
         (value / unit).alias("worth"),
         pl.col("family" if "family" in candidates.columns else "prompt_id").cast(pl.String).alias("family"),
@@ -288,17 +296,24 @@ def _with_value(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
     """Spend what is left: slices' minimums first, then by priority; the last pair may get fewer answers."""
     spent = frame.select(((pl.col("held_out") + pl.col("asked")) * pl.col("unit")).sum()).item()
     open_ = pl.col("known_label").is_null() & pl.col("priority").is_not_null()
-    frame = frame.with_columns((open_ & (pl.col("asked") == 0)).alias("_free"))
-    places = frame.filter(open_).sort(["_free", "priority", "draw"], descending=[False, True, False])
+    new = open_ & (pl.col("asked") == 0)
+    answered = (pl.col("answered") >= pl.col("asked")).fill_null(False)
+    again = open_ & (pl.col("asked") > 0) & answered & (pl.col("asked") < config.overlap_max)
+    frame = frame.with_columns(new.alias("_new"), (again & config.one_by_one).alias("_again"))
+    places = frame.filter(open_).sort(["_new", "priority", "draw"], descending=[False, True, False])
     places = places.with_columns(
-        (pl.int_range(pl.len()).over("slice") < config.slice_minimum).alias("_owed") & pl.col("slice").is_not_null()
+        (pl.int_range(pl.len()).over("slice") < config.slice_minimum).alias("_owed")
+        & pl.col("slice").is_not_null()
+        & pl.col("_new"),
+        pl.when("_new").then("overlap").otherwise(1).alias("_wanted"),
     )
-    picks = places.filter("_free").sort(["_owed", "priority", "draw"], descending=[True, True, False])
-    cost = pl.col("overlap") * pl.col("unit")
+    picks = places.filter(pl.col("_new") | pl.col("_again"))
+    picks = picks.sort(["_owed", "priority", "draw"], descending=[True, True, False])
+    cost = pl.col("_wanted") * pl.col("unit")
     affordable = ((config.total - spent - (cost.cum_sum() - cost)) / pl.col("unit")).floor()
-    new = picks.select("pair_id", pl.min_horizontal(affordable, "overlap").cast(pl.Int32).alias("new"))
-    frame = frame.join(new.filter(pl.col("new") > 0), on="pair_id", how="left")
-    return frame.with_columns(pl.col("new").fill_null(pl.col("asked")).alias("asked"))
+    more = picks.select("pair_id", pl.min_horizontal(affordable, "_wanted").cast(pl.Int32).alias("more"))
+    frame = frame.join(more.filter(pl.col("more") > 0), on="pair_id", how="left")
+    return frame.with_columns(pl.col("asked") + pl.col("more").fill_null(0))
 
 
 def _ranked(frame: pl.DataFrame) -> pl.DataFrame:

@@ -21,6 +21,10 @@ class QueueConfig(PluginConfig):
     control_overlap: int = Field(default=3, ge=1, description="answers per control")
     overlap_min: int = Field(default=1, ge=1, description="answers for the easiest pair")
     overlap_max: int = Field(default=1, ge=1, description="answers for the hardest pair")
+    one_by_one: bool = Field(
+        default=False,
+        description="ask overlap_min first, then one more up to overlap_max where the answers leave it worth it",
+    )
     slice: Literal["kind", "language", "origin", "context_kind"] | None = None
     slice_minimum: int = Field(default=0, ge=0, description="pairs every slice gets before values compete")
     same_prompt_decay: float = Field(

@@ -89,19 +89,49 @@ class Page:
         chain.perform()
         self.wait(lambda: self.text().count(word) > before)
 
+    def press(self, *keys: str) -> None:
+        """Press keys one after another, as somebody does whose hand is not on the mouse; `ctrl+enter` is one of them."""
+        from selenium.webdriver import ActionChains, Keys
+
+        for key in keys:
+            chain = ActionChains(self.driver)
+            if key == "ctrl+enter":
+                chain.key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+            else:
+                chain.send_keys(key).perform()
+            time.sleep(0.3)
+
     def submit(self, arrived: Callable[[], object]) -> None:
         """Press Submit and wait until the answer has arrived at the server."""
         self._click(self.driver.find_element("css selector", 'button[name="submit"]'))
         self.wait(arrived)
 
+    def resize(self, width: int, height: int = 1400) -> None:
+        """Give the page this size; a window cannot be as narrow as a phone, so its metrics are overridden."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        time.sleep(1)
+
     def screenshot(self, path: Path, width: int, height: int = 1400, scroll: str | None = None) -> None:
-        """Save what is to be seen at this window size, scrolled to a header."""
-        self.driver.set_window_size(width, height)
+        """Save what is to be seen at this size, scrolled to a header."""
+        self.resize(width, height)
         if scroll:
             element = self.driver.find_element("xpath", f'//h4[contains(normalize-space(),"{scroll}")]')
             self.driver.execute_script("arguments[0].scrollIntoView()", element)
-        time.sleep(1)
+            time.sleep(1)
         self.driver.save_screenshot(str(path))
+
+    def boxes(self, selector: str) -> list[dict[str, float]]:
+        """Where elements lie: `left, right, top, bottom` in pixels of the window."""
+        found: list[dict[str, float]] = self.driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().toJSON())", selector
+        )
+        return found
+
+    def overflowing(self) -> int:
+        """How many pixels of the page's root do not fit into its width."""
+        root = "document.querySelector('.pp-root')"
+        return int(self.driver.execute_script(f"return {root}.scrollWidth - {root}.clientWidth"))
 
     def switch_theme(self) -> None:
         """From light to dark or back."""

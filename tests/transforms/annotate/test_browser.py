@@ -23,11 +23,13 @@ from transforms.annotate.answers import read_answers
 from transforms.annotate.display import page_text, shown_text
 from transforms.annotate.label_studio import LabelStudioServer, Pulled, pull, push
 from transforms.annotate.page import PageConfig, ranking_page
+from transforms.annotate.ranking import rationale_of, read_places
 from transforms.annotate.tasks import empty_ledger, ranking_data, task_data
 
 pytestmark = pytest.mark.slow
 
 CONFIG = PageConfig()
+NARROW = 420  # a phone
 HOSTILE = (
     "<script>window.owned = 1</script><img src=x onerror='window.owned = 2'><svg onload=\"window.owned = 3\">\n"
     "[link](javascript:window.owned=4) ![remote](http://127.0.0.1:9/pixel.png) **not bold** <b>not html</b>\n"
@@ -64,20 +66,21 @@ def screenshots(tmp_path: Path) -> Path:
     return path
 
 
-def pushed(server: Server, pairs: Pairs, name: str) -> Any:
+def pushed(server: Server, pairs: Pairs, name: str, config: PageConfig = CONFIG) -> Any:
     saved = [empty_ledger()]
     queue = queue_of(pairs, audit_share=0, control_share=0)
     admin = LabelStudioServer(server.url, LEGACY_TOKEN)
-    return push(admin, queue, tasks_of(pairs, CONFIG), saved[0], saved.append, name=name, owner="browser").ledger
+    return push(admin, queue, tasks_of(pairs, config), saved[0], saved.append, name=name, owner="browser").ledger
 
 
-def pulled(server: Server, ledger: Any, pairs: Pairs) -> Any:
+def pulled(server: Server, ledger: Any, pairs: Pairs, config: PageConfig = CONFIG) -> Any:
     raw = pull(LabelStudioServer(server.url, LEGACY_TOKEN), ledger, Pulled())
-    return read_answers(raw.records(), ledger, pairs, CONFIG, {1: "me"})
+    return read_answers(raw.records(), ledger, pairs, config, {1: "me"})
 
 
 def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screenshots: Path) -> None:
-    pair = a_pair(f"remarkable {CODE}", "Prose that goes on and on. " * 60, context="Judge only by correctness.")
+    prose = "unmistakable prose that goes on and on. " * 60
+    pair = a_pair(f"remarkable {CODE}", prose, context="Judge only by correctness.")
     pairs = {pair["pair_id"]: pair}
     ledger = pushed(label_studio, pairs, "clicked page")
     project, task, shown = ledger.select("project_id", "task_id", "shown").row(0)
@@ -85,11 +88,20 @@ def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screen
     text = page.text()
     assert text.index("Judge only by correctness.") < text.index("Response A") < text.index("Which response is better")
     page.screenshot(screenshots / "light-wide.png", 1500)
-    page.screenshot(screenshots / "light-narrow.png", 800)
-    page.driver.set_window_size(1500, 1400)
+    first, second = page.boxes(".pp-cols > .pp-resp")[:2]
+    assert first["top"] == pytest.approx(second["top"], abs=1)
+    assert first["right"] <= second["left"]
+    assert page.overflowing() <= 1
+    page.screenshot(screenshots / "light-narrow.png", NARROW)
+    page.screenshot(screenshots / "light-narrow-verdict.png", NARROW, scroll="Which response is better")
+    first, second = page.boxes(".pp-cols > .pp-resp")[:2]
+    assert first["bottom"] <= second["top"]
+    assert page.overflowing() <= 1
+    page.resize(1500)
     remarkable = "a" if page_text(pair["response_a"]).startswith("remarkable") else "b"
     side = remarkable if shown == "ab" else ("b" if remarkable == "a" else "a")
     page.mark("style", 0 if side == "a" else 1, "remarkable")
+    page.mark("factual_error", 1 if side == "a" else 0, "unmistakable")
     for letter in "AB":
         for aspect, stars in zip(CONFIG.aspects, (5, 4, 3), strict=True):
             page.rate(f"{letter}: {aspect}", stars)
@@ -104,16 +116,35 @@ def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screen
     assert (row["label"], row["strength"], row["rationale"]) == (remarkable, 2, "It is correct.")
     stars_given = dict(zip(CONFIG.aspects, (5, 4, 3), strict=True))
     assert orjson.loads(row["aspects"]) == {"a": stars_given, "b": stars_given}
-    assert orjson.loads(row["spans"]) == [
-        {"response": remarkable, "start": 0, "end": 10, "text": "remarkable", "kind": "style"}
-    ]
+    spans = [
+        {"response": remarkable, "start": 0, "end": 10, "text": "remarkable", "kind": "style"},
+        {
+            "response": "b" if remarkable == "a" else "a", "start": 0, "end": 12, "text": "unmistakable",
+            "kind": "factual_error",
+        },
+    ]  # fmt: skip
+    assert orjson.loads(row["spans"]) == sorted(spans, key=lambda found: str(found["response"]))
     assert row["seconds"] > 0
     page.switch_theme()
     page.open(project, task)
     page.screenshot(screenshots / "dark-wide.png", 1500)
-    page.screenshot(screenshots / "dark-narrow.png", 800)
-    page.driver.set_window_size(1500, 1400)
+    page.screenshot(screenshots / "dark-narrow.png", NARROW)
+    page.resize(1500)
     page.switch_theme()
+
+
+def test_a_task_is_labelled_by_keys_alone(label_studio: Server, page: Page) -> None:
+    """Without ratings nothing needs the mouse: which, how much, submit."""
+    config = PageConfig(aspects=[])
+    pair = a_pair("It is.", "It is not.")
+    pairs = {pair["pair_id"]: pair}
+    ledger = pushed(label_studio, pairs, "keys", config)
+    project, task, shown = ledger.select("project_id", "task_id", "shown").row(0)
+    page.open(project, task)
+    page.press("x", "t", "b", "w", "e", "ctrl+enter")  # somebody who changes their mind
+    page.wait(lambda: pulled(label_studio, ledger, pairs, config).annotations.height)
+    row = pulled(label_studio, ledger, pairs, config).annotations.row(0, named=True)
+    assert (row["label"], row["strength"]) == ("b" if shown == "ab" else "a", 3)
 
 
 def test_hostile_text_does_nothing_on_the_page_and_comes_back_unharmed(
@@ -155,7 +186,7 @@ def test_hostile_text_does_nothing_on_the_page_and_comes_back_unharmed(
     assert json.dumps(pair, sort_keys=True) == before
 
 
-def test_the_ranking_page_is_drawn(label_studio: Server, page: Page, screenshots: Path) -> None:
+def test_a_ranking_is_given_by_clicking(label_studio: Server, page: Page, screenshots: Path) -> None:
     admin = LabelStudioServer(label_studio.url, LEGACY_TOKEN)
     project = admin.project("ranking page", "browser", ranking_page(4, context=True), 1)
     texts = ["short", CODE, "Prose that goes on. " * 50, HOSTILE]
@@ -165,3 +196,15 @@ def test_the_ranking_page_is_drawn(label_studio: Server, page: Page, screenshots
     text = page.text()
     assert text.index("Be strict.") < text.index("Response 1") < text.index("Response 4")
     assert page.driver.execute_script("return window.owned") is None
+    page.screenshot(screenshots / "ranking-narrow.png", NARROW)
+    assert page.overflowing() <= 1
+    page.resize(1500)
+    places = [2, 1, 4, 2]
+    for response, place in enumerate(places):
+        page.choose(str(place), response)
+    page.write("Short ones first.")
+    page.screenshot(screenshots / "ranking-answered.png", 1500)
+    page.submit(lambda: admin.changed(project, "")[task])
+    (given,) = admin.changed(project, "")[task]
+    assert read_places(given["result"], 4) == places
+    assert rationale_of(given["result"]) == "Short ones first."

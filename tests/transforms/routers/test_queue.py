@@ -58,13 +58,14 @@ def budgets() -> st.SearchStrategy[dict[str, Any]]:
 
 
 configs = st.builds(
-    lambda budget, audit, overlap, minimum: QueueConfig(
-        **budget, audit_share=audit, overlap_max=overlap, slice="kind", slice_minimum=minimum
+    lambda budget, audit, overlap, minimum, singly: QueueConfig(
+        **budget, audit_share=audit, overlap_max=overlap, slice="kind", slice_minimum=minimum, one_by_one=singly
     ),
     budgets(),
     st.sampled_from([0.0, 0.1, 0.5]),
     st.integers(1, 4),
     st.integers(0, 20),
+    st.booleans(),
 )
 
 
@@ -142,6 +143,32 @@ def test_audited_pairs_are_asked_for_value_as_often_as_all_others() -> None:
     floor = routed["value"].min()
     assert isinstance(floor, float)
     assert set(routed["pair_id"]) == set(frame.filter(values >= floor)["pair_id"])
+
+
+def test_one_by_one_asks_again_only_what_was_answered_and_is_still_worth_it() -> None:
+    frame = candidates(300, known=0).with_columns(family="pair_id", answered=pl.lit(0))
+    value = values_of(frame)
+    config = {"audit_share": 0.1, "control_share": 0, "overlap_max": 3, "one_by_one": True}
+    first = build_queue(frame, value, QueueConfig(budget=100, **config), seed=1)
+    routed = first.filter(pl.col("overlap") > pl.col("held_out"))
+    assert (routed["overlap"] - routed["held_out"] == 1).all()
+    patient = build_queue(frame, value, QueueConfig(budget=200, **config), seed=1, previous=first)
+    assert (patient["overlap"] - patient["held_out"]).max() == 1  # nobody has answered: others are asked
+    settled, open_ = routed["pair_id"].head(25), routed["pair_id"].slice(25, 25)
+    said = pl.col("pair_id").is_in(pl.concat([settled, open_]).implode())
+    come = frame.with_columns(answered=said.cast(pl.Int32), v=value)
+    value = come.select(pl.when(pl.col("pair_id").is_in(settled.implode())).then(0.0).otherwise("v")).to_series()
+    come = come.drop("v")
+    second = build_queue(come, value, QueueConfig(budget=200, **config), seed=1, previous=first)
+    assert 195 <= second["overlap"].sum() <= 200
+    both = routed.join(second, on="pair_id", how="left", suffix="_later")
+    more = both.with_columns(
+        more=pl.col("overlap_later") - pl.col("overlap") - pl.col("held_out_later") + pl.col("held_out")
+    )
+    assert set(more["more"]) == {0, 1}
+    assert set(more.filter(pl.col("more") == 1)["pair_id"]) == set(open_)  # not the settled, not those without answers
+    third = build_queue(come, value, QueueConfig(budget=200, **config), seed=1, previous=second)
+    assert third.drop("rank").sort("pair_id").equals(second.drop("rank").sort("pair_id"))
 
 
 def test_purposes_overlap_and_order_shown() -> None:
