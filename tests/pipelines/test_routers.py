@@ -67,6 +67,7 @@ def test_a_router_learns_from_the_answers_of_the_run_before(tmp_path: Path, shar
     news = second.join(first, on="pair_id", how="anti")
     assert news["value"].is_finite().all()
     if router == "learned":
+        assert {"similarity", "length_difference"} <= set(model["numbers"])
         assert (model["answered"], 0 < model["flipped"] < 80) == (80, True)
         assert news["value"].is_between(0, 1).all()
     else:

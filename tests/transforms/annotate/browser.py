@@ -54,7 +54,14 @@ class Page:
 
     def open(self, project_id: int, task_id: int) -> None:
         """Open a task and wait until its last part is drawn."""
-        self.driver.get(f"{self._server.url}/projects/{project_id}/data?task={task_id}")
+        self._get(f"/projects/{project_id}/data?task={task_id}")
+
+    def open_next(self, project_id: int) -> None:
+        """Open the next task as annotators do: without the list of tasks beside it."""
+        self._get(f"/projects/{project_id}/data?labeling=1")
+
+    def _get(self, path: str) -> None:
+        self.driver.get(self._server.url + path)
         self.wait(lambda: "Why?" in self.text())
         time.sleep(1)
 
@@ -77,8 +84,9 @@ class Page:
 
     def mark(self, label: str, nth: int, word: str) -> None:
         """Pick the nth label of this name, double-click a word of the text under it, and wait for the span."""
-        from selenium.webdriver import ActionChains
+        from selenium.webdriver import ActionChains, Keys
 
+        self.press(Keys.ESCAPE)  # while a span is chosen a label would be its new one
         path = f'//span[contains(@class,"lsf-label__text") and normalize-space()="{label}"]'
         self._click(self._found("xpath", path, nth))
         before = self.text().count(word)
@@ -90,7 +98,7 @@ class Page:
         self.wait(lambda: self.text().count(word) > before)
 
     def press(self, *keys: str) -> None:
-        """Press keys one after another, as somebody does whose hand is not on the mouse; `ctrl+enter` is one of them."""
+        """Press keys one after another; `ctrl+enter` is one of them."""
         from selenium.webdriver import ActionChains, Keys
 
         for key in keys:
@@ -165,7 +173,7 @@ while (walker.nextNode()) {
   const range = document.createRange();
   range.setStart(walker.currentNode, at);
   range.setEnd(walker.currentNode, at + arguments[0].length);
-  range.startContainer.parentElement.scrollIntoView({block: 'center'});
+  range.startContainer.parentElement.scrollIntoView({block: 'start'});
   const box = range.getBoundingClientRect();
   return [box.x + box.width / 2, box.y + box.height / 2];
 }

@@ -87,17 +87,22 @@ def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screen
     page.open(project, task)
     text = page.text()
     assert text.index("Judge only by correctness.") < text.index("Response A") < text.index("Which response is better")
-    page.screenshot(screenshots / "light-wide.png", 1500)
-    first, second = page.boxes(".pp-cols > .pp-resp")[:2]
-    assert first["top"] == pytest.approx(second["top"], abs=1)
-    assert first["right"] <= second["left"]
-    assert page.overflowing() <= 1
-    page.screenshot(screenshots / "light-narrow.png", NARROW)
-    page.screenshot(screenshots / "light-narrow-verdict.png", NARROW, scroll="Which response is better")
-    first, second = page.boxes(".pp-cols > .pp-resp")[:2]
-    assert first["bottom"] <= second["top"]
-    assert page.overflowing() <= 1
-    page.resize(1500)
+    for theme in ("light", "dark"):
+        page.screenshot(screenshots / f"{theme}-wide.png", 1500)
+        first, second = page.boxes(".pp-cols > .pp-resp")[:2]
+        assert first["top"] == pytest.approx(second["top"], abs=1)
+        assert first["right"] <= second["left"]
+        assert page.overflowing() <= 1
+        page.open_next(project)
+        page.screenshot(screenshots / f"{theme}-narrow.png", NARROW)
+        first, second = page.boxes(".pp-cols > .pp-resp")[:2]
+        assert first["bottom"] <= second["top"]
+        assert page.overflowing() <= 1
+        assert page.boxes('button[name="submit"]')[0]["right"] <= NARROW
+        page.screenshot(screenshots / f"{theme}-narrow-verdict.png", NARROW, scroll="Which response is better")
+        page.resize(1500)
+        page.switch_theme()
+        page.open(project, task)
     remarkable = "a" if page_text(pair["response_a"]).startswith("remarkable") else "b"
     side = remarkable if shown == "ab" else ("b" if remarkable == "a" else "a")
     page.mark("style", 0 if side == "a" else 1, "remarkable")
@@ -125,12 +130,6 @@ def test_a_task_is_labelled_by_clicking(label_studio: Server, page: Page, screen
     ]  # fmt: skip
     assert orjson.loads(row["spans"]) == sorted(spans, key=lambda found: str(found["response"]))
     assert row["seconds"] > 0
-    page.switch_theme()
-    page.open(project, task)
-    page.screenshot(screenshots / "dark-wide.png", 1500)
-    page.screenshot(screenshots / "dark-narrow.png", NARROW)
-    page.resize(1500)
-    page.switch_theme()
 
 
 def test_a_task_is_labelled_by_keys_alone(label_studio: Server, page: Page) -> None:
@@ -196,6 +195,7 @@ def test_a_ranking_is_given_by_clicking(label_studio: Server, page: Page, screen
     text = page.text()
     assert text.index("Be strict.") < text.index("Response 1") < text.index("Response 4")
     assert page.driver.execute_script("return window.owned") is None
+    page.open_next(project)
     page.screenshot(screenshots / "ranking-narrow.png", NARROW)
     assert page.overflowing() <= 1
     page.resize(1500)

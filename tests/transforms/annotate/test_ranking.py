@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from schemas.messages import message
 from schemas.pairs import make_pair
 from tests.transforms.annotate.replay import choices, queue_of
+from transforms.annotate.answers import read_answers
 from transforms.annotate.collected import AnswerError
 from transforms.annotate.display import page_text
+from transforms.annotate.page import PageConfig
 from transforms.annotate.ranking import (
     new_rankings,
     preferences,
@@ -23,7 +25,7 @@ from transforms.annotate.ranking import (
     read_places,
     unasked,
 )
-from transforms.annotate.tasks import empty_ledger
+from transforms.annotate.tasks import announced, confirmed, empty_ledger
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=9))
@@ -96,3 +98,22 @@ def test_groups_hold_each_pair_once_show_what_they_hold_and_are_read_back(
     assert set(unasked(queue, empty_ledger(), rankings)) == set(single["pair_id"])
     more = new_rankings({p: pairs[p] for p in unasked(queue, empty_ledger(), rankings)}, most, seed)
     assert not set(more["pair_id"]) & set(rankings["pair_id"])
+
+
+def test_a_ranking_loses_no_pair_that_the_recipe_makes_no_more() -> None:
+    pairs = pairs_among([3])
+    rankings = new_rankings(pairs, 3, seed=0)
+    (group,) = rankings["group_id"].unique()
+    queue = queue_of({group: {"prompt_id": "0" * 32}}, audit_share=0, control_share=0)
+    ledger = confirmed(announced(empty_ledger(), queue, 1, "v", 1), 1, {group: 5})
+    record = {
+        "id": 1, "project": 1, "task": 5, "completed_by": 1, "updated_by": 1, "lead_time": 9,
+        "updated_at": "2026-01-01T00:00:00Z", "result": [choices(f"place_{i}", str(i)) for i in (1, 2, 3)],
+    }  # fmt: skip
+    gone, *rest = sorted(pairs)
+    found = read_answers(
+        [record], ledger, {p: pairs[p] for p in rest}, PageConfig(), {1: "ann"}, rankings=rankings_by_id(rankings)
+    )
+    assert sorted(found.annotations["pair_id"]) == rest
+    assert found.rejects["reason"].to_list() == ["unknown_pair"]
+    assert gone in found.rejects["payload"][0]
