@@ -118,9 +118,9 @@ def test_time_is_linear() -> None:
         frame = simulated(n, 4, 0.7, seed=3)
         best = math.inf
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             krippendorff_alpha(frame["task"], frame["label"], replicates=0)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     seconds(1000)
