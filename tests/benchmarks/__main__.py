@@ -1,4 +1,8 @@
-"""`python -m tests.benchmarks [NAME ...]`: run the benchmarks whose figures the docs quote, one after another."""
+"""`python -m tests.benchmarks [NAME ...]`: run the benchmarks whose figures the docs quote, one after another.
+
+Those that need an environment of their own are run by hand: `tests.benchmarks.peers`, and `tests.benchmarks.llm` with
+`--vllm` or `--distilabel`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ BENCHMARKS = {
     "publish": ["-m", "tests.benchmarks.publish", "--folder", "{scratch}"],
     "tabular": ["-m", "tests.benchmarks.tabular", "--folder", "{scratch}"],
     "routing": ["-m", "tests.benchmarks.routing"],
+    "capacity": ["-m", "tests.benchmarks.capacity"],
     "quality": ["tests/benchmarks/quality.py"],
 }
 

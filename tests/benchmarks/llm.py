@@ -1,7 +1,7 @@
 """Requests per second against one stub server: plain client, our window, our judge stage on Beam, other people's.
 
     python -m tests.benchmarks.llm [--requests 4000] [--rounds 7] [--only window,beam] [--heavy]
-                                   [--distilabel PYTHON] [--out FILE.json]
+                                   [--distilabel PYTHON] [--vllm ENVIRONMENT] [--out FILE.json]
 
 The stub (a process of its own) serves 256 requests at once, 50 ms each (`--heavy`: log-normal latency, mean 0.5 s),
 and reports token counts. All contenders send the same bodies (the log-probability judge, pairs of 1 kB, both orders)
@@ -15,6 +15,10 @@ window: our client, memo journal, accounting, in-flight joining, votes built, on
 beam: the judge stage of a recipe, run by Beam: reading pairs, templates, hashes, memo, votes, Parquet, checkpoints.
 stock: `RunInference` with Beam's VLLMChatModelHandler, its model server pointed at the stub (needs `openai`).
 distilabel: `OpenAILLM.generate` in batches of 256, run by PYTHON, an environment that has distilabel.
+
+`--vllm` asks a real vLLM on the CPU instead (ENVIRONMENT: the folder that `make vllm` builds, `.vllm`), without prefix
+caching, so that no round finds what the one before left; it answers a few requests a second, so ask for few
+(`--requests 40 --rounds 1 --only window,beam`).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,12 +45,14 @@ from pipelines.run import run_stages
 from schemas.messages import to_messages
 from schemas.pairs import make_pair
 from transforms.engines.openai import OpenAI
+from transforms.engines.vllm import VLLM
 from transforms.engines.window import Caller, Work, answer
 from transforms.judges.logprob import LogprobJudge
 from transforms.storage.memo import Memo
 
 SLOTS = 256
 BAR = 0.95
+MODEL = "stub"
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
@@ -80,6 +86,26 @@ def stub(heavy: bool) -> Iterator[str]:
         process.communicate()
 
 
+@contextmanager
+def real_vllm(environment: Path) -> Iterator[str]:
+    """A real vLLM serving the tiny model under the stub's name; gives its base URL."""
+    settings = VLLM.Config(
+        model=str(environment.resolve() / "model"),
+        executable=str(environment.resolve() / "env" / "bin" / "vllm"),
+        flags={
+            "served-model-name": MODEL,
+            "max-model-len": 2048,
+            "max-num-seqs": 16,
+            "enable-prefix-caching": False,
+            "dtype": "bfloat16",
+            "enforce-eager": True,
+        },
+        environment={"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+    )
+    with VLLM("vllm", settings, 0).serve() as urls:
+        yield urls[0]
+
+
 def made_pairs(count: int, tag: str) -> list[Row]:
     """Pairs of about 1 kB, two to a prompt; `tag` makes every round's requests new."""
     rows = []
@@ -93,7 +119,7 @@ def made_pairs(count: int, tag: str) -> list[Row]:
 
 def judge_for(url: str) -> tuple[OpenAI, LogprobJudge]:
     """The engine and the judge all contenders use."""
-    engine = OpenAI("llm", OpenAI.Config(base_url=url, model="stub", concurrency=SLOTS), 0)
+    engine = OpenAI("llm", OpenAI.Config(base_url=url, model=MODEL, concurrency=SLOTS), 0)
     judge = LogprobJudge("judge", LogprobJudge.Config(engine="llm"), 0)
     judge.bind({"llm": engine.model})
     return engine, judge
@@ -102,7 +128,7 @@ def judge_for(url: str) -> tuple[OpenAI, LogprobJudge]:
 def raw(url: str, pairs: list[Row]) -> Timed:
     """Requests per second of a plain client."""
     _, judge = judge_for(url)
-    bodies = [{**judge.body(judge.messages(p, order), 0), "model": "stub"} for p in pairs for order in ("ab", "ba")]
+    bodies = [{**judge.body(judge.messages(p, order), 0), "model": MODEL} for p in pairs for order in ("ab", "ba")]
 
     async def run() -> None:
         left = iter(bodies)
@@ -162,7 +188,7 @@ def beam(url: str, pairs: list[Row]) -> Timed:
             "sources": [
                 {"name": "s", "kind": "pairs", "path": str(folder / "pairs.parquet"), "columns": {"label": None}}
             ],
-            "engines": {"llm": {"plugin": "openai", "base_url": url, "model": "stub", "concurrency": SLOTS}},
+            "engines": {"llm": {"plugin": "openai", "base_url": url, "model": MODEL, "concurrency": SLOTS}},
             "judge": {"judges": [{"name": "judge", "plugin": "logprob", "engine": "llm"}]},
             "beam": {"workers": 1},
         }
@@ -205,7 +231,7 @@ def stock(url: str, pairs: list[Row]) -> Timed:
         _ = (
             pipeline
             | beam_.Create(elements)
-            | RunInference(Handler("stub"), inference_args={"max_tokens": 1, "logprobs": True, "top_logprobs": 20})
+            | RunInference(Handler(MODEL), inference_args={"max_tokens": 1, "logprobs": True, "top_logprobs": 20})
         )
     return timed
 
@@ -251,12 +277,15 @@ class Round:
 
 
 def measure(
-    contenders: dict[str, Callable[[str, list[Row]], Timed]], requests: int, rounds: int, heavy: bool
+    contenders: dict[str, Callable[[str, list[Row]], Timed]],
+    requests: int,
+    rounds: int,
+    server: AbstractContextManager[str],
 ) -> dict[str, list[Round]]:
     """Every round by contender."""
     found: dict[str, list[Round]] = {name: [] for name in contenders}
-    with stub(heavy) as url:
-        raw(url, made_pairs(256, "warm"))
+    with server as url:
+        raw(url, made_pairs(min(256, requests // 2), "warm"))
         for number in range(rounds):
             pairs = made_pairs(requests // 2, f"round {number}")
             before = raw(url, pairs)
@@ -282,12 +311,14 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(CONTENDERS))
     parser.add_argument("--heavy", action="store_true")
     parser.add_argument("--distilabel", metavar="PYTHON")
+    parser.add_argument("--vllm", metavar="ENVIRONMENT", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     contenders = {name: CONTENDERS[name] for name in arguments.only.split(",")}
     if arguments.distilabel:
         contenders["distilabel"] = distilabel(arguments.distilabel)
-    found = measure(contenders, arguments.requests, arguments.rounds, arguments.heavy)
+    server = real_vllm(arguments.vllm) if arguments.vllm else stub(arguments.heavy)
+    found = measure(contenders, arguments.requests, arguments.rounds, server)
     print(f"load average {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
     print("| contender | requests/s | of raw | quartiles | processor us/request | of raw |")
     print("|---|---|---|---|---|---|")
