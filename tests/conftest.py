@@ -72,6 +72,8 @@ def s3() -> Iterator[str]:
             ("no_proxy", "127.0.0.1"),
         ):
             patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
+        bucket = f"bucket-{port}"  # moto's buckets outlive its servers
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # clients of an earlier module's server
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+        yield f"s3://{bucket}"
     server.stop()

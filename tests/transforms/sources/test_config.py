@@ -83,7 +83,7 @@ def test_mapped_columns_decide_between_formats() -> None:
         (
             {"votes": [{"kind": "human", "labels": "hl"}], "columns": {"label": None}},
             [*PAIR],
-            ["votes (human)", "'hl'"],
+            ["votes of kind human", "'hl'"],
         ),
         ({"kind": "prompts"}, ["promt"], ["'prompt'", "nearest name: 'promt'"]),
     ],
