@@ -16,6 +16,7 @@ from pipelines.run import run_recipe
 from tests.conftest import ROOT
 from tests.pipelines.test_every_generator import LOGS, PAIR, REFERENCE
 from tests.stub_llm import StubServer, draw
+from transforms.generators._contrasts import contrasts
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def reply(body: dict[str, Any]) -> str:
     if body.get("max_tokens", 99) <= 4:
         asked = body["messages"][-1]["content"]
         a, b = (re.findall(rf"\[Response {x}\](.*?)\[End", asked, re.DOTALL) for x in "AB")
-        return "AB"[(len(a[0]), a) < (len(b[0]), b)] if a else str(1 + len(asked) % 9)
+        return prefers(asked, a[0].strip(), b[0].strip()) if a else str(1 + len(asked) % 9)
     if REFERENCE in body["messages"][-1]["content"]:
         return REFERENCE.replace("340", "900")
     drawn = [WORDS[int(draw(seed, str(i)) * len(WORDS))] for i in range(8 + int(30 * draw(seed, "length")))]
@@ -64,6 +65,14 @@ def reply(body: dict[str, Any]) -> str:
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema", {})
     fields = {name: f"{name}: {said}" for name in schema.get("required", [])}
     return json.dumps(fields) if fields else said
+
+
+def prefers(asked: str, a: str, b: str) -> str:
+    """The response that fits the context, or the longer one where there is none."""
+    known = [contrast for contrast in contrasts() if contrast.more in asked or contrast.less in asked]
+    more = known[0].favours_more(a, b) if known else len(a) - len(b) or (a > b) - (a < b)
+    turned = known[0].less in asked if known else "opposite: " in asked
+    return "AB"[(more < 0) != turned]
 
 
 def run(folder: Path, recipe: dict[str, Any], rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -21,6 +21,7 @@ TOOL_CALLS = pl.List(
     )
 )
 REPEATED = 40  # characters from which a prompt at the beginning of a response is no coincidence
+REPEATED_SHARE = 0.2  # of the rows: fewer are answers that quote the question, more are a wrong format
 ContextRule = Literal["system", "user", "column", "drop"]
 
 
@@ -43,8 +44,9 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
 
     Raises:
         DataError: `chosen` equals `rejected`; a response begins with another turn than the assistant's; or both
-            responses begin with the whole text of the prompt, or one of them with one of `REPEATED` characters or more
-            (trainers do not strip it, so it would be trained on twice).
+            responses begin with the whole text of the prompt, or one of them does, the prompt being of `REPEATED`
+            characters or more, in more than `REPEATED_SHARE` of the rows (trainers do not strip it, so it would be
+            trained on twice).
     """
     content, role = pl.element().struct.field("content"), pl.element().struct.field("role")
     asked = pl.col("prompt").list.eval(content).list.join("\n").str.strip_chars()
@@ -62,8 +64,13 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
             first(c, role) != "assistant" for c in responses
         ),
         "chosen and rejected both begin with the text of the prompt": repeats[0] & repeats[1],
+    }
+    usual = {
         "chosen begins with the text of the prompt": repeats[0] & long,
         "rejected begins with the text of the prompt": repeats[1] & long,
+    }
+    first_of = rules | {
+        rule: pl.when(broken.sum() > REPEATED_SHARE * pl.len()).then(broken) for rule, broken in usual.items()
     }
     field = pl.element().struct.field
     optional = {
@@ -72,13 +79,13 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
         "media": field("media").list.len().fill_null(0) > 0,
     }
     found = rows.select(
-        *(pl.col("pair_id").filter(broken).first().alias(rule) for rule, broken in rules.items()),
+        *(pl.col("pair_id").filter(broken).first().alias(rule) for rule, broken in first_of.items()),
         *(
             pl.any_horizontal(pl.col(c).list.eval(test).list.any().any() for c in MESSAGE_COLUMNS).alias(name)
             for name, test in optional.items()
         ),
     ).collect(engine="streaming")
-    for rule in rules:
+    for rule in first_of:
         if found[rule][0] is not None:
             raise DataError(
                 f"cannot export {format_name}: {rule} (first: pair {found[rule][0]}); correct the source's format in "

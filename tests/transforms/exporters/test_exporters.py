@@ -163,6 +163,8 @@ def test_rows_that_would_teach_nonsense_are_refused(tmp_path: Path, form: str, b
 
 def test_a_response_that_quotes_the_prompt_is_fine() -> None:
     inspected(table(row("Say hello", "Say hello? Hello!", "No.")).lazy(), "trl-dpo")
+    others = [row(f"q{i}", "x", "y") for i in range(9)]
+    inspected(table(row(LONG, f"{LONG}? It was built in 1871.", "No."), *others).lazy(), "trl-dpo")
 
 
 @settings(max_examples=40, deadline=None)
