@@ -37,10 +37,10 @@ class Rates:
         gpus: for the hours.
     """
 
-    tabular_s: float = 308.0
+    tabular_s: float = 285.0
     embedding_s: float = 50.0
-    request_us: float = 407.0
-    bytes_pair: float = 1500.0
+    request_us: float = 271.0
+    bytes_pair: float = 3000.0
     judges: float = 3
     tokens: float = 900
     parameters: float = 8
