@@ -96,20 +96,21 @@ def test_sample_n_best_worst(run: Run) -> None:
 
 
 def test_context_reversal(run: Run) -> None:
-    """The model is asked under both contexts in both orders; what it sees reverse has opposite labels."""
+    """The model is asked under both contexts in both orders: what it sees reverse stays, all else is a reject.
+
+    Whether this model sees anything reverse is chance, so the pairs themselves are those it is not asked about.
+    """
     config = {"engines": "llm", "n": 3, "max_tokens": 20, "temperatures": [1.0], "k": 3, "contrasts_per_pair": 4}
-    made = run("context_reversal", rows(), **config)
-    for pair in made.pairs:
-        p_first = meta(pair)["judged_p_first"]
-        assert p_first is not None
-        assert p_first != 0.5
-    assert made.pairs
     trusted = run("context_reversal", rows(), verify=False, **config)
-    assert {p["pair_id"] for p in made.pairs} < {p["pair_id"] for p in trusted.pairs}
-    made = trusted
-    labels = [p["source_label"] for p in made.pairs if p["source_label"]]
+    assert trusted.pairs
+    labels = [p["source_label"] for p in trusted.pairs if p["source_label"]]
     assert labels.count("a") == labels.count("b") > 0
-    assert len({p["group_id"] for p in made.pairs}) == len(PROMPTS)
+    assert len({p["group_id"] for p in trusted.pairs}) == len(PROMPTS)
+    made = run("context_reversal", rows(), **config)
+    assert {p["pair_id"] for p in made.pairs} <= {p["pair_id"] for p in trusted.pairs}
+    assert len(made.pairs) + 2 * sum(r["reason"] == "no_reversal" for r in made.rejects) == len(trusted.pairs)
+    for pair in made.pairs:
+        assert meta(pair)["judged_p_first"] not in (None, 0.5)
 
 
 def test_context_reversal_with_written_contrasts(run: Run) -> None:
