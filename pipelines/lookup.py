@@ -24,7 +24,7 @@ from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version
 from transforms.publish.recompute import FUSER, POLICY, fitted
 from transforms.publish.store import Datasets
-from transforms.storage.files import parquet_bytes, write_atomic
+from transforms.storage.files import is_local, parquet_bytes, write_atomic
 from transforms.storage.workspace import Workspace
 
 CATALOG = "catalog.duckdb"
@@ -118,7 +118,7 @@ def rebuild_catalog(root: str) -> list[str]:
         UsageError: the workspace lies on an object store, where DuckDB has no files.
     """
     workspace = Workspace.open(root)
-    if not _is_local(workspace):
+    if not is_local(workspace.fs):
         raise UsageError(f"{root} is not on a local disk: it has no catalog.duckdb; ask it with: prefine sql")
     return _rebuild(workspace, workspace.local_path(CATALOG))
 
@@ -130,7 +130,7 @@ def sql(root: str, text: str, limit: int | None = None) -> tuple[list[str], list
         UsageError: the query is wrong or tries to write.
     """
     workspace = Workspace.open(root)
-    if _is_local(workspace):
+    if is_local(workspace.fs):
         rebuild_catalog(root)
         return query(workspace.local_path(CATALOG), text, [str(workspace.local_path(""))], limit)
     with TemporaryDirectory(prefix="prefine-") as folder:
@@ -145,13 +145,9 @@ def _rebuild(workspace: Workspace, catalog: Path) -> list[str]:
     return rebuild(catalog, Datasets(_address(workspace, workspace.path("datasets"))), listed)
 
 
-def _is_local(workspace: Workspace) -> bool:
-    return "file" in workspace.fs.protocol
-
-
 def _address(workspace: Workspace, path: str) -> str:
     """A path of the workspace as DuckDB reads it."""
-    return path if _is_local(workspace) else str(workspace.fs.unstrip_protocol(path))
+    return path if is_local(workspace.fs) else str(workspace.fs.unstrip_protocol(path))
 
 
 def _parts(workspace: Workspace, table: str) -> list[str]:

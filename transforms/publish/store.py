@@ -20,7 +20,7 @@ from typing import Any
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
 from transforms.publish.claims import claimed
-from transforms.storage.files import writing
+from transforms.storage.files import is_local, writing
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 VERSION = re.compile(r"^v(\d{4,})$")
@@ -49,7 +49,7 @@ class Datasets:
         self.root = str(root).rstrip("/")
         fs, self._base = fsspec.core.url_to_fs(self.root)
         self.fs: Any = fs
-        self.is_local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+        self.is_local = is_local(fs)
 
     def path(self, *parts: str) -> str:
         """Path inside the file system."""

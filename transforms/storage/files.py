@@ -30,6 +30,11 @@ def file_system(root: str) -> tuple[Any, str]:
     return fs, path.rstrip("/")
 
 
+def is_local(fs: Any) -> bool:
+    """Whether an fsspec file system is this machine's disk."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
 def write_atomic(fs: Any, path: str, data: bytes, durable: bool = True) -> None:
     """Write a file so that it is there whole or not at all.
 
@@ -40,7 +45,7 @@ def write_atomic(fs: Any, path: str, data: bytes, durable: bool = True) -> None:
         WorkspaceError: the disk is full, read-only or unreachable; the text names the file.
     """
     with writing(path):
-        if "file" not in _protocols(fs):
+        if not is_local(fs):
             fs.pipe_file(path, data)
             return
         target = Path(path)
@@ -105,7 +110,7 @@ def read_parquet(fs: Any, path: str, columns: list[str] | None = None) -> pl.Dat
         WorkspaceError: the file is missing, truncated or not Parquet; the text names it.
     """
     try:
-        if "file" in _protocols(fs):
+        if is_local(fs):
             return pl.read_parquet(path, columns=columns, memory_map=False)
         return pl.read_parquet(BytesIO(fs.cat_file(path)), columns=columns)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -120,7 +125,7 @@ def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Sc
     """
     if not paths:
         return pl.DataFrame(schema=schema)
-    if "file" not in _protocols(fs):
+    if not is_local(fs):
         frames = [read_parquet(fs, path) for path in paths]
         return pl.concat([f.filter(pl.col(column) == value).select(schema.names()) for f in frames])
     try:
@@ -147,7 +152,3 @@ def exclusive(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

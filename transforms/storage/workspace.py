@@ -20,7 +20,15 @@ import polars as pl
 from schemas.errors import WorkspaceError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import TABLES, conform, polars_schema, primary_key
-from transforms.storage.files import exclusive, file_system, parquet_bytes, read_json, read_parquet, write_atomic
+from transforms.storage.files import (
+    exclusive,
+    file_system,
+    is_local,
+    parquet_bytes,
+    read_json,
+    read_parquet,
+    write_atomic,
+)
 
 LAYOUT = 1
 
@@ -124,7 +132,7 @@ class Workspace:
         Raises:
             WorkspaceError: the workspace lies on an object store.
         """
-        if "file" not in self.fs.protocol:
+        if not is_local(self.fs):
             raise WorkspaceError(f"{self.root} is not on a local disk")
         return Path(self.path(*names))
 
@@ -169,7 +177,7 @@ class Workspace:
         Raises:
             WorkspaceError: another process on this machine is running in it.
         """
-        if "file" not in self.fs.protocol:
+        if not is_local(self.fs):
             yield
             return
         with exclusive(self.local_path("run.lock")) as mine:
