@@ -1,7 +1,8 @@
 """Stage ingest: source files become prompts, pairs and votes in buckets.
 
 Two passes of the same shape: every slice of a source is read once into one staged file per table,
-sorted by bucket; then every bucket gathers its rows from the staged files and removes duplicates.
+sorted by bucket; then every bucket gathers its rows from the staged files and removes duplicates. Between them
+many slices are dealt into few files (`pipelines/collect.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import orjson
 import polars as pl
 
 from pipelines.beam import run
+from pipelines.collect import STAGED_TABLES, CollectGroup, Group, groups_of, staged
 from pipelines.stage import Stage
 from schemas.ids import bucket_of, canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
@@ -26,7 +28,6 @@ from transforms.sources.slices import Slice, slices
 from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic
 from transforms.storage.workspace import Output, Workspace
 
-_TABLES = ("prompts", "pairs", "votes", "rejects")
 _VERSION = 1
 Source = PromptsSource | PairsSource
 
@@ -52,7 +53,7 @@ class ReadSlice:
         if _is_read(workspace, element.key):
             return "known"
         ingested = read(element.slice, element.source)
-        frames = {name: getattr(ingested, name) for name in _TABLES}
+        frames = {name: getattr(ingested, name) for name in STAGED_TABLES}
         by_pair = frames["pairs"].unique("pair_id").select("pair_id", bucket=_bucket("prompt_id", workspace.n_buckets))
         for name, frame in frames.items():
             if name == "votes":
@@ -61,7 +62,7 @@ class ReadSlice:
                 column = "reject_id" if name == "rejects" else "prompt_id"
                 placed = frame.with_columns(bucket=_bucket(column, workspace.n_buckets))
             if placed.height:
-                path = _staged(workspace, element.key, f"{name}.parquet")
+                path = staged(workspace, element.key, f"{name}.parquet")
                 rows_per_group = max(256, placed.height // workspace.n_buckets)
                 data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group, scratch=True)
                 write_atomic(workspace.fs, path, data)
@@ -70,7 +71,7 @@ class ReadSlice:
             "rows_in": ingested.rows_in,
             "rows_kept": ingested.rows_kept,
         }
-        write_atomic(workspace.fs, _staged(workspace, element.key, "json"), canonical_json(summary))
+        write_atomic(workspace.fs, staged(workspace, element.key, "json"), canonical_json(summary))
         return "read"
 
 
@@ -113,15 +114,27 @@ class Ingest(Stage):
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
-        missing = [element for element in self.staged if not _is_read(self.workspace, element.key)]
+        apart = [group for group in self.groups if group.files(self.workspace) is None]
+        collected = {key for group in self.groups for key in group.slices}
+        collected.difference_update(key for group in apart for key in group.slices)
+        missing = [e for e in self.staged if not _is_read(self.workspace, e.key, e.key in collected)]
         if missing:
             run(ReadSlice(self.workspace), missing, self.flags)
         self._check_rejects()
+        if apart:
+            run(CollectGroup(self.workspace), apart, self.flags)
+        for group in self.groups:
+            group.forget_slices(self.workspace)
         yield self
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Slices that are dealt into files together; none where there are few."""
+        return groups_of([element.key for element in self.staged], self.workspace.n_buckets)
 
     def process(self, bucket: int) -> Output:
         """A bucket's rows from all slices, deduplicated."""
-        frames = {name: self._gather(name, bucket) for name in _TABLES}
+        frames = {name: self._gather(name, bucket) for name in STAGED_TABLES}
         prompts, pairs = dedupe_prompts(frames["prompts"]), dedupe_pairs(frames["pairs"])
         votes = dedupe_votes(frames["votes"])
         return Output(
@@ -139,22 +152,31 @@ class Ingest(Stage):
     @cached_property
     def _manifests(self) -> dict[str, Any]:
         fs = self.workspace.fs
-        return {e.key: read_json(fs, _staged(self.workspace, e.key, "json")) for e in self.staged}
+        return {e.key: read_json(fs, staged(self.workspace, e.key, "json")) for e in self.staged}
+
+    @cached_property
+    def _group_files(self) -> list[dict[tuple[str, int], str]]:
+        return [group.files(self.workspace) or {} for group in self.groups]
 
     def _gather(self, table: str, bucket: int) -> pl.DataFrame:
-        paths = [
-            _staged(self.workspace, element.key, f"{table}.parquet")
-            for element in self.staged
-            if table in self._manifests[element.key]["tables"]
-        ]
-        return read_where(self.workspace.fs, paths, "bucket", bucket, polars_schema(TABLES[table]))
+        workspace = self.workspace
+        if self.groups:
+            at = bucket // self.groups[0].width
+            paths = [files[table, at] for files in self._group_files if (table, at) in files]
+        else:
+            paths = [
+                staged(workspace, element.key, f"{table}.parquet")
+                for element in self.staged
+                if table in self._manifests[element.key]["tables"]
+            ]
+        return read_where(workspace.fs, paths, "bucket", bucket, bucket + 1, polars_schema(TABLES[table]))
 
     def _check_rejects(self) -> None:
         for name in dict.fromkeys(element.source.name for element in self.staged):
             elements = [element for element in self.staged if element.source.name == name]
             manifests = [self._manifests[element.key] for element in elements]
             rejects = [
-                read_parquet(self.workspace.fs, _staged(self.workspace, element.key, "rejects.parquet"))
+                read_parquet(self.workspace.fs, staged(self.workspace, element.key, "rejects.parquet"))
                 for element, manifest in zip(elements, manifests, strict=True)
                 if "rejects" in manifest["tables"]
             ]
@@ -166,7 +188,7 @@ class Ingest(Stage):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_manifests"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_manifests", "_group_files")}
 
 
 def inputs_read(workspace: Workspace) -> dict[str, str]:
@@ -187,12 +209,11 @@ def _bucket(column: str, n_buckets: int) -> pl.Expr:
     return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
 
 
-def _is_read(workspace: Workspace, key: str) -> bool:
-    manifest = read_json(workspace.fs, _staged(workspace, key, "json"))
+def _is_read(workspace: Workspace, key: str, collected: bool = False) -> bool:
+    """Whether a slice is staged; of one whose rows are in a group's files only what is counted must be there."""
+    manifest = read_json(workspace.fs, staged(workspace, key, "json"))
     return manifest is not None and all(
-        workspace.fs.exists(_staged(workspace, key, f"{table}.parquet")) for table in manifest["tables"]
+        workspace.fs.exists(staged(workspace, key, f"{table}.parquet"))
+        for table in manifest["tables"]
+        if table == "rejects" or not collected
     )
-
-
-def _staged(workspace: Workspace, key: str, suffix: str) -> str:
-    return workspace.path("stages", "ingest", "slices", f"{key}.{suffix}")

@@ -22,7 +22,7 @@ from transforms.controls import known_label
 from transforms.routers._features import prompt_families, response_features
 from transforms.routers._queue import narrow, outlook, select, shortlist
 from transforms.routers._queue_config import QueueConfig
-from transforms.storage.files import parquet_bytes
+from transforms.storage.files import parquet_bytes, without_slack
 from transforms.storage.workspace import Output
 
 _COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind", "tags", "source_label")
@@ -71,7 +71,8 @@ class Route(FittedStage):
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """Fit the router on what humans have labelled, shortlist every bucket, choose."""
         if self.artefact("queue.parquet") is None:
-            labelled = [c.filter(pl.col("n_human") > 0) for c in map(self._candidates, self.workspace.buckets)]
+            found = map(self._candidates, self.workspace.buckets)
+            labelled = [without_slack(some.filter(pl.col("n_human") > 0)) for some in found]
             model = self.router.fit(pl.concat(labelled))
             self.store("router", canonical_json(model))
             config = self.queue_config

@@ -11,6 +11,7 @@ import polars as pl
 from pipelines.stage import PAIR_STAGES
 from schemas.tables import Pairs, Votes, polars_schema
 from transforms.controls import known_label
+from transforms.storage.files import without_slack
 from transforms.storage.workspace import Workspace
 
 RANDOM_SHARE = 0.2  # of the limit, kept for prompts drawn at random however many pairs are labelled
@@ -57,9 +58,9 @@ def sample(
         )
         found = found.filter(pl.col("drawn") | pl.col("pair_id").is_in(kept["pair_id"].implode()))
         if found.height:
-            pairs.append(found)
+            pairs.append(without_slack(found))
             answers = workspace.read("votes", bucket, vote_stages, vote_columns)
-            votes.append(answers.join(found.select("pair_id"), on="pair_id", how="semi"))
+            votes.append(without_slack(answers.join(found.select("pair_id"), on="pair_id", how="semi")))
     if not pairs:
         empty = pl.DataFrame(schema=polars_schema(Pairs))
         empty = empty if columns is None else empty.select(columns)
@@ -102,7 +103,8 @@ def _chosen_of(workspace: Workspace, limit: int, vote_stages: Sequence[str]) -> 
         )
         people = workspace.read("votes", bucket, stages, ("pair_id", "kind")).filter(pl.col("kind") == "human")
         answered = pl.col("pair_id").is_in(people["pair_id"].unique().implode())
-        labelled.append(keys.filter(answered | pl.col("known_label").is_not_null()).select("pair_id", "draw"))
+        known = keys.filter(answered | pl.col("known_label").is_not_null())
+        labelled.append(without_slack(known.select("pair_id", "draw")))
         prompts.append(keys.group_by("draw").agg(pl.len().cast(pl.Int64).alias("n")))
     return chosen(pl.concat(prompts), pl.concat(labelled), limit)
 

@@ -117,23 +117,31 @@ def read_parquet(fs: Any, path: str, columns: list[str] | None = None) -> pl.Dat
         raise WorkspaceError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
 
-def read_where(fs: Any, paths: list[str], column: str, value: int, schema: pl.Schema) -> pl.DataFrame:
-    """Rows of several Parquet files whose `column` is `value`; row groups without it are not read on a local disk.
+def read_where(fs: Any, paths: list[str], column: str, low: int, high: int, schema: pl.Schema) -> pl.DataFrame:
+    """Rows of several Parquet files with low <= `column` < high; a local disk's row groups without any are not read.
 
     Raises:
         WorkspaceError: a file is missing or damaged.
     """
     if not paths:
         return pl.DataFrame(schema=schema)
+    wanted = pl.col(column).is_between(low, high, closed="left")
     if not is_local(fs):
-        frames = [read_parquet(fs, path) for path in paths]
-        return pl.concat([f.filter(pl.col(column) == value).select(schema.names()) for f in frames])
+        return pl.concat([read_parquet(fs, path).filter(wanted).select(schema.names()) for path in paths])
     try:
-        return pl.scan_parquet(paths).filter(pl.col(column) == value).select(schema.names()).collect()
+        return pl.scan_parquet(paths).filter(wanted).select(schema.names()).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
         for path in paths:  # the error does not say which file it is
             read_parquet(fs, path)
         raise WorkspaceError(f"cannot read {paths[0]} and what lies beside it: {error}; {_REMEDY}") from error
+
+
+def without_slack(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame in memory of its own: what Polars filters or joins keeps all the text it was taken from alive."""
+    buffer = BytesIO()
+    frame.write_ipc(buffer)
+    buffer.seek(0)
+    return pl.read_ipc(buffer)
 
 
 @contextmanager

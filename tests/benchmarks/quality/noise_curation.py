@@ -5,26 +5,27 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
 from tests.benchmarks.quality.noise_data import Array, Pairs, inject
-from tests.benchmarks.quality.noise_methods import best_ridge, group_folds
+from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, out_of_fold
 from transforms.policies.noise import decision_frame
 from transforms.registry import find
-from transforms.scorers._bradley_terry import fit_head
+from transforms.scorers._bradley_terry import deviance, fit_head
 from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
 from transforms.scorers._noise_rate import FlipRate, posterior_right
 from transforms.scorers._pair_features import Projection
 from transforms.scorers._votes import Opinion, vote_frame
 
-TRAINED_ON = ("raw", "curated", "published", "relabelled", "clean")
+TRAINED_ON = ("raw", "curated", "published", "relabelled", "distilled", "clean")
 HELD_OUT = 0.3
 
 
 def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
-    """Accuracy on clean held-out groups of heads trained on each kind of label of the others; each
-    head's ridge is chosen by grouped cross-validation on its own labels, as a careful user would."""
+    """Accuracy on clean held-out groups of heads trained on each kind of label of the others; each head's ridge is
+    chosen by `tuned_ridge` against the labels that its user was given."""
     train_rows, test_rows = split(pairs.groups, seed)
     train, test = pairs.take(train_rows), pairs.take(test_rows)
     noisy, _ = inject(train.y, rate, np.random.default_rng([seed, round(100 * rate), 3]))
@@ -33,17 +34,34 @@ def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
     x, x_test = projection.apply(train.blocks), projection.apply(test.blocks)
     folds = group_folds(train.groups, seed)
     accuracy = {}
-    curated, relabelled = curate(train, noisy, seed)
-    labels = {"raw": noisy, "curated": curated, "relabelled": relabelled, "clean": train.y}
+    labels = {"raw": noisy, **curate(train, noisy, seed), "clean": train.y}
     lessons = {name: (y, np.ones(len(y))) for name, y in labels.items()}
-    lessons["published"] = publish(train, noisy, relabelled)
+    lessons["published"] = publish(train, noisy, labels["relabelled"])
     for name in TRAINED_ON:
         y, weight = lessons[name]
         used = weight > 0
-        ridge = best_ridge(x[used], y[used], folds[used])
+        given = train.y if name == "clean" else noisy
+        ridge = tuned_ridge(x[used], y[used], weight[used], given[used], folds[used])
         w = fit_head(x[used], y[used], weight[used], ridge)
         accuracy[name] = float(((x_test @ w > 0) == (test.y > 0.5)).mean())
     return accuracy
+
+
+def tuned_ridge(x: Array, y: Array, weight: Array, given: Array, folds: NDArray[np.int64]) -> float:
+    """The ridge whose heads, trained on `y`, predict the *given* labels of held-out folds best.
+
+    Curated labels of a held-out fold hold what models learnt from the training folds, so they would favour whoever
+    repeats it: far too small a ridge. Given labels are wrong by chance, which favours nobody. Soft labels teach
+    smaller margins than given ones; a head is judged by its deviance after the one factor that suits it best.
+    """
+    one = np.ones(len(y))
+
+    def score(ridge: float) -> float:
+        z = out_of_fold(x, y, folds, ridge, weight)
+        factor = max(float(fit_head(z[:, None], given, one, 1e-9)[0]), 0.0)
+        return deviance(factor * z, given, one)
+
+    return min(RIDGES, key=score)
 
 
 def split(groups: list[str], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -56,15 +74,21 @@ def split(groups: list[str], seed: int) -> tuple[NDArray[np.int64], NDArray[np.i
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
-def curate(pairs: Pairs, noisy: Array, seed: int) -> tuple[Array, Array]:
-    """Soft labels P(a better): by the noisy label and bt_heads (Bayes' rule with the estimated flip rate), and by
-    bt_heads alone, which does not look at the pair's own label."""
+def curate(pairs: Pairs, noisy: Array, seed: int) -> dict[str, Array]:
+    """Soft labels P(a better).
+
+    curated: by the noisy label and bt_heads, by Bayes' rule with the estimated flip rate. relabelled: by bt_heads
+    alone, which looks at the labels of the prompt's other pairs but not at the pair's own. distilled: by the heads'
+    mean margin alone (Fisch et al. 2024, arXiv:2405.19316), which looks at no label of the pair's group.
+    """
     settings = Settings(seed=seed)
     ensemble = fit_ensemble(pairs.blocks, noisy, np.ones(len(noisy)), pairs.groups, pairs.graph, settings)
     folds = folds_of(pairs.groups, settings.n_folds, seed)
-    p = np.clip(score_pairs(ensemble, pairs.blocks, folds, noisy, pairs.graph).p_a, 1e-9, 1.0 - 1e-9)
+    scores = score_pairs(ensemble, pairs.blocks, folds, noisy, pairs.graph)
+    p = np.clip(scores.p_a, 1e-9, 1.0 - 1e-9)
     right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(ensemble.noise.flip, 1.0))
-    return np.where(noisy > 0.5, right, 1.0 - right), p
+    heads = (scores.margins - scores.siblings[:, None]).mean(axis=1)
+    return {"curated": np.where(noisy > 0.5, right, 1.0 - right), "relabelled": p, "distilled": expit(heads)}
 
 
 def publish(pairs: Pairs, noisy: Array, p: Array) -> tuple[Array, Array]:

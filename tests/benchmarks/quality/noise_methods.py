@@ -15,7 +15,7 @@ from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score
 from transforms.scorers._moss import percentiles, toward_label
 from transforms.scorers._pair_features import Projection
 
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 N_FOLDS = 5
 TUNING_ROWS = 3000
 
@@ -41,11 +41,16 @@ def group_folds(groups: list[str], seed: int, n_folds: int = N_FOLDS) -> NDArray
 
 
 def best_ridge(x: Array, y: Array, folds: NDArray[np.int64]) -> float:
-    """The ridge with the smallest deviance on held-out folds, measured on at most `TUNING_ROWS` rows."""
-    if len(y) > TUNING_ROWS:
-        rows = np.random.default_rng(0).permutation(len(y))[:TUNING_ROWS]
+    """The ridge with the smallest deviance on held-out folds, measured on at most `TUNING_ROWS` rows.
+
+    A ridge is a prior of precision ridge * n; what few rows favour is returned as the ridge of that prior for all.
+    """
+    n = len(y)
+    if n > TUNING_ROWS:
+        rows = np.random.default_rng(0).permutation(n)[:TUNING_ROWS]
         x, y, folds = x[rows], y[rows], folds[rows]
-    return min(RIDGES, key=lambda ridge: deviance(out_of_fold(x, y, folds, ridge), y, np.ones(len(y))))
+    best = min(RIDGES, key=lambda ridge: deviance(out_of_fold(x, y, folds, ridge), y, np.ones(len(y))))
+    return best * len(y) / n
 
 
 def nested_ridges(x: Array, y: Array, folds: NDArray[np.int64]) -> dict[int, float]:
@@ -53,12 +58,12 @@ def nested_ridges(x: Array, y: Array, folds: NDArray[np.int64]) -> dict[int, flo
     return {int(f): best_ridge(x[folds != f], y[folds != f], folds[folds != f]) for f in np.unique(folds)}
 
 
-def out_of_fold(x: Array, y: Array, folds: NDArray[np.int64], ridge: float) -> Array:
+def out_of_fold(x: Array, y: Array, folds: NDArray[np.int64], ridge: float, weight: Array | None = None) -> Array:
     """Margins of one Bradley-Terry head per fold, each trained on the other folds."""
-    z = np.zeros(len(y))
+    z, weight = np.zeros(len(y)), np.ones(len(y)) if weight is None else weight
     for fold in np.unique(folds):
         rows = folds != fold
-        z[~rows] = x[~rows] @ fit_head(x[rows], y[rows], np.ones(int(rows.sum())), ridge)
+        z[~rows] = x[~rows] @ fit_head(x[rows], y[rows], weight[rows], ridge)
     return z
 
 
