@@ -14,13 +14,18 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.ids import canonical_json, hash_json
+from schemas.ids import bucket_of, canonical_json, hash_json
 from schemas.tables import TABLES, polars_schema
 from transforms.storage.files import parquet_bytes, read_json, read_where, write_atomic
 from transforms.storage.workspace import Workspace
 
 STAGED_TABLES = ("prompts", "pairs", "votes", "rejects")
 _READ_DIRECTLY = 20_000  # files opened; up to here dealing costs more than it saves
+
+
+def bucket_column(column: str, n_buckets: int) -> pl.Expr:
+    """Bucket of every row by the hash in `column`."""
+    return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
 
 
 def staged(workspace: Workspace, key: str, suffix: str) -> str:
@@ -85,7 +90,7 @@ class CollectGroup:
             return "known"
         held: dict[str, list[str]] = {table: [] for table in STAGED_TABLES}
         for key in group.slices:
-            for table in read_json(workspace.fs, staged(workspace, key, "json"))["tables"]:
+            for table in (read_json(workspace.fs, staged(workspace, key, "json")) or {})["tables"]:
                 held[table].append(staged(workspace, key, f"{table}.parquet"))
         manifest: dict[str, list[int]] = {}
         for table, paths in held.items():

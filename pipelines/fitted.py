@@ -60,11 +60,15 @@ class FittedStage(Stage):
         """What the whole must know of one bucket: keys, sums or candidates, never texts."""
         raise TypeError(f"stage {self.name} has no first pass")
 
-    def gathered(self) -> Iterator[pl.DataFrame]:
-        """The first pass of every bucket, in the order of the buckets, computed by Beam where not stored yet."""
+    def run_first_pass(self) -> None:
+        """Have Beam compute the first pass of every bucket that has none stored."""
         missing = [bucket for bucket in self.workspace.buckets if self.artefact(pass_name(bucket)) is None]
         if missing:
             run(FirstPass(self), missing, self.flags)
+
+    def gathered(self) -> Iterator[pl.DataFrame]:
+        """The first pass of every bucket, in the order of the buckets."""
+        self.run_first_pass()
         for bucket in self.workspace.buckets:
             frame = self.frame(pass_name(bucket))
             if frame is not None:

@@ -17,9 +17,9 @@ import orjson
 import polars as pl
 
 from pipelines.beam import run
-from pipelines.collect import STAGED_TABLES, CollectGroup, Group, groups_of, staged
+from pipelines.collect import STAGED_TABLES, CollectGroup, Group, bucket_column, groups_of, staged
 from pipelines.stage import Stage
-from schemas.ids import bucket_of, canonical_json, hash_json
+from schemas.ids import canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
 from transforms.sources.dedupe import dedupe_pairs, dedupe_prompts, dedupe_votes
@@ -54,13 +54,15 @@ class ReadSlice:
             return "known"
         ingested = read(element.slice, element.source)
         frames = {name: getattr(ingested, name) for name in STAGED_TABLES}
-        by_pair = frames["pairs"].unique("pair_id").select("pair_id", bucket=_bucket("prompt_id", workspace.n_buckets))
+        by_pair = (
+            frames["pairs"].unique("pair_id").select("pair_id", bucket=bucket_column("prompt_id", workspace.n_buckets))
+        )
         for name, frame in frames.items():
             if name == "votes":
                 placed = frame.join(by_pair, on="pair_id", how="left", maintain_order="left")
             else:
                 column = "reject_id" if name == "rejects" else "prompt_id"
-                placed = frame.with_columns(bucket=_bucket(column, workspace.n_buckets))
+                placed = frame.with_columns(bucket=bucket_column(column, workspace.n_buckets))
             if placed.height:
                 path = staged(workspace, element.key, f"{name}.parquet")
                 rows_per_group = max(256, placed.height // workspace.n_buckets)
@@ -203,10 +205,6 @@ def inputs_read(workspace: Workspace) -> dict[str, str]:
 
 def _inputs(key: str) -> str:
     return f"inputs/{key}.json"
-
-
-def _bucket(column: str, n_buckets: int) -> pl.Expr:
-    return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
 
 
 def _is_read(workspace: Workspace, key: str, collected: bool = False) -> bool:

@@ -10,16 +10,19 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from pipelines.fitted import FittedStage
+from pipelines.collect import bucket_column
+from pipelines.fitted import FittedStage, pass_name
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.errors import WorkspaceError
 from transforms.publish.files import Bucket
+from transforms.publish.read import Version
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, key_columns, prompt_keys
-from transforms.publish.version import split_memory
+from transforms.publish.splits import KEYS_SCHEMA, SplitsConfig, assign_parts, key_columns, prompt_keys, remembered
+from transforms.publish.version import latest_version
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output
 
+_ASSIGNED = "splits.json"
 REJECT_STAGES = ("ingest", "evolve", "screen", "generate", "clean", "pull", "materialise")
 
 
@@ -42,34 +45,65 @@ class Materialise(FittedStage):
         return SplitsConfig.model_validate(self.recipe.materialise.splits)
 
     @cached_property
-    def memory(self) -> tuple[int | None, pl.DataFrame | None]:
-        """The parent version and its splits, which are obeyed."""
-        return split_memory(self.datasets, self.recipe.dataset)
+    def parent(self) -> Version | None:
+        """The version before, whose splits are obeyed."""
+        return latest_version(self.datasets, self.recipe.dataset)
 
     @property
     def fit_identity(self) -> Any:
         """Everything the splits depend on."""
-        remembered = self.memory[1]
-        splits = [] if remembered is None else remembered.select("prompt_id", "split").sort("prompt_id").rows()
+        files = {} if self.parent is None else self.parent.manifest.files
+        splits = {name: entry.sha256 for name, entry in files.items() if name.startswith("evidence/splits-")}
         return [self.splits_config.model_dump(mode="json"), self.recipe.materialise.rows, self.recipe.seed, splits]
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """Assign every prompt its split."""
-        self.splits()
+        self._assign()
         yield self
 
-    def splits(self) -> pl.DataFrame:
-        """The split of every prompt, computed once per fit."""
-        known = self.frame("splits.parquet")
-        if known is None:
-            keys = list(self.gathered())
-            known = assign_splits(pl.concat(keys), self.splits_config, self.recipe.seed, self.memory[1])
-            assigned = known.select("prompt_id", "split", "reason")
-            for bucket, own in zip(self.workspace.buckets, keys, strict=True):
-                self.store(_splits_name(bucket), parquet_bytes(assigned.join(own, on="prompt_id", how="semi")))
-            self.store("splits.parquet", parquet_bytes(known))  # last: it says that the buckets' are there
-        return known
+    def splits(self) -> Iterator[pl.DataFrame]:
+        """The splits of every bucket's prompts, and of those that have left it."""
+        self._assign()
+        for bucket in self.workspace.buckets:
+            yield self._splits_of(bucket)
+
+    def _assign(self) -> None:
+        """Split the prompts, once per fit."""
+        if self.artefact(_ASSIGNED) is not None:
+            return
+        self.run_first_pass()
+        held = list(enumerate(self._deal_memory()))
+        parts = assign_parts(lambda: (self._nodes(*own) for own in held), self.splits_config, self.recipe.seed)
+        for bucket, part in enumerate(parts):
+            self.store(_splits_name(bucket), parquet_bytes(part))
+        self.store(_ASSIGNED, b"{}")  # last: it says that the buckets' are there
+
+    def _deal_memory(self) -> list[list[str]]:
+        """What the parent remembers of each bucket's prompts, as names of artefacts."""
+        held: list[list[str]] = [[] for _ in self.workspace.buckets]
+        parent = self.parent
+        if parent is None:
+            return held
+        for i, file in enumerate(parent.files("splits")):
+            memory = parent.read(file).with_columns(bucket=bucket_column("prompt_id", len(held)))
+            for (bucket,), own in memory.partition_by("bucket", as_dict=True, include_key=False).items():
+                held[bucket].append(f"memory-{bucket:04d}-{i:05d}.parquet")
+                self.store(held[bucket][-1], parquet_bytes(own))
+        return held
+
+    def _nodes(self, bucket: int, memory: Sequence[str]) -> pl.DataFrame:
+        keys = self.frame(pass_name(bucket))
+        known = [frame for name in memory if (frame := self.frame(name)) is not None]
+        return remembered(
+            pl.DataFrame(schema=KEYS_SCHEMA) if keys is None else keys, pl.concat(known) if known else None
+        )
+
+    def _splits_of(self, bucket: int) -> pl.DataFrame:
+        splits = self.frame(_splits_name(bucket))
+        if splits is None:
+            raise WorkspaceError(f"bucket {bucket} has no splits; run materialise again")
+        return splits
 
     def first_pass(self, bucket: int) -> pl.DataFrame:
         """What the splits of the bucket's prompts depend on."""
@@ -84,10 +118,7 @@ class Materialise(FittedStage):
             return Output()
         verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
         config = RowsConfig.model_validate(self.recipe.materialise.rows)
-        splits = self.frame(_splits_name(bucket))
-        if splits is None:
-            raise WorkspaceError(f"bucket {bucket} has no splits; run materialise again")
-        rows, rejects = dataset_rows(pairs, verdicts, splits, config)
+        rows, rejects = dataset_rows(pairs, verdicts, self._splits_of(bucket), config)
         return Output({"rows": rows, "rejects": rejects}, rows_in=pairs.height, rows_out=rows.height)
 
     def buckets(self) -> Iterator[Bucket]:

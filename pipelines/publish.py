@@ -25,6 +25,7 @@ from transforms.build import plugin_uses
 from transforms.publish.recompute import FUSER, POLICY
 from transforms.publish.store import Datasets
 from transforms.publish.version import Provenance, PublishResult, publish
+from transforms.report.census import Census, added_up, counted
 from transforms.storage.workspace import Workspace
 
 _PARTS = {"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",), "rejects": REJECT_STAGES}
@@ -91,16 +92,17 @@ class Publication:
 
     def publish(self) -> PublishResult:
         """Write the version, or find that it exists."""
+        found: list[Census] = []
         return publish(
             self.stage.datasets,
             self.file.recipe.dataset,
-            self.stage.buckets(),
+            counted(self.stage.buckets(), found),
             self.stage.splits(),
             self.provenance(),
-            parent=self.stage.memory[0],
+            parent=self.stage.parent.manifest.version if self.stage.parent else None,
             evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
             documents=lambda manifest, folder: report_documents(
-                self.workspace, manifest, folder, self.file.recipe.materialise.spread_pairs
+                self.workspace, manifest, folder, added_up(found), self.file.recipe.materialise.spread_pairs
             ),
         )
 

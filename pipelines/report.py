@@ -17,6 +17,7 @@ from schemas.manifest import Manifest, version_name
 from transforms.generators._yield import sampled_texts, yield_table
 from transforms.publish.read import Version
 from transforms.publish.store import Datasets
+from transforms.report.census import Census
 from transforms.report.data import report_data
 from transforms.report.render import render
 from transforms.storage.workspace import Workspace
@@ -26,12 +27,13 @@ _YIELD_PAIRS = 200_000  # generated pairs up to which the yield table reads thei
 
 
 def report_documents(
-    workspace: Workspace, manifest: Manifest, folder: Path, spread_pairs: int = 0
+    workspace: Workspace, manifest: Manifest, folder: Path, census: Census, spread_pairs: int = 0
 ) -> Mapping[str, bytes]:
     """The report of a version whose files are staged in `folder`; `spread_pairs` of each generator are embedded."""
     queue = [workspace.read("queue", bucket, ("route",)) for bucket in workspace.buckets]
     data = report_data(
         Version(manifest, str(folder)),
+        census=census,
         costs=_costs(workspace),
         queue=pl.concat(queue).sort("rank"),
         asked=_asked(workspace, spread_pairs),

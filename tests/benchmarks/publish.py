@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipelines.collect import bucket_column
 from schemas.ids import bucket_of
 from schemas.messages import message
 from schemas.pairs import make_pair
@@ -30,10 +31,10 @@ from transforms.publish.diff import diff
 from transforms.publish.files import Bucket
 from transforms.publish.read import open_version
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, key_columns, prompt_keys
+from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig, assign_parts, key_columns, prompt_keys, remembered
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, latest_version, publish
 from transforms.registry import find
 from transforms.report.data import report_data
 from transforms.report.render import render
@@ -150,21 +151,25 @@ def table(folder: Path, name: str, b: int, columns: Sequence[str] | None = None)
 def split_step(folder: Path, out: Path) -> None:
     """Similarity keys of every bucket and the assignment, as stage materialise does it."""
     config = SplitsConfig()
-    _, memory = split_memory(out / "datasets", "bench")
-    keys = []
+    parent = latest_version(out / "datasets", "bench")
+    held: list[list[pl.DataFrame]] = [[pl.DataFrame(schema=SPLITS_SCHEMA)] for _ in range(N_BUCKETS)]
+    for file in parent.files("splits") if parent else ():
+        dealt = parent.read(file).with_columns(bucket=bucket_column("prompt_id", N_BUCKETS))
+        for (b,), own in dealt.partition_by("bucket", as_dict=True, include_key=False).items():
+            held[b].append(own)
     for b in range(N_BUCKETS):
         pairs = table(folder, "pairs", b, key_columns(config))
-        keys.append(prompt_keys(pairs, table(folder, "verdicts", b, ["pair_id", "action"]), config))
-    splits = assign_splits(pl.concat(keys), config, 0, memory)
-    for b, own in enumerate(keys):
-        own = splits.select("prompt_id", "split", "reason").join(own, on="prompt_id", how="semi")
-        own.write_parquet(folder / f"splits-{b:04d}.parquet")
-    splits.write_parquet(folder / "splits.parquet")
+        keys = prompt_keys(pairs, table(folder, "verdicts", b, ["pair_id", "action"]), config)
+        remembered(keys, pl.concat(held[b])).write_parquet(folder / f"nodes-{b:04d}.parquet")
+        held[b].clear()
+    nodes = [folder / f"nodes-{b:04d}.parquet" for b in range(N_BUCKETS)]
+    for b, part in enumerate(assign_parts(lambda: map(pl.read_parquet, nodes), config, 0)):
+        part.write_parquet(folder / f"splits-{b:04d}.parquet")
 
 
 def publish_step(folder: Path, out: Path) -> None:
     """Rows, rejects, evidence, hashes and manifest."""
-    splits = pl.read_parquet(folder / "splits.parquet")
+    splits = (pl.read_parquet(folder / f"splits-{b:04d}.parquet") for b in range(N_BUCKETS))
 
     def buckets() -> Iterator[Bucket]:
         for b in range(N_BUCKETS):
@@ -172,9 +177,10 @@ def publish_step(folder: Path, out: Path) -> None:
             own = pl.read_parquet(folder / f"splits-{b:04d}.parquet")
             yield Bucket(*dataset_rows(pairs, verdicts, own, RowsConfig()), pairs, votes, verdicts)
 
-    parent, _ = split_memory(out / "datasets", "bench")
+    parent = latest_version(out / "datasets", "bench")
+    number = parent.manifest.version if parent else None
     provenance = Provenance(recipe="", recipe_hash="0" * 32, code_version="bench")
-    publish(out / "datasets", "bench", buckets(), splits, provenance, parent=parent)
+    publish(out / "datasets", "bench", buckets(), splits, provenance, parent=number)
 
 
 def change_inputs(folder: Path) -> None:

@@ -80,9 +80,9 @@ def write_buckets(buckets: Iterable[Bucket], root: Path, rows_per_file: int = RO
     buckets give equal bytes. At most `rows_per_file` rows of each table, plus one bucket, are in memory.
     """
     tally = Tally()
-    writers = {split: _Writer(root, f"data/{split}", rows_per_file) for split in SPLITS}
-    evidence = {name: _Writer(root, f"evidence/{name}", rows_per_file * 4) for name in EVIDENCE_SCHEMAS}
-    rejects = _Writer(root, "rejects", rows_per_file)
+    writers = {split: TableWriter(root, f"data/{split}", rows_per_file) for split in SPLITS}
+    evidence = {name: TableWriter(root, f"evidence/{name}", rows_per_file * 4) for name in EVIDENCE_SCHEMAS}
+    rejects = TableWriter(root, "rejects", rows_per_file)
     for bucket in buckets:
         rows = bucket.rows.select(polars_schema(DatasetRows).names()).sort("prompt_id", "pair_id")
         lost = bucket.rejects.select(polars_schema(Rejects).names()).sort("reject_id")
@@ -152,7 +152,7 @@ def _count(tally: Tally, bucket: Bucket, rows: pl.DataFrame, rejects: pl.DataFra
             counts[value] = counts.get(value, 0) + n
 
 
-class _Writer:
+class TableWriter:
     """Collects frames and writes `<stem>-00000.parquet`, `-00001`, ... of exactly `rows_per_file` rows."""
 
     def __init__(self, root: Path, stem: str, rows_per_file: int) -> None:

@@ -8,21 +8,18 @@ can have none without a leak, so it is left out with reason `bridges_splits`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.tables import SPLITS
 from transforms.minhash import text_hashes
+from transforms.publish.assign import Parts, assign
 from transforms.publish.rows import PUBLISHED
 from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
 
 Split = Literal["train", "validation", "test"]
-BRIDGES = "bridges_splits"
-_PARTS = 4  # of all keys, sorted one after another: a quarter of them is held twice
 KEYS_SCHEMA = pl.Schema(
     [("prompt_id", pl.String), ("slice", pl.String), ("n_rows", pl.Int64), ("keys", pl.List(pl.UInt64))]
 )
@@ -108,40 +105,32 @@ def assign_splits(
         `SPLITS_SCHEMA` for all prompts of `keys` and of `memory`, sorted by prompt_id; `split` is null
         where `reason` says why.
     """
-    nodes = _nodes(keys, memory)
-    if nodes.is_empty():
-        return pl.DataFrame(schema=SPLITS_SCHEMA)
-    edges = shared_keys(nodes["keys"])
-    component = _components(edges, nodes.height)
-    rejected = _bridges(edges, component, nodes)
-    if rejected:
-        edges = edges.filter(~pl.col("node").is_in(sorted(rejected)))
-        component = _components(edges, nodes.height)
-    # Nodes are sorted by id, so the first of a component has its smallest.
-    first, cluster = np.unique(component, return_index=True, return_inverse=True)[1:]
-    left_out = np.zeros(nodes.height, np.bool_)
-    left_out[sorted(rejected)] = True
-    nodes = nodes.with_columns(
-        cluster=pl.Series(cluster, dtype=pl.UInt32),
-        cluster_id=nodes["prompt_id"].gather(first[cluster]),
-        left_out=pl.Series(left_out),
-    ).with_columns(reason=pl.when("left_out").then(pl.lit(BRIDGES)))
-    chosen = _choose(nodes.filter(pl.col("reason").is_null()), config, seed)
-    split = pl.when(pl.col("reason").is_null()).then(pl.coalesce("old_split", "split"))
-    return (
-        nodes.join(chosen, on="cluster", how="left", maintain_order="left")
-        .with_columns(split=split)
-        .select(SPLITS_SCHEMA.names())
-    )
+    nodes = remembered(keys, memory)
+    return next(assign_parts(lambda: [nodes], config, seed))
 
 
-def _nodes(keys: pl.DataFrame, memory: pl.DataFrame | None) -> pl.DataFrame:
-    """Old and new prompts, one row each, sorted by id; keys of the same prompt united."""
+def assign_parts(parts: Parts, config: SplitsConfig, seed: int) -> Iterator[pl.DataFrame]:
+    """The same for prompts that come in parts; each is the result of `remembered` and comes back as its splits.
+
+    Args:
+        parts: gives the parts anew whenever it is called, in the same order; no prompt is in two.
+    """
+    for part in assign(parts, config.fractions, seed):
+        yield part.select(SPLITS_SCHEMA.names())
+
+
+def remembered(keys: pl.DataFrame, memory: pl.DataFrame | None) -> pl.DataFrame:
+    """Old and new prompts, one row each, sorted by id; keys of the same prompt united.
+
+    Args:
+        keys: `prompt_keys` of some prompts.
+        memory: `SPLITS_SCHEMA`, the same prompts in the parent version, and those that have left since.
+    """
     columns = ["prompt_id", "slice", "n_rows", "keys", "old_split"]
     if memory is None:
         return keys.sort("prompt_id").with_columns(old_split=pl.lit(None, pl.String)).select(columns)
-    remembered = memory.filter(pl.col("split").is_not_null())
-    old = remembered.select("prompt_id", old_split="split", old_slice="slice", old_rows="n_rows", old_keys="keys")
+    kept = memory.filter(pl.col("split").is_not_null())
+    old = kept.select("prompt_id", old_split="split", old_slice="slice", old_rows="n_rows", old_keys="keys")
     joined = keys.join(old, on="prompt_id", how="full", coalesce=True).with_columns(
         slice=pl.coalesce("slice", "old_slice"), n_rows=pl.coalesce("n_rows", pl.lit(0))
     )
@@ -150,103 +139,3 @@ def _nodes(keys: pl.DataFrame, memory: pl.DataFrame | None) -> pl.DataFrame:
     union = pl.coalesce(pl.col("keys").list.set_union("old_keys"), "keys", "old_keys")
     parts = [joined.filter(~moved), joined.filter(moved).with_columns(keys=union)]
     return pl.concat([part.select(columns) for part in parts]).sort("prompt_id")
-
-
-def shared_keys(lists: pl.Series) -> pl.DataFrame:
-    """(node, key) for keys held by at least two lists; a node is a list's place. Sorted by key and node."""
-    lengths = lists.list.len()
-    keys = lists.filter(lengths > 0).explode()
-    found = []
-    for part in range(_PARTS):
-        ordered = keys.filter(keys % _PARTS == part).sort().to_numpy()
-        found.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
-    places = keys.is_in(pl.Series(np.concatenate(found)).implode()).arg_true()
-    node = np.searchsorted(np.cumsum(lengths.to_numpy().astype(np.int64)), places.to_numpy(), side="right")
-    held = pl.DataFrame({"node": pl.Series(node, dtype=pl.UInt32), "key": keys.gather(places)})
-    return held.unique().filter(pl.len().over("key") > 1).sort("key", "node")
-
-
-def _components(edges: pl.DataFrame, n: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    star = edges.with_columns(centre=pl.col("node").first().over("key"))
-    rows, columns = star["node"].to_numpy(), star["centre"].to_numpy()
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(n, n))
-    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = connected_components(graph, directed=False)[1]
-    return labels
-
-
-def _bridges(
-    edges: pl.DataFrame, component: np.ndarray[tuple[int], np.dtype[np.int32]], nodes: pl.DataFrame
-) -> set[int]:
-    """New prompts that would join old prompts of different splits, taken in order of id."""
-    old = nodes["old_split"].to_list()
-    splits_of: dict[int, set[str]] = defaultdict(set)
-    for c, s in zip(component.tolist(), old, strict=True):
-        if s:
-            splits_of[c].add(s)
-    torn = [c for c, s in splits_of.items() if len(s) > 1]
-    if not torn:
-        return set()
-    members = np.flatnonzero(np.isin(component, torn)).tolist()
-    keys_of: dict[int, list[int]] = defaultdict(list)
-    for node, key in edges.filter(pl.col("node").is_in(members)).select("node", "key").iter_rows():
-        keys_of[node].append(key)
-    root = {m: m for m in members}
-    split = {m: old[m] for m in members}
-    holders: dict[int, list[int]] = defaultdict(list)
-
-    def find(node: int) -> int:
-        while root[node] != node:
-            root[node] = root[root[node]]
-            node = root[node]
-        return node
-
-    rejected: set[int] = set()
-    for node in sorted(members, key=lambda m: (old[m] is None, m)):
-        near = {find(h) for key in keys_of[node] for h in holders[key]}
-        near_splits = {s for r in near if (s := split[r])}
-        if old[node] is None and len(near_splits) > 1:
-            rejected.add(node)
-            continue
-        split[node] = old[node] or next(iter(near_splits), None)
-        for r in near:
-            if split[r] in (None, split[node]):
-                root[r] = node
-        for key in keys_of[node]:
-            holders[key].append(node)
-    return rejected
-
-
-def _choose(nodes: pl.DataFrame, config: SplitsConfig, seed: int) -> pl.DataFrame:
-    """cluster, split: in seeded order, each new cluster takes the split furthest below its share in its slice."""
-    clusters = (
-        nodes.group_by("cluster", maintain_order=True)
-        .agg(pl.col("cluster_id", "slice").first(), pl.col("n_rows").sum(), pl.col("old_split").drop_nulls().first())
-        # Clusters without a published row are balanced among themselves: a later version may publish them.
-        .with_columns(
-            stratum=pl.struct("slice", pl.col("n_rows") > 0).rank("dense") - 1, size=pl.max_horizontal("n_rows", 1)
-        )
-    )
-    order = [s for s in SPLITS if s in config.fractions]
-    fractions = [config.fractions[s] for s in order]
-    filled = [[0] * len(order) for _ in range(clusters["stratum"].n_unique())]
-    old = clusters.filter(pl.col("old_split").is_not_null())
-    for stratum, split, size in old.group_by("stratum", "old_split").agg(pl.col("size").sum()).iter_rows():
-        if split in order:
-            filled[stratum][order.index(split)] = size
-    total = [sum(have) for have in filled]
-    fresh = clusters.filter(pl.col("old_split").is_null())
-    draw = pl.Series("draw", text_hashes(f"{seed} split " + fresh["cluster_id"]), dtype=pl.UInt64)
-    fresh = fresh.with_columns(draw).sort("draw", "cluster_id")
-    choices = []
-    for stratum, size in fresh.select("stratum", "size").iter_rows():
-        have = filled[stratum]
-        total[stratum] = n = total[stratum] + size
-        need = [f * n - h for f, h in zip(fractions, have, strict=True)]
-        best = need.index(max(need))
-        have[best] += size
-        choices.append(order[best])
-    new = fresh.select("cluster", split=pl.Series(choices, dtype=pl.String))
-    return pl.concat([old.select("cluster", split="old_split"), new])

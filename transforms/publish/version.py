@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import DataError, WorkspaceError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, version_name
 from schemas.tables import SPLITS
 from transforms.publish.card import dataset_card
-from transforms.publish.files import ROWS_PER_FILE, Bucket, file_entry, write_buckets, write_parquet
+from transforms.publish.files import ROWS_PER_FILE, Bucket, TableWriter, file_entry, write_buckets
+from transforms.publish.read import Version
 from transforms.publish.rows import STAGE
 from transforms.publish.splits import SPLITS_SCHEMA
 from transforms.publish.store import Datasets, check_name
@@ -50,7 +51,7 @@ def publish(
     datasets: str | Path,
     name: str,
     buckets: Iterable[Bucket],
-    splits: pl.DataFrame,
+    splits: pl.DataFrame | Iterable[pl.DataFrame],
     provenance: Provenance,
     *,
     parent: int | None = None,
@@ -64,7 +65,7 @@ def publish(
         datasets: folder or fsspec URL of all datasets.
         name: the dataset.
         buckets: its content, one bucket at a time, in the order of the buckets.
-        splits: result of `assign_splits`; kept as the memory that the next version obeys.
+        splits: result of `assign_splits` or the parts of `assign_parts`: the memory that the next version obeys.
         provenance: what it was made of.
         parent: the version whose memory `splits` obeyed; None for the first.
         evidence: further files by name: the fuser's model and the policy (`transforms.publish.recompute`).
@@ -82,9 +83,10 @@ def publish(
         heard: dict[str, dict[str, Any]] = {}
         tally = write_buckets(_heard(buckets, heard), staging, rows_per_file)
         _check_conservation(tally.n_pairs, tally.n_rows, tally.rejects_by_reason)
-        memory = splits.select(SPLITS_SCHEMA.names()).sort("prompt_id")
-        entry = write_parquet(memory, staging / "evidence/splits-00000.parquet")
-        tally.files["evidence/splits-00000.parquet"] = entry
+        memory = TableWriter(staging, "evidence/splits", rows_per_file * 4)
+        for part in [splits] if isinstance(splits, pl.DataFrame) else splits:
+            memory.add(part.select(SPLITS_SCHEMA.names()).sort("prompt_id"))
+        tally.files.update(memory.close())
         latest = max(store.versions(name), default=None)
         manifest = Manifest(
             name=name,
@@ -131,14 +133,16 @@ def publish(
 
 
 def split_memory(datasets: str | Path, name: str) -> tuple[int | None, pl.DataFrame | None]:
-    """The latest version and the memory of its splits; (None, None) before the first version."""
+    """The latest version and the memory of its splits, whole; (None, None) before the first version."""
+    latest = latest_version(datasets, name)
+    return (None, None) if latest is None else (latest.manifest.version, latest.scan("splits").collect())
+
+
+def latest_version(datasets: str | Path, name: str) -> Version | None:
+    """The version that the next one has as parent."""
     store = Datasets(datasets)
     latest = max(store.versions(name), default=None)
-    if latest is None:
-        return None, None
-    path = store.path(name, f"v{latest:04d}", "evidence/splits-00000.parquet")
-    with store.fs.open(path, "rb") as file:
-        return latest, pl.read_parquet(file)
+    return None if latest is None else Version(store.manifest(name, latest), store.url(name, version_name(latest)))
 
 
 def _heard(buckets: Iterable[Bucket], voters: dict[str, dict[str, Any]]) -> Iterator[Bucket]:

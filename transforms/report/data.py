@@ -16,11 +16,11 @@ from schemas.tables import ACTIONS
 from transforms.agreement.people import People
 from transforms.publish.read import Version
 from transforms.report import voters
+from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
 from transforms.report.judges import judge_table
 
 SAMPLE_PAIRS = 100_000
-BINS = 20
 SLICES = ("kind", "language", "origin")
 
 
@@ -59,6 +59,7 @@ class ReportData:
 def report_data(
     version: Version,
     *,
+    census: Census | None = None,
     costs: pl.DataFrame | None = None,
     queue: pl.DataFrame | None = None,
     asked: pl.DataFrame | None = None,
@@ -70,6 +71,7 @@ def report_data(
 
     Args:
         version: a published or staged version.
+        census: the counts of all its pairs, where they are known; else they are taken with the version in memory.
         costs: per engine and asker: stage, who, requests, tokens_in, tokens_out.
         queue: the `queue` table.
         asked: per generator, what it asked and got: generator and one column a count.
@@ -78,29 +80,29 @@ def report_data(
         examples_per_action: how many pairs of every action are shown in full.
     """
     manifest = version.manifest
-    pairs, verdicts = version.scan("pairs"), version.scan("verdicts")
-    judged = pairs.drop("prompt_id").join(verdicts, on="pair_id")
-    cut = _cutoff(manifest.n_pairs)
-    sample = judged.filter(pl.col("pair_id") < cut).collect(engine="streaming")
-    votes = version.scan("votes").filter(pl.col("pair_id") < cut)
+    census = census or census_of(version)
+    sampled = pl.col("pair_id") < _cutoff(manifest.n_pairs)
+    pairs, verdicts = (version.scan(table).filter(sampled) for table in ("pairs", "verdicts"))
+    sample = pairs.drop("prompt_id").join(verdicts, on="pair_id").collect(engine="streaming")
+    votes = version.scan("votes").filter(sampled)
     decisive = votes.join(sample.lazy().select("pair_id"), on="pair_id", how="semi").collect(engine="streaming")
     return ReportData(
         manifest=manifest,
         n_sampled=sample.height,
-        flow=_flow(version, judged),
+        flow=census.flow,
         voters=voters.voter_table(version.scan("votes"), decisive, sample),
         agreement=voters.agreement(decisive),
         reliability=voters.reliability(decisive, sample),
         out_of_fold=voters.out_of_fold((manifest.estimates or {}).get("calibration")),
         shares=_shares(manifest),
-        noise=_noise(judged),
+        noise=_noise(census.judged),
         ensemble=_ensemble(decisive, sample),
         position=voters.position_bias(decisive),
         length=voters.length_bias(decisive, sample),
         judges=judge_table(decisive, sample),
-        yields=_yields(judged),
-        slices=_slices(judged),
-        routing=_routing(judged),
+        yields=_yields(census.judged),
+        slices=_slices(census.judged),
+        routing=_routing(census.routed),
         people=people,
         outlook=outlook,
         examples=examples(version, sample, decisive, examples_per_action),
@@ -128,43 +130,9 @@ def _cutoff(n_pairs: int) -> str:
     return f"{int(SAMPLE_PAIRS / n_pairs * 16**12):012x}"
 
 
-def _flow(version: Version, judged: pl.LazyFrame) -> pl.DataFrame:
-    """Three levels: where a pair came from, the action, and where it ended."""
-    made = judged.group_by(source="origin", target="action").len("n").with_columns(level=pl.lit(0))
-    rejects = version.scan("rejects")
-    ended = rejects.filter(pl.col("stage") == "materialise").select(pair_id="record_id", target="reason")
-    kept = version.scan("rows").select("pair_id", target=pl.format("published: {}", "split"))
-    outcome = pl.concat([ended, kept]).join(
-        version.scan("verdicts").select("pair_id", "action"), on="pair_id", how="left"
-    )
-    left = outcome.group_by(source=pl.col("action").fill_null("no verdict"), target="target").len("n")
-    unjudged = (
-        version.scan("pairs")
-        .join(version.scan("verdicts"), on="pair_id", how="anti")
-        .group_by(source="origin")
-        .len("n")
-        .with_columns(target=pl.lit("no verdict"), level=pl.lit(0))
-    )
-    early = rejects.filter(pl.col("stage") != "materialise").group_by("stage", "reason").len("n")
-    never = early.select(
-        source=pl.format("rejected by {}", "stage"), target=pl.lit("not a pair"), n="n", level=pl.lit(0)
-    )
-    why = early.select(source=pl.lit("not a pair"), target="reason", n="n", level=pl.lit(1))
-    columns = ["level", "source", "target", pl.col("n").cast(pl.Int64)]
-    parts = [made, unjudged, never, left.with_columns(level=pl.lit(1)), why]
-    return (
-        pl.concat([p.select(columns) for p in parts])
-        .group_by("level", "source", "target")
-        .agg(pl.col("n").sum())
-        .sort("level", "source", "target")
-        .collect(engine="streaming")
-    )
-
-
-def _noise(judged: pl.LazyFrame) -> pl.DataFrame:
-    bins = (pl.col("noise") * BINS).floor().clip(0, BINS - 1) / BINS
-    counts = judged.filter(pl.col("noise").is_not_null()).group_by(bin=bins, action="action").len("n")
-    return counts.sort("bin", "action").collect(engine="streaming")
+def _noise(judged: pl.DataFrame) -> pl.DataFrame:
+    counts = judged.filter(pl.col("bin").is_not_null()).group_by("bin", "action").agg(pl.col("n").sum())
+    return counts.sort("bin", "action")
 
 
 def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> pl.DataFrame:
@@ -185,47 +153,38 @@ def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> 
     return found.select("voter", "mu", "sigma", "action").head(points)
 
 
-def _yields(judged: pl.LazyFrame) -> pl.DataFrame:
-    counts = [(pl.col("action") == action).sum().alias(action) for action in ACTIONS]
+def _yields(judged: pl.DataFrame) -> pl.DataFrame:
+    counts = [pl.col("n").filter(pl.col("action") == action).sum().alias(action) for action in ACTIONS]
     return (
         judged.group_by("origin")
-        .agg(pl.len().alias("pairs"), *counts, certainty=pl.col("certainty").mean())
+        .agg(pl.col("n").sum().alias("pairs"), *counts, certainty=pl.col("certainty").sum() / pl.col("n").sum())
         .sort("pairs", "origin", descending=[True, False])
-        .collect(engine="streaming")
     )
 
 
-def _slices(judged: pl.LazyFrame, most: int = 12) -> pl.DataFrame:
-    published = pl.col("action").is_in(["keep", "flip", "soften"])
+def _slices(judged: pl.DataFrame, most: int = 12) -> pl.DataFrame:
+    n = pl.col("n")
     frames = [
         judged.group_by(value=pl.col(name).fill_null("unknown"))
         .agg(
-            pl.len().alias("pairs"),
-            rows=published.sum(),
-            flipped=(pl.col("action") == "flip").sum(),
-            routed=(pl.col("action") == "route").sum(),
-            certainty=pl.col("certainty").mean(),
-            noise=pl.col("noise").mean(),
+            n.sum().alias("pairs"),
+            rows=n.filter(pl.col("action").is_in(["keep", "flip", "soften"])).sum(),
+            flipped=n.filter(pl.col("action") == "flip").sum(),
+            routed=n.filter(pl.col("action") == "route").sum(),
+            certainty=pl.col("certainty").sum() / n.sum(),
+            noise=pl.when(pl.col("n_noise").sum() > 0).then(pl.col("noise").sum() / pl.col("n_noise").sum()),
         )
         .sort("pairs", "value", descending=[True, False])
         .head(most)
         .with_columns(slice=pl.lit(name))
         for name in SLICES
     ]
-    return pl.concat(frames).collect(engine="streaming")
+    return pl.concat(frames)
 
 
-def _routing(judged: pl.LazyFrame) -> pl.DataFrame:
-    reasons = judged.filter(pl.col("action") == "route").select(
-        reason=pl.col("reasons").list.join(", "), certainty="certainty", disagreement="disagreement"
-    )
-    return (
-        reasons.group_by("reason")
-        .agg(pl.len().alias("n"), pl.col("certainty", "disagreement").mean())
-        .sort("n", "reason", descending=[True, False])
-        .head(12)
-        .collect(engine="streaming")
-    )
+def _routing(routed: pl.DataFrame) -> pl.DataFrame:
+    means = routed.with_columns(pl.col("certainty", "disagreement") / pl.col("n"))
+    return means.sort("n", "reason", descending=[True, False]).head(12)
 
 
 def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from schemas.tables import SPLITS
 from transforms.report import plots
-from transforms.report.data import BINS, ReportData
+from transforms.report.census import BINS
+from transforms.report.data import ReportData
 from transforms.report.people import people_context
 from transforms.report.sankey import sankey
 from transforms.report.voters import MOST_VOTERS, calibration_error

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from schemas.tables import Pairs, Verdicts, rows_frame
 from tests.transforms.publish import frames
+from transforms.publish import assign
+from transforms.publish.assign import BRIDGES
 from transforms.publish.similarity import canonical_texts, similarity_keys
-from transforms.publish.splits import BRIDGES, SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.splits import SplitsConfig, assign_parts, assign_splits, prompt_keys, remembered
 
 CONFIG = SplitsConfig(fractions={"train": 0.6, "validation": 0.2, "test": 0.2})
 
@@ -62,6 +64,21 @@ def test_no_leak_and_no_old_prompt_moves_while_the_dataset_grows(
     assert set(lost["reason"]) <= {BRIDGES}
     assert set(lost["prompt_id"]) <= {p for p in kept if p.startswith("n")}
     assert after.equals(assign_splits(both.sample(fraction=1, shuffle=True, seed=1), CONFIG, seed, memory=before))
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs, graphs, st.integers(0, 5), st.integers(1, 4))
+def test_parts_and_passes_change_nothing(old: list[list[int]], new: list[list[int]], seed: int, n_parts: int) -> None:
+    first = table([(f"p{i:03d}", keys) for i, keys in enumerate(old)], "x")
+    both = pl.concat([first, table([(f"n{i:03d}", keys) for i, keys in enumerate(new)])])
+    memory = assign_splits(first, CONFIG, seed)
+    nodes = remembered(both, memory)
+    own = pl.int_range(nodes.height, eager=True) % n_parts
+    parts = [nodes.filter(own == i) for i in range(n_parts)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assign, "KEYS_AT_ONCE", 5)
+        found = pl.concat(list(assign_parts(lambda: parts, CONFIG, seed)))
+    assert found.sort("prompt_id").equals(assign_splits(both, CONFIG, seed, memory))
 
 
 def test_a_prompt_between_two_old_splits_is_left_out_and_its_neighbours_are_not() -> None:
