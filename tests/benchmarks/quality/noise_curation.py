@@ -47,6 +47,19 @@ def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
     return accuracy
 
 
+def held_out_accuracy_of_few(pairs: Pairs, rate: float, seed: int) -> float:
+    """The same of a head trained on as many clean labels as all labels are worth when `rate` of them are flipped."""
+    train_rows, test_rows = split(pairs.groups, seed)
+    train, test = pairs.take(train_rows), pairs.take(test_rows)
+    settings = Settings()
+    projection = Projection.fit(train.blocks, settings.n_embedding, settings.n_interaction)
+    few = np.random.default_rng([seed, 17]).permutation(len(train.y))[: round((1 - 2 * rate) ** 2 * len(train.y))]
+    x, y, one = projection.apply(train.blocks)[few], train.y[few], np.ones(len(few))
+    folds = group_folds([train.groups[i] for i in few], seed)
+    w = fit_head(x, y, one, tuned_ridge(x, y, one, y, folds))
+    return float(((projection.apply(test.blocks) @ w > 0) == (test.y > 0.5)).mean())
+
+
 def tuned_ridge(x: Array, y: Array, weight: Array, given: Array, folds: NDArray[np.int64]) -> float:
     """The ridge whose heads, trained on `y`, predict the *given* labels of held-out folds best.
 
