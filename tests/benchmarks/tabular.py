@@ -58,7 +58,8 @@ BUDGET = 1000
 def make_input(folder: Path, n: int, seed: int = 0) -> None:
     """Prompts of about 200 characters, responses of about 400; voters right in 60 to 85 % of the pairs."""
     rng, draw = random.Random(seed), np.random.default_rng(seed)
-    pool = " ".join(rng.choice(WORDS) for _ in range(2_000_000))
+    # Prompts are pieces of one long text: as long as there are more of them, or more of them would be alike.
+    pool = " ".join(rng.choice(WORDS) for _ in range(2 * max(n, 1_000_000)))
     skill = np.linspace(0.6, 0.85, len(VOTERS))
     folder.mkdir(parents=True)
     for start in range(0, n, ROWS_PER_FILE):

@@ -19,7 +19,7 @@ from transforms.minhash import U64, text_hashes
 from transforms.storage.files import without_slack
 
 BRIDGES = "bridges_splits"
-KEYS_AT_ONCE = 1 << 25  # sorted in memory, 8 bytes each and a copy
+KEYS_AT_ONCE = 1 << 24  # sorted in memory, some thirty bytes each
 Parts = Callable[[], Iterable[pl.DataFrame]]
 _LEFT_OUT = -2  # in place of a split's number
 _CODES = {split: code for code, split in enumerate(SPLITS)}
@@ -36,11 +36,12 @@ def assign(parts: Parts, fractions: Mapping[Any, float], seed: int) -> Iterator[
     Yields:
         Per part its nodes with `cluster_id`, `split` and `reason`; `split` is null where `reason` says why.
     """
-    edges = shared_keys(lambda: (part["keys"] for part in parts()))
-    members, alone, n = _collect(parts, edges["node"].unique().sort().to_numpy(), seed)
-    place = members.select("node", place=pl.int_range(pl.len(), dtype=pl.UInt32))
-    edges = edges.join(place, on="node").select("key", node="place").sort("key", "node")
-    members = _clustered(members, edges)
+    component = _components(parts)
+    n = len(component)
+    linked = np.bincount(component, minlength=1)[component] > 1
+    members, alone = _collect(parts, linked, seed)
+    members = members.with_columns(component=pl.Series(component[members["node"].to_numpy()]))
+    members = _clustered(members, _edges(parts, _torn(members)))
     codes = np.full(n, -1, np.int8)
     _choose(alone, members, fractions, seed, codes)
     names = members.select("node", "cluster_id").sort("node")
@@ -84,16 +85,38 @@ def shared_keys(parts: Callable[[], Iterable[pl.Series]]) -> pl.DataFrame:
 
 
 def _held_twice(parts: Callable[[], Iterable[pl.Series]], at: int, n_passes: int) -> U64:
-    found = (
-        [_keys(lists) for lists in parts()]
-        if n_passes == 1
-        else [keys[keys % np.uint64(n_passes) == at] for keys in map(_keys, parts())]
-    )
-    own = np.concatenate([np.zeros(0, np.uint64), *found])
-    del found
+    own = np.concatenate([np.zeros(0, np.uint64), *(_own(_keys(lists), at, n_passes)[0] for lists in parts())])
     own.sort()
     twice: U64 = np.unique(own[1:][own[1:] == own[:-1]])
     return twice
+
+
+def _components(parts: Parts) -> NDArray[np.int32]:
+    """The connected component of every node, where two nodes that hold one key are connected.
+
+    Keys are looked through some at a time, and of each time remain only the components there are by then.
+    """
+    counts = [(part.height, int(part["keys"].list.len().sum())) for part in parts()]
+    n = sum(height for height, _ in counts)
+    n_passes = max(1, -(-sum(held for _, held in counts) // KEYS_AT_ONCE))
+    component: NDArray[np.int32] = np.arange(n, dtype=np.int32)
+    for at in range(n_passes):
+        keys: list[U64] = [np.zeros(0, np.uint64)]
+        nodes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+        start = 0
+        for part in parts():
+            own, places = _own(_keys(part["keys"]), at, n_passes)
+            ends = np.cumsum(part["keys"].list.len().to_numpy().astype(np.int64))
+            keys.append(own)
+            nodes.append((start + np.searchsorted(ends, places, side="right")).astype(np.int32))
+            start += part.height
+        held, by = np.concatenate(keys), np.concatenate(nodes)
+        del keys, nodes
+        order = held.argsort(kind="stable")
+        held, by = held[order], by[order]
+        same = np.flatnonzero(held[1:] == held[:-1])
+        component = _joined(component, by[same], by[same + 1])
+    return component
 
 
 def _keys(lists: pl.Series) -> U64:
@@ -101,11 +124,33 @@ def _keys(lists: pl.Series) -> U64:
     return keys
 
 
-def _collect(parts: Parts, linked: NDArray[np.uint32], seed: int) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Nodes that share a key, sorted by prompt_id; of every other what its choice depends on; how many there are."""
+def _own(keys: U64, at: int, n_passes: int) -> tuple[U64, NDArray[np.int64]]:
+    """The keys of one of several passes, and their places."""
+    if n_passes == 1:
+        return keys, np.arange(len(keys))
+    places = np.flatnonzero(keys % np.uint64(n_passes) == at)
+    return keys[places], places
+
+
+def _joined(component: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Components after the nodes `one[i]` and `other[i]` have been connected for all i."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(component):
+        return component
+    size = int(component.max()) + 1
+    graph = coo_array((np.ones(len(one), np.int8), (component[one], component[other])), shape=(size, size))
+    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return labels[component]
+
+
+def _collect(parts: Parts, linked: NDArray[np.bool_], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Nodes that share a key, sorted by prompt_id, and of every other what its choice depends on."""
     members, alone, codes, start = [], [], {"": 0}, 0
     for part in parts():
-        nodes = np.arange(start, start + part.height, dtype=np.uint32)
+        nodes = pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True)
+        is_linked = pl.Series(linked[start : start + part.height])
         start += part.height
         for value in part["slice"].unique(maintain_order=True):
             codes.setdefault(value, len(codes))
@@ -114,16 +159,33 @@ def _collect(parts: Parts, linked: NDArray[np.uint32], seed: int) -> tuple[pl.Da
             "n_rows",
             "old_split",
             pl.col("slice").replace_strict(codes, return_dtype=pl.UInt32),
-            node=pl.Series(nodes),
+            node=nodes,
         )
-        is_linked = pl.Series(np.isin(nodes, linked))
         members.append(without_slack(numbered.filter(is_linked)))
         alone.append(_choosers(numbered.filter(~is_linked), pl.col("prompt_id"), seed).drop("prompt_id", "n_rows"))
     if not members:
         empty = {"prompt_id": pl.String, "n_rows": pl.Int64, "old_split": pl.String}
         members = [pl.DataFrame(schema={**empty, "slice": pl.UInt32, "node": pl.UInt32})]
         alone = [_choosers(members[0], pl.col("prompt_id"), seed).drop("prompt_id", "n_rows")]
-    return pl.concat(members).sort("prompt_id"), pl.concat(alone), start
+    return pl.concat(members).sort("prompt_id"), pl.concat(alone)
+
+
+def _torn(members: pl.DataFrame) -> pl.DataFrame:
+    """The members of components that hold old prompts of different splits."""
+    splits = pl.col("old_split").drop_nulls().n_unique().over("component")
+    return members.with_columns(place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(splits > 1)
+
+
+def _edges(parts: Parts, torn: pl.DataFrame) -> pl.DataFrame:
+    """(node, key) of the keys that several torn members hold; a node is a place among the members here."""
+    held, start = [pl.DataFrame(schema={"node": pl.UInt32, "key": pl.UInt64})], 0
+    place = torn.select("node", "place")
+    for part in parts() if torn.height else ():
+        nodes = pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True)
+        start += part.height
+        found = part.select("keys", node=nodes).join(place, on="node").filter(pl.col("keys").list.len() > 0)
+        held.append(without_slack(found.select(node="place", key="keys").explode("key")))
+    return pl.concat(held).unique().filter(pl.len().over("key") > 1).sort("key", "node")
 
 
 def _choosers(frame: pl.DataFrame, name: pl.Expr, seed: int) -> pl.DataFrame:
@@ -139,32 +201,24 @@ def _choosers(frame: pl.DataFrame, name: pl.Expr, seed: int) -> pl.DataFrame:
 
 
 def _clustered(members: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
-    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`."""
-    component = _components(edges, members.height)
-    rejected = _bridges(edges, component, members)
+    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` are those of the torn."""
+    component = members["component"].to_numpy()
+    rejected = sorted(_bridges(edges, component, members))
     if rejected:
-        edges = edges.filter(~pl.col("node").is_in(sorted(rejected)))
-        component = _components(edges, members.height)
+        # Whoever was torn begins anew, alone, and is joined to others but by what was rejected.
+        torn = np.isin(component, component[rejected])
+        apart = component.max() + 1 + np.arange(members.height, dtype=np.int32)
+        star = edges.filter(~pl.col("node").is_in(rejected)).with_columns(centre=pl.col("node").first().over("key"))
+        component = _joined(np.where(torn, apart, component), star["node"].to_numpy(), star["centre"].to_numpy())
     # Members are sorted by id, so the first of a component has its smallest.
     first, cluster = np.unique(component, return_index=True, return_inverse=True)[1:]
     left_out = np.zeros(members.height, np.bool_)
-    left_out[sorted(rejected)] = True
+    left_out[rejected] = True
     return members.with_columns(
         cluster=pl.Series(cluster, dtype=pl.UInt32),
         cluster_id=members["prompt_id"].gather(first[cluster]),
         left_out=pl.Series(left_out),
     )
-
-
-def _components(edges: pl.DataFrame, n: int) -> NDArray[np.int32]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    star = edges.with_columns(centre=pl.col("node").first().over("key"))
-    rows, columns = star["node"].to_numpy(), star["centre"].to_numpy()
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(n, n))
-    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return labels
 
 
 def _bridges(edges: pl.DataFrame, component: NDArray[np.int32], members: pl.DataFrame) -> set[int]:
