@@ -21,7 +21,7 @@ from transforms.storage.files import without_slack
 BRIDGES = "bridges_splits"
 KEYS_AT_ONCE = 1 << 24  # sorted in memory, some thirty bytes each
 Parts = Callable[[], Iterable[pl.DataFrame]]
-_LEFT_OUT = -2  # in place of a split's number
+_LEFT_OUT = -1  # in place of a split's number
 _CODES = {split: code for code, split in enumerate(SPLITS)}
 
 
@@ -37,26 +37,18 @@ def assign(parts: Parts, fractions: Mapping[Any, float], seed: int) -> Iterator[
         Per part its nodes with `cluster_id`, `split` and `reason`; `split` is null where `reason` says why.
     """
     component = _components(parts)
-    n = len(component)
     linked = np.bincount(component, minlength=1)[component] > 1
     members, alone = _collect(parts, linked, seed)
     members = members.with_columns(component=pl.Series(component[members["node"].to_numpy()]))
-    members = _clustered(members, _edges(parts, _torn(members)))
-    codes = np.full(n, -1, np.int8)
-    _choose(alone, members, fractions, seed, codes)
-    names = members.select("node", "cluster_id").sort("node")
-    start = 0
-    for part in parts():
-        nodes = pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True)
-        code = codes[start : start + part.height]
-        start += part.height
-        chosen = pl.Series(code.clip(0), dtype=pl.UInt8).replace_strict(
-            {code: split for split, code in _CODES.items()}, return_dtype=pl.String
-        )
+    torn = _torn(members)
+    members = _clustered(members, torn, _edges(parts, torn))
+    codes = _choose(alone, members, fractions, seed, len(component))
+    names = members.select("node", "cluster_id")
+    for part in _numbered(parts):
+        code = codes[part["node"].to_numpy()]
+        chosen = pl.Series(code.clip(0), dtype=pl.UInt8).replace_strict(dict(enumerate(SPLITS)), return_dtype=pl.String)
         yield (
-            part.with_columns(node=nodes)
-            .join(names, on="node", how="left", maintain_order="left")
-            .with_columns(
+            part.join(names, on="node", how="left", maintain_order="left").with_columns(
                 cluster_id=pl.coalesce("cluster_id", "prompt_id"),
                 reason=pl.when(pl.Series(code == _LEFT_OUT)).then(pl.lit(BRIDGES)),
                 split=pl.when(pl.Series(code >= 0)).then(pl.coalesce("old_split", chosen)),
@@ -64,31 +56,12 @@ def assign(parts: Parts, fractions: Mapping[Any, float], seed: int) -> Iterator[
         )
 
 
-def shared_keys(parts: Callable[[], Iterable[pl.Series]]) -> pl.DataFrame:
-    """(node, key) for keys held by at least two nodes; a node is a list's place. Sorted by key and node.
-
-    Args:
-        parts: gives the lists of keys anew whenever it is called.
-    """
-    total = sum(int(lists.list.len().sum()) for lists in parts())
-    n_passes = max(1, -(-total // KEYS_AT_ONCE))
-    twice = np.sort(np.concatenate([_held_twice(parts, at, n_passes) for at in range(n_passes)]))
-    held, start = [pl.DataFrame(schema={"node": pl.UInt32, "key": pl.UInt64})], 0
-    for lists in parts():
-        keys, lengths = _keys(lists), lists.list.len().to_numpy().astype(np.int64)
-        at = np.searchsorted(twice, keys)
-        hits = np.flatnonzero(twice[np.minimum(at, len(twice) - 1)] == keys) if len(twice) else np.zeros(0, np.int64)
-        node = start + np.searchsorted(np.cumsum(lengths), hits, side="right")
-        held.append(pl.DataFrame({"node": pl.Series(node, dtype=pl.UInt32), "key": pl.Series(keys[hits])}))
-        start += len(lists)
-    return pl.concat(held).unique().filter(pl.len().over("key") > 1).sort("key", "node")
-
-
-def _held_twice(parts: Callable[[], Iterable[pl.Series]], at: int, n_passes: int) -> U64:
-    own = np.concatenate([np.zeros(0, np.uint64), *(_own(_keys(lists), at, n_passes)[0] for lists in parts())])
-    own.sort()
-    twice: U64 = np.unique(own[1:][own[1:] == own[:-1]])
-    return twice
+def _numbered(parts: Parts) -> Iterator[pl.DataFrame]:
+    """The parts with the column `node`: a prompt's place in all of them."""
+    start = 0
+    for part in parts():
+        yield part.with_columns(node=pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True))
+        start += part.height
 
 
 def _components(parts: Parts) -> NDArray[np.int32]:
@@ -105,9 +78,11 @@ def _components(parts: Parts) -> NDArray[np.int32]:
         nodes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
         start = 0
         for part in parts():
-            own, places = _own(_keys(part["keys"]), at, n_passes)
-            ends = np.cumsum(part["keys"].list.len().to_numpy().astype(np.int64))
-            keys.append(own)
+            lists = part["keys"]
+            own = lists.filter(lists.list.len() > 0).explode().to_numpy()
+            places = np.flatnonzero(own % np.uint64(n_passes) == at)
+            ends = np.cumsum(lists.list.len().to_numpy().astype(np.int64))
+            keys.append(own[places])
             nodes.append((start + np.searchsorted(ends, places, side="right")).astype(np.int32))
             start += part.height
         held, by = np.concatenate(keys), np.concatenate(nodes)
@@ -117,19 +92,6 @@ def _components(parts: Parts) -> NDArray[np.int32]:
         same = np.flatnonzero(held[1:] == held[:-1])
         component = _joined(component, by[same], by[same + 1])
     return component
-
-
-def _keys(lists: pl.Series) -> U64:
-    keys: U64 = lists.filter(lists.list.len() > 0).explode().to_numpy()
-    return keys
-
-
-def _own(keys: U64, at: int, n_passes: int) -> tuple[U64, NDArray[np.int64]]:
-    """The keys of one of several passes, and their places."""
-    if n_passes == 1:
-        return keys, np.arange(len(keys))
-    places = np.flatnonzero(keys % np.uint64(n_passes) == at)
-    return keys[places], places
 
 
 def _joined(component: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -146,70 +108,60 @@ def _joined(component: NDArray[np.int32], one: NDArray[np.int32], other: NDArray
 
 
 def _collect(parts: Parts, linked: NDArray[np.bool_], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Nodes that share a key, sorted by prompt_id, and of every other what its choice depends on."""
-    members, alone, codes, start = [], [], {"": 0}, 0
-    for part in parts():
-        nodes = pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True)
-        is_linked = pl.Series(linked[start : start + part.height])
-        start += part.height
+    """Nodes that share a key, sorted by prompt_id, and what the choices of all others depend on (`_choosers`)."""
+    members, alone, codes = [], [], {"": 0}
+    for part in _numbered(parts):
         for value in part["slice"].unique(maintain_order=True):
             codes.setdefault(value, len(codes))
-        numbered = part.select(
-            "prompt_id",
-            "n_rows",
-            "old_split",
-            pl.col("slice").replace_strict(codes, return_dtype=pl.UInt32),
-            node=nodes,
-        )
-        members.append(without_slack(numbered.filter(is_linked)))
-        alone.append(_choosers(numbered.filter(~is_linked), pl.col("prompt_id"), seed).drop("prompt_id", "n_rows"))
-    if not members:
-        empty = {"prompt_id": pl.String, "n_rows": pl.Int64, "old_split": pl.String}
-        members = [pl.DataFrame(schema={**empty, "slice": pl.UInt32, "node": pl.UInt32})]
-        alone = [_choosers(members[0], pl.col("prompt_id"), seed).drop("prompt_id", "n_rows")]
+        slices = pl.col("slice").replace_strict(codes, return_dtype=pl.UInt32)
+        rows = part.select("node", "prompt_id", "n_rows", "old_split", slices)
+        is_linked = pl.Series(linked[rows["node"].to_numpy()])
+        members.append(without_slack(rows.filter(is_linked)))
+        alone.append(_choosers(rows.filter(~is_linked).rename({"prompt_id": "cluster_id"}), seed))
     return pl.concat(members).sort("prompt_id"), pl.concat(alone)
 
 
 def _torn(members: pl.DataFrame) -> pl.DataFrame:
-    """The members of components that hold old prompts of different splits."""
+    """`node, place, old_split` of the members of components that hold old prompts of different splits."""
     splits = pl.col("old_split").drop_nulls().n_unique().over("component")
-    return members.with_columns(place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(splits > 1)
+    return members.select("node", "old_split", place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(
+        members.select(splits > 1).to_series()
+    )
 
 
 def _edges(parts: Parts, torn: pl.DataFrame) -> pl.DataFrame:
-    """(node, key) of the keys that several torn members hold; a node is a place among the members here."""
-    held, start = [pl.DataFrame(schema={"node": pl.UInt32, "key": pl.UInt64})], 0
-    place = torn.select("node", "place")
-    for part in parts() if torn.height else ():
-        nodes = pl.int_range(start, start + part.height, dtype=pl.UInt32, eager=True)
-        start += part.height
-        found = part.select("keys", node=nodes).join(place, on="node").filter(pl.col("keys").list.len() > 0)
-        held.append(without_slack(found.select(node="place", key="keys").explode("key")))
-    return pl.concat(held).unique().filter(pl.len().over("key") > 1).sort("key", "node")
+    """(place, key) of the keys that several torn members hold, sorted by key and place."""
+    held = [pl.DataFrame(schema={"place": pl.UInt32, "key": pl.UInt64})]
+    for part in _numbered(parts) if torn.height else ():
+        found = part.join(torn, on="node").filter(pl.col("keys").list.len() > 0)
+        held.append(without_slack(found.select("place", key="keys").explode("key")))
+    return pl.concat(held).unique().filter(pl.len().over("key") > 1).sort("key", "place")
 
 
-def _choosers(frame: pl.DataFrame, name: pl.Expr, seed: int) -> pl.DataFrame:
-    """The frame with `draw` (the place in the order of choice), `stratum`, `size`, and the number of `old_split`."""
-    names = frame.select(pl.format("{} split {}", pl.lit(str(seed)), name)).to_series()
-    # Clusters without a published row are balanced among themselves: a later version may publish them.
-    return frame.with_columns(
+def _choosers(clusters: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Of `node, cluster_id, slice, n_rows, old_split` what choices depend on: the `draw` that orders them, `stratum`,
+    `size`, and the number of `old_split` (-1: none)."""
+    names = clusters.select(pl.format("{} split {}", pl.lit(str(seed)), "cluster_id")).to_series()
+    return clusters.select(
+        "node",
         pl.col("old_split").replace_strict(_CODES, default=-1, return_dtype=pl.Int8),
         draw=pl.Series(text_hashes(names), dtype=pl.UInt64),
+        # Clusters without a published row are balanced among themselves: a later version may publish them.
         stratum=2 * pl.col("slice") + (pl.col("n_rows") > 0).cast(pl.UInt32),
         size=pl.max_horizontal("n_rows", 1).cast(pl.UInt32),
-    ).drop("slice")
+    )
 
 
-def _clustered(members: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
-    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` are those of the torn."""
+def _clustered(members: pl.DataFrame, torn: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
+    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` are those of `torn`."""
     component = members["component"].to_numpy()
-    rejected = sorted(_bridges(edges, component, members))
+    rejected = sorted(_bridges(edges, torn))
     if rejected:
         # Whoever was torn begins anew, alone, and is joined to others but by what was rejected.
-        torn = np.isin(component, component[rejected])
-        apart = component.max() + 1 + np.arange(members.height, dtype=np.int32)
-        star = edges.filter(~pl.col("node").is_in(rejected)).with_columns(centre=pl.col("node").first().over("key"))
-        component = _joined(np.where(torn, apart, component), star["node"].to_numpy(), star["centre"].to_numpy())
+        places, component = torn["place"].to_numpy(), component.copy()
+        component[places] = component.max() + 1 + np.arange(len(places), dtype=np.int32)
+        star = edges.filter(~pl.col("place").is_in(rejected)).with_columns(centre=pl.col("place").first().over("key"))
+        component = _joined(component, star["place"].to_numpy(), star["centre"].to_numpy())
     # Members are sorted by id, so the first of a component has its smallest.
     first, cluster = np.unique(component, return_index=True, return_inverse=True)[1:]
     left_out = np.zeros(members.height, np.bool_)
@@ -221,22 +173,14 @@ def _clustered(members: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _bridges(edges: pl.DataFrame, component: NDArray[np.int32], members: pl.DataFrame) -> set[int]:
-    """New prompts that would join old prompts of different splits, taken in order of id."""
-    old = members["old_split"].to_list()
-    splits_of: dict[int, set[str]] = defaultdict(set)
-    for c, s in zip(component.tolist(), old, strict=True):
-        if s:
-            splits_of[c].add(s)
-    torn = [c for c, s in splits_of.items() if len(s) > 1]
-    if not torn:
-        return set()
-    torn_members = np.flatnonzero(np.isin(component, torn)).tolist()
+def _bridges(edges: pl.DataFrame, torn: pl.DataFrame) -> set[int]:
+    """Places of new prompts that would join old prompts of different splits, taken in order of id."""
+    old: dict[int, str | None] = dict(torn.select("place", "old_split").iter_rows())
     keys_of: dict[int, list[int]] = defaultdict(list)
-    for node, key in edges.filter(pl.col("node").is_in(torn_members)).select("node", "key").iter_rows():
+    for node, key in edges.iter_rows():
         keys_of[node].append(key)
-    root = {m: m for m in torn_members}
-    split = {m: old[m] for m in torn_members}
+    root = {node: node for node in old}
+    split = dict(old)
     holders: dict[int, list[int]] = defaultdict(list)
 
     def find(node: int) -> int:
@@ -246,7 +190,7 @@ def _bridges(edges: pl.DataFrame, component: NDArray[np.int32], members: pl.Data
         return node
 
     rejected: set[int] = set()
-    for node in sorted(torn_members, key=lambda m: (old[m] is None, m)):
+    for node in sorted(old, key=lambda m: (old[m] is None, m)):
         near = {find(h) for key in keys_of[node] for h in holders[key]}
         near_splits = {s for r in near if (s := split[r])}
         if old[node] is None and len(near_splits) > 1:
@@ -262,38 +206,30 @@ def _bridges(edges: pl.DataFrame, component: NDArray[np.int32], members: pl.Data
 
 
 def _choose(
-    alone: pl.DataFrame, members: pl.DataFrame, fractions: Mapping[Any, float], seed: int, codes: NDArray[np.int8]
-) -> None:
-    """Write the number of every node's split into `codes`: in seeded order, each new cluster takes the split furthest
-    below its share in its slice."""
+    alone: pl.DataFrame, members: pl.DataFrame, fractions: Mapping[Any, float], seed: int, n: int
+) -> NDArray[np.int8]:
+    """The number of every node's split: in seeded order, each new cluster takes the split furthest below its share in
+    its slice."""
     staying = members.filter(~pl.col("left_out"))
-    together = _choosers(
-        staying.group_by("cluster", maintain_order=True).agg(
-            pl.col("cluster_id", "slice").first(), pl.col("n_rows").sum(), pl.col("old_split").drop_nulls().first()
-        ),
-        pl.col("cluster_id"),
-        seed,
+    together = staying.group_by("cluster", maintain_order=True).agg(
+        pl.col("cluster_id", "slice").first(), pl.col("n_rows").sum(), pl.col("old_split").drop_nulls().first()
     )
-    columns = ["draw", "stratum", "size", "old_split", "node"]
-    clusters = pl.concat(
-        # A cluster's place follows those of all nodes.
-        [alone.select(columns), together.with_columns(node=pl.col("cluster") + len(codes)).select(columns)]
-    )
-    found = np.concatenate([codes, np.full(members["cluster"].n_unique(), -1, np.int8)])
+    # Among nodes a cluster has the place of none: it follows them all.
+    clusters = pl.concat([alone, _choosers(together.with_columns(node=pl.col("cluster") + n), seed)])
+    codes = np.full(n + members["cluster"].n_unique(), _LEFT_OUT, np.int8)
     order = [s for s in SPLITS if s in fractions]
     filled: dict[int, list[int]] = defaultdict(lambda: [0] * len(order))
     old = clusters.filter(pl.col("old_split") >= 0)
-    found[old["node"].to_numpy()] = old["old_split"].to_numpy()
+    codes[old["node"].to_numpy()] = old["old_split"].to_numpy()
     for stratum, code, size in old.group_by("stratum", "old_split").agg(pl.col("size").sum()).iter_rows():
         if SPLITS[code] in order:
             filled[stratum][order.index(SPLITS[code])] = size
     fresh = clusters.filter(pl.col("old_split") < 0).sort("draw", maintain_order=True)
     share = [fractions[s] for s in order]
     number = [_CODES[s] for s in order]
-    found[fresh["node"].to_numpy()] = _choices(fresh, filled, share, number)
-    codes[:] = found[: len(codes)]
-    codes[staying["node"].to_numpy()] = found[len(codes) :][staying["cluster"].to_numpy()]
-    codes[members.filter("left_out")["node"].to_numpy()] = _LEFT_OUT
+    codes[fresh["node"].to_numpy()] = _choices(fresh, filled, share, number)
+    codes[staying["node"].to_numpy()] = codes[n + staying["cluster"].to_numpy()]
+    return codes[:n]
 
 
 def _choices(

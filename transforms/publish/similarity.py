@@ -13,6 +13,7 @@ import polars as pl
 
 from transforms.minhash import U64, band_keys, chunks, minima, shingles
 
+_PARTS = 4  # of all keys, sorted one after another: a quarter of them is held twice
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 
 
@@ -64,6 +65,20 @@ def similarity_keys(texts: pl.Series, bands: int, rows: int, shingle: int) -> U6
 def key_lists(keys: U64) -> pl.Series:
     """Keys as a column of lists."""
     return pl.Series(keys.ravel(), dtype=pl.UInt64).reshape((-1, keys.shape[1])).arr.to_list()
+
+
+def shared_keys(lists: pl.Series) -> pl.DataFrame:
+    """(node, key) for keys held by at least two lists; a node is a list's place. Sorted by key and node."""
+    lengths = lists.list.len()
+    keys = lists.filter(lengths > 0).explode()
+    found = []
+    for part in range(_PARTS):
+        ordered = keys.filter(keys % _PARTS == part).sort().to_numpy()
+        found.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    places = keys.is_in(pl.Series(np.concatenate(found)).implode()).arg_true()
+    node = np.searchsorted(np.cumsum(lengths.to_numpy().astype(np.int64)), places.to_numpy(), side="right")
+    held = pl.DataFrame({"node": pl.Series(node, dtype=pl.UInt32), "key": keys.gather(places)})
+    return held.unique().filter(pl.len().over("key") > 1).sort("key", "node")
 
 
 def _words(texts: pl.Series) -> pl.Series:

@@ -15,12 +15,11 @@ from schemas.ids import hash_fields, hash_json
 from schemas.manifest import MANIFEST
 from schemas.messages import messages_id, text_of
 from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes, polars_schema
-from transforms.publish.assign import shared_keys
 from transforms.publish.files import EVIDENCE_SCHEMAS, reject_sum, row_sum
 from transforms.publish.read import Table, Version
 from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, parts, unheard
 from transforms.publish.rows import STAGE
-from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
+from transforms.publish.similarity import canonical_texts, key_lists, shared_keys, similarity_keys
 from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig
 from transforms.publish.store import Datasets
 
@@ -272,7 +271,7 @@ def _separation(version: Version) -> list[Check]:
         keys = similarity_keys(canonical_texts(frame["prompt"]), config.bands, config.rows_per_band, config.shingle)
         parts.append(frame.select("prompt_id", "split", keys=key_lists(keys)))
     prompts = pl.concat(parts).unique("prompt_id")
-    held = shared_keys(lambda: [prompts["keys"]])
+    held = shared_keys(prompts["keys"])
     shared = (
         held.with_columns(prompts[column].gather(held["node"]) for column in ("prompt_id", "split"))
         .lazy()
