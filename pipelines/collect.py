@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.ids import bucket_of, canonical_json, hash_json
+from schemas.errors import WorkspaceError
+from schemas.ids import canonical_json, hash_json
 from schemas.tables import TABLES, polars_schema
 from transforms.storage.files import parquet_bytes, read_json, read_where, write_atomic
 from transforms.storage.workspace import Workspace
@@ -23,14 +24,15 @@ STAGED_TABLES = ("prompts", "pairs", "votes", "rejects")
 _READ_DIRECTLY = 20_000  # files opened; up to here dealing costs more than it saves
 
 
-def bucket_column(column: str, n_buckets: int) -> pl.Expr:
-    """Bucket of every row by the hash in `column`."""
-    return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
-
-
 def staged(workspace: Workspace, key: str, suffix: str) -> str:
     """Path of a slice's staged file."""
     return workspace.path("stages", "ingest", "slices", f"{key}.{suffix}")
+
+
+def write_staged(workspace: Workspace, path: str, rows: pl.DataFrame, n_buckets: int) -> None:
+    """Write rows of `n_buckets` buckets so that those of one can be read without the others."""
+    data = parquet_bytes(rows.sort("bucket", maintain_order=True), max(256, rows.height // n_buckets), scratch=True)
+    write_atomic(workspace.fs, path, data)
 
 
 def groups_of(keys: Sequence[str], n_buckets: int) -> list[Group]:
@@ -90,7 +92,11 @@ class CollectGroup:
             return "known"
         held: dict[str, list[str]] = {table: [] for table in STAGED_TABLES}
         for key in group.slices:
-            for table in (read_json(workspace.fs, staged(workspace, key, "json")) or {})["tables"]:
+            path = staged(workspace, key, "json")
+            manifest_of_slice = read_json(workspace.fs, path)
+            if manifest_of_slice is None:
+                raise WorkspaceError(f"{path} is gone; run ingest again")
+            for table in manifest_of_slice["tables"]:
                 held[table].append(staged(workspace, key, f"{table}.parquet"))
         manifest: dict[str, list[int]] = {}
         for table, paths in held.items():
@@ -98,9 +104,7 @@ class CollectGroup:
             for at, low in enumerate(range(0, workspace.n_buckets, group.width)):
                 rows = read_where(workspace.fs, paths, "bucket", low, low + group.width, schema)
                 if rows.height:
-                    per_group = max(256, rows.height // group.width)
-                    data = parquet_bytes(rows.sort("bucket", maintain_order=True), per_group, scratch=True)
-                    write_atomic(workspace.fs, group.path(workspace, f"{table}-{at:04d}.parquet"), data)
+                    write_staged(workspace, group.path(workspace, f"{table}-{at:04d}.parquet"), rows, group.width)
                     manifest.setdefault(table, []).append(at)
         write_atomic(workspace.fs, group.path(workspace, "json"), canonical_json(manifest))
         return "collected"

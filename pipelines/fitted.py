@@ -36,6 +36,10 @@ class FittedStage(Stage):
         """What was fitted: any new input refits, and with that every bucket is done anew."""
         return self.fit_key
 
+    def has(self, name: str) -> bool:
+        """Whether a result of this fit is stored."""
+        return self.workspace.has_artefact(self.name, f"{self.fit_key}/{name}")
+
     def artefact(self, name: str) -> bytes | None:
         """A stored result of this fit, or None."""
         return self.workspace.read_artefact(self.name, f"{self.fit_key}/{name}")
@@ -62,7 +66,7 @@ class FittedStage(Stage):
 
     def run_first_pass(self) -> None:
         """Have Beam compute the first pass of every bucket that has none stored."""
-        missing = [bucket for bucket in self.workspace.buckets if self.artefact(pass_name(bucket)) is None]
+        missing = [bucket for bucket in self.workspace.buckets if not self.has(pass_name(bucket))]
         if missing:
             run(FirstPass(self), missing, self.flags)
 

@@ -17,7 +17,7 @@ import orjson
 import polars as pl
 
 from pipelines.beam import run
-from pipelines.collect import STAGED_TABLES, CollectGroup, Group, bucket_column, groups_of, staged
+from pipelines.collect import STAGED_TABLES, CollectGroup, Group, groups_of, staged, write_staged
 from pipelines.stage import Stage
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
@@ -25,8 +25,8 @@ from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
 from transforms.sources.dedupe import dedupe_pairs, dedupe_prompts, dedupe_votes
 from transforms.sources.read import check_rejects, read
 from transforms.sources.slices import Slice, slices
-from transforms.storage.files import parquet_bytes, read_json, read_parquet, read_where, write_atomic
-from transforms.storage.workspace import Output, Workspace
+from transforms.storage.files import read_json, read_parquet, read_where, write_atomic
+from transforms.storage.workspace import Output, Workspace, bucket_column
 
 _VERSION = 1
 Source = PromptsSource | PairsSource
@@ -54,9 +54,8 @@ class ReadSlice:
             return "known"
         ingested = read(element.slice, element.source)
         frames = {name: getattr(ingested, name) for name in STAGED_TABLES}
-        by_pair = (
-            frames["pairs"].unique("pair_id").select("pair_id", bucket=bucket_column("prompt_id", workspace.n_buckets))
-        )
+        pairs = frames["pairs"].unique("pair_id")
+        by_pair = pairs.select("pair_id", bucket=bucket_column("prompt_id", workspace.n_buckets))
         for name, frame in frames.items():
             if name == "votes":
                 placed = frame.join(by_pair, on="pair_id", how="left", maintain_order="left")
@@ -65,9 +64,7 @@ class ReadSlice:
                 placed = frame.with_columns(bucket=bucket_column(column, workspace.n_buckets))
             if placed.height:
                 path = staged(workspace, element.key, f"{name}.parquet")
-                rows_per_group = max(256, placed.height // workspace.n_buckets)
-                data = parquet_bytes(placed.sort("bucket", maintain_order=True), rows_per_group, scratch=True)
-                write_atomic(workspace.fs, path, data)
+                write_staged(workspace, path, placed, workspace.n_buckets)
         summary = {
             "tables": [name for name, frame in frames.items() if frame.height],
             "rows_in": ingested.rows_in,
@@ -117,9 +114,8 @@ class Ingest(Stage):
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
         """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
         apart = [group for group in self.groups if group.files(self.workspace) is None]
-        collected = {key for group in self.groups for key in group.slices}
-        collected.difference_update(key for group in apart for key in group.slices)
-        missing = [e for e in self.staged if not _is_read(self.workspace, e.key, e.key in collected)]
+        dealt = {key for group in apart for key in group.slices}
+        missing = [e for e in self.staged if not _is_read(self.workspace, e.key, not self.groups or e.key in dealt)]
         if missing:
             run(ReadSlice(self.workspace), missing, self.flags)
         self._check_rejects()
@@ -207,11 +203,11 @@ def _inputs(key: str) -> str:
     return f"inputs/{key}.json"
 
 
-def _is_read(workspace: Workspace, key: str, collected: bool = False) -> bool:
-    """Whether a slice is staged; of one whose rows are in a group's files only what is counted must be there."""
+def _is_read(workspace: Workspace, key: str, whole: bool = True) -> bool:
+    """Whether a slice is staged: `whole`, or what is counted of it, where its rows are in a group's files."""
     manifest = read_json(workspace.fs, staged(workspace, key, "json"))
     return manifest is not None and all(
         workspace.fs.exists(staged(workspace, key, f"{table}.parquet"))
         for table in manifest["tables"]
-        if table == "rejects" or not collected
+        if whole or table == "rejects"
     )

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from pipelines.collect import bucket_column
 from pipelines.fitted import FittedStage, pass_name
 from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
 from schemas.errors import WorkspaceError
@@ -20,9 +19,8 @@ from transforms.publish.rows import RowsConfig, dataset_rows
 from transforms.publish.splits import KEYS_SCHEMA, SplitsConfig, assign_parts, key_columns, prompt_keys, remembered
 from transforms.publish.version import latest_version
 from transforms.storage.files import parquet_bytes
-from transforms.storage.workspace import Output
+from transforms.storage.workspace import Output, bucket_column
 
-_ASSIGNED = "splits.json"
 REJECT_STAGES = ("ingest", "evolve", "screen", "generate", "clean", "pull", "materialise")
 
 
@@ -70,14 +68,13 @@ class Materialise(FittedStage):
 
     def _assign(self) -> None:
         """Split the prompts, once per fit."""
-        if self.artefact(_ASSIGNED) is not None:
+        if all(self.has(_splits_name(bucket)) for bucket in self.workspace.buckets):
             return
         self.run_first_pass()
         held = list(enumerate(self._deal_memory()))
         parts = assign_parts(lambda: (self._nodes(*own) for own in held), self.splits_config, self.recipe.seed)
         for bucket, part in enumerate(parts):
             self.store(_splits_name(bucket), parquet_bytes(part))
-        self.store(_ASSIGNED, b"{}")  # last: it says that the buckets' are there
 
     def _deal_memory(self) -> list[list[str]]:
         """What the parent remembers of each bucket's prompts, as names of artefacts."""
@@ -86,7 +83,7 @@ class Materialise(FittedStage):
         if parent is None:
             return held
         for i, file in enumerate(parent.files("splits")):
-            memory = parent.read(file).with_columns(bucket=bucket_column("prompt_id", len(held)))
+            memory = parent.read(file).with_columns(bucket=bucket_column("prompt_id", self.workspace.n_buckets))
             for (bucket,), own in memory.partition_by("bucket", as_dict=True, include_key=False).items():
                 held[bucket].append(f"memory-{bucket:04d}-{i:05d}.parquet")
                 self.store(held[bucket][-1], parquet_bytes(own))

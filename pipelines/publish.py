@@ -23,7 +23,6 @@ from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile
 from transforms.build import plugin_uses
 from transforms.publish.recompute import FUSER, POLICY
-from transforms.publish.store import Datasets
 from transforms.publish.version import Provenance, PublishResult, publish
 from transforms.report.census import Census, added_up, counted
 from transforms.storage.workspace import Workspace
@@ -81,28 +80,26 @@ class Publication:
 
     def unchanged(self) -> PublishResult | None:
         """The latest version, if it was made of exactly what lies in the workspace now."""
-        store = Datasets(self.stage.datasets)
-        name = self.file.recipe.dataset
-        latest = max(store.versions(name), default=None)
+        latest = self.stage.parent
         if latest is None:
             return None
-        manifest, now = store.manifest(name, latest), self.provenance()
+        manifest, now = latest.manifest, self.provenance()
         same = all(getattr(manifest, f) == getattr(now, f) for f in ("recipe_hash", "parts", "code_version"))
-        return PublishResult(name, latest, False, store.url(name, f"v{latest:04d}"), manifest) if same else None
+        return PublishResult(manifest.name, manifest.version, False, latest.base, manifest) if same else None
 
     def publish(self) -> PublishResult:
         """Write the version, or find that it exists."""
-        found: list[Census] = []
+        counts: list[Census] = []
         return publish(
             self.stage.datasets,
             self.file.recipe.dataset,
-            counted(self.stage.buckets(), found),
+            counted(self.stage.buckets(), counts),
             self.stage.splits(),
             self.provenance(),
             parent=self.stage.parent.manifest.version if self.stage.parent else None,
             evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
             documents=lambda manifest, folder: report_documents(
-                self.workspace, manifest, folder, added_up(found), self.file.recipe.materialise.spread_pairs
+                self.workspace, manifest, folder, added_up(counts), self.file.recipe.materialise.spread_pairs
             ),
         )
 

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "near_duplicates": ["-m", "tests.benchmarks.near_duplicates"],
     "publish": ["-m", "tests.benchmarks.publish", "--folder", "{scratch}"],
     "tabular": ["-m", "tests.benchmarks.tabular", "--folder", "{scratch}"],
+    "splits": ["-m", "tests.benchmarks.splits"],
     "routing": ["-m", "tests.benchmarks.routing"],
     "capacity": ["-m", "tests.benchmarks.capacity"],
     "quality": ["tests/benchmarks/quality.py"],

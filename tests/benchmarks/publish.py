@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.collect import bucket_column
 from schemas.ids import bucket_of
 from schemas.messages import message
 from schemas.pairs import make_pair
@@ -38,6 +37,7 @@ from transforms.publish.version import Provenance, latest_version, publish
 from transforms.registry import find
 from transforms.report.data import report_data
 from transforms.report.render import render
+from transforms.storage.workspace import bucket_column
 
 N_BUCKETS = 64
 VOTERS = [f"judge-{i}" for i in range(10)]

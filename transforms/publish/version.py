@@ -51,7 +51,7 @@ def publish(
     datasets: str | Path,
     name: str,
     buckets: Iterable[Bucket],
-    splits: pl.DataFrame | Iterable[pl.DataFrame],
+    splits: Iterable[pl.DataFrame],
     provenance: Provenance,
     *,
     parent: int | None = None,
@@ -65,7 +65,7 @@ def publish(
         datasets: folder or fsspec URL of all datasets.
         name: the dataset.
         buckets: its content, one bucket at a time, in the order of the buckets.
-        splits: result of `assign_splits` or the parts of `assign_parts`: the memory that the next version obeys.
+        splits: the parts of `assign_parts`; kept as the memory that the next version obeys.
         provenance: what it was made of.
         parent: the version whose memory `splits` obeyed; None for the first.
         evidence: further files by name: the fuser's model and the policy (`transforms.publish.recompute`).
@@ -84,7 +84,7 @@ def publish(
         tally = write_buckets(_heard(buckets, heard), staging, rows_per_file)
         _check_conservation(tally.n_pairs, tally.n_rows, tally.rejects_by_reason)
         memory = TableWriter(staging, "evidence/splits", rows_per_file * 4)
-        for part in [splits] if isinstance(splits, pl.DataFrame) else splits:
+        for part in splits:
             memory.add(part.select(SPLITS_SCHEMA.names()).sort("prompt_id"))
         tally.files.update(memory.close())
         latest = max(store.versions(name), default=None)
@@ -130,12 +130,6 @@ def publish(
         manifest = manifest.model_copy(update={"files": dict(sorted(tally.files.items()))})
         store.commit(staging, manifest)
     return PublishResult(name, manifest.version, True, store.url(name, f"v{manifest.version:04d}"), manifest)
-
-
-def split_memory(datasets: str | Path, name: str) -> tuple[int | None, pl.DataFrame | None]:
-    """The latest version and the memory of its splits, whole; (None, None) before the first version."""
-    latest = latest_version(datasets, name)
-    return (None, None) if latest is None else (latest.manifest.version, latest.scan("splits").collect())
 
 
 def latest_version(datasets: str | Path, name: str) -> Version | None:

@@ -15,6 +15,7 @@ from schemas.manifest import Manifest
 from schemas.tables import ACTIONS
 from transforms.agreement.people import People
 from transforms.publish.read import Version
+from transforms.publish.rows import PUBLISHED
 from transforms.report import voters
 from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
@@ -168,7 +169,7 @@ def _slices(judged: pl.DataFrame, most: int = 12) -> pl.DataFrame:
         judged.group_by(value=pl.col(name).fill_null("unknown"))
         .agg(
             n.sum().alias("pairs"),
-            rows=n.filter(pl.col("action").is_in(["keep", "flip", "soften"])).sum(),
+            rows=n.filter(pl.col("action").is_in(PUBLISHED)).sum(),
             flipped=n.filter(pl.col("action") == "flip").sum(),
             routed=n.filter(pl.col("action") == "route").sum(),
             certainty=pl.col("certainty").sum() / n.sum(),

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import WorkspaceError
-from schemas.ids import canonical_json, hash_bytes
+from schemas.ids import bucket_of, canonical_json, hash_bytes
 from schemas.tables import TABLES, conform, polars_schema, primary_key
 from transforms.storage.files import (
     exclusive,
@@ -273,6 +273,10 @@ class Workspace:
         """Write a stage's artefact for the whole workspace (a fitted model)."""
         write_atomic(self.fs, self.path("stages", stage, name), data)
 
+    def has_artefact(self, stage: str, name: str) -> bool:
+        """Whether a stage has an artefact of that name."""
+        return bool(self.fs.exists(self.path("stages", stage, name)))
+
     def read_artefact(self, stage: str, name: str) -> bytes | None:
         """A stage's artefact, or None."""
         try:
@@ -292,6 +296,11 @@ class Workspace:
 
     def _checkpoint_path(self, stage: str, bucket: int) -> str:
         return self.path("stages", stage, f"bucket={bucket:04d}.json")
+
+
+def bucket_column(column: str, n_buckets: int) -> pl.Expr:
+    """Bucket of every row by the hash in `column`."""
+    return pl.col(column).map_elements(lambda value: bucket_of(value, n_buckets), return_dtype=pl.Int64)
 
 
 def sort_unique(frame: pl.DataFrame, key: str) -> pl.DataFrame:

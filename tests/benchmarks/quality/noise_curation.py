@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -10,11 +12,11 @@ from scipy.special import expit
 from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
 from tests.benchmarks.quality.noise_data import Array, Pairs, inject
-from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, out_of_fold
+from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, heads_view, out_of_fold
 from transforms.policies.noise import decision_frame
 from transforms.registry import find
 from transforms.scorers._bradley_terry import deviance, fit_head
-from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers._ensemble import Settings
 from transforms.scorers._noise_rate import FlipRate, posterior_right
 from transforms.scorers._pair_features import Projection
 from transforms.scorers._votes import Opinion, vote_frame
@@ -24,41 +26,52 @@ HELD_OUT = 0.3
 MORE_RIDGES = (10.0, 30.0)  # for labels of which 40% are wrong
 
 
+@dataclass(frozen=True)
+class Exam:
+    """Pairs to learn from and clean pairs of other groups to be right about, with the features of both."""
+
+    train: Pairs
+    x: Array
+    folds: NDArray[np.int64]
+    x_test: Array
+    y_test: Array
+
+    @classmethod
+    def of(cls, pairs: Pairs, seed: int) -> Exam:
+        """Split the pairs' groups; the features' projection is learnt on the training part."""
+        train_rows, test_rows = split(pairs.groups, seed)
+        train, test = pairs.take(train_rows), pairs.take(test_rows)
+        settings = Settings()
+        projection = Projection.fit(train.blocks, settings.n_embedding, settings.n_interaction)
+        x, x_test = projection.apply(train.blocks), projection.apply(test.blocks)
+        return cls(train, x, group_folds(train.groups, seed), x_test, test.y)
+
+    def accuracy(self, y: Array, weight: Array, given: Array) -> float:
+        """Of a head taught by labels `y`, each counted by its `weight`, with the ridge of `tuned_ridge`."""
+        used = weight > 0
+        x, y, weight = self.x[used], y[used], weight[used]
+        w = fit_head(x, y, weight, tuned_ridge(x, y, weight, given[used], self.folds[used]))
+        return float(((self.x_test @ w > 0) == (self.y_test > 0.5)).mean())
+
+
 def held_out_accuracy(pairs: Pairs, rate: float, seed: int) -> dict[str, float]:
     """Accuracy on clean held-out groups of heads trained on each kind of label of the others; each head's ridge is
     chosen by `tuned_ridge` against the labels that its user was given."""
-    train_rows, test_rows = split(pairs.groups, seed)
-    train, test = pairs.take(train_rows), pairs.take(test_rows)
+    exam = Exam.of(pairs, seed)
+    train, one = exam.train, np.ones(len(exam.train.y))
     noisy, _ = inject(train.y, rate, np.random.default_rng([seed, round(100 * rate), 3]))
-    settings = Settings()
-    projection = Projection.fit(train.blocks, settings.n_embedding, settings.n_interaction)
-    x, x_test = projection.apply(train.blocks), projection.apply(test.blocks)
-    folds = group_folds(train.groups, seed)
-    accuracy = {}
     labels = {"raw": noisy, **curate(train, noisy, seed), "clean": train.y}
-    lessons = {name: (y, np.ones(len(y))) for name, y in labels.items()}
+    lessons = {name: (y, one) for name, y in labels.items()}
     lessons["published"] = publish(train, noisy, labels["relabelled"])
-    for name in TRAINED_ON:
-        y, weight = lessons[name]
-        used = weight > 0
-        given = train.y if name == "clean" else noisy
-        ridge = tuned_ridge(x[used], y[used], weight[used], given[used], folds[used])
-        w = fit_head(x[used], y[used], weight[used], ridge)
-        accuracy[name] = float(((x_test @ w > 0) == (test.y > 0.5)).mean())
-    return accuracy
+    return {name: exam.accuracy(*lessons[name], train.y if name == "clean" else noisy) for name in TRAINED_ON}
 
 
 def held_out_accuracy_of_few(pairs: Pairs, rate: float, seed: int) -> float:
     """The same of a head trained on as many clean labels as all labels are worth when `rate` of them are flipped."""
-    train_rows, test_rows = split(pairs.groups, seed)
-    train, test = pairs.take(train_rows), pairs.take(test_rows)
-    settings = Settings()
-    projection = Projection.fit(train.blocks, settings.n_embedding, settings.n_interaction)
-    few = np.random.default_rng([seed, 17]).permutation(len(train.y))[: round((1 - 2 * rate) ** 2 * len(train.y))]
-    x, y, one = projection.apply(train.blocks)[few], train.y[few], np.ones(len(few))
-    folds = group_folds([train.groups[i] for i in few], seed)
-    w = fit_head(x, y, one, tuned_ridge(x, y, one, y, folds))
-    return float(((projection.apply(test.blocks) @ w > 0) == (test.y > 0.5)).mean())
+    exam = Exam.of(pairs, seed)
+    y = exam.train.y
+    few = np.random.default_rng([seed, 17]).permutation(len(y))[: round((1 - 2 * rate) ** 2 * len(y))]
+    return exam.accuracy(y, np.isin(np.arange(len(y)), few).astype(np.float64), y)
 
 
 def tuned_ridge(x: Array, y: Array, weight: Array, given: Array, folds: NDArray[np.int64]) -> float:
@@ -95,13 +108,8 @@ def curate(pairs: Pairs, noisy: Array, seed: int) -> dict[str, Array]:
     alone, which looks at the labels of the prompt's other pairs but not at the pair's own. distilled: by the heads'
     mean margin alone (Fisch et al. 2024, arXiv:2405.19316), which looks at no label of the pair's group.
     """
-    settings = Settings(seed=seed)
-    ensemble = fit_ensemble(pairs.blocks, noisy, np.ones(len(noisy)), pairs.groups, pairs.graph, settings)
-    folds = folds_of(pairs.groups, settings.n_folds, seed)
-    scores = score_pairs(ensemble, pairs.blocks, folds, noisy, pairs.graph)
-    p = np.clip(scores.p_a, 1e-9, 1.0 - 1e-9)
-    right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(ensemble.noise.flip, 1.0))
-    heads = (scores.margins - scores.siblings[:, None]).mean(axis=1)
+    p, heads, flip = heads_view(pairs, noisy, seed)
+    right = posterior_right(np.log(p / (1.0 - p)), noisy, FlipRate(flip, 1.0))
     return {"curated": np.where(noisy > 0.5, right, 1.0 - right), "relabelled": p, "distilled": expit(heads)}
 
 

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data")
     parser.add_argument("--cache", type=Path, help="folder for embeddings (default: a temporary one)")
     parser.add_argument("--sets", nargs="+", default=["hh_harmless_test"], choices=SETS)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.3, 0.4], help="shares of labels flipped")
+    parser.add_argument("--measures", nargs="+", default=["auroc", "accuracy"], choices=["auroc", "accuracy"])
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,20 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in options.sets:
             pairs = prepare(name, options.data, cache)
             n = len(pairs.y)
-            for rate in (0.3, 0.4):
+            for rate in options.rates:
                 few = round((1.0 - 2.0 * rate) ** 2 * n)
-                clean, noisy = [], []
-                for seed in range(options.seeds):
+                measured: dict[str, list[float]] = {}
+                for seed in range(options.seeds) if "auroc" in options.measures else ():
                     rng = np.random.default_rng([seed, round(100 * rate), 7])
                     known = np.isin(np.arange(n), rng.permutation(n)[:few])
-                    clean.append(auroc(pairs, np.where(known, pairs.y, np.nan), seed))
-                    noisy.append(auroc(pairs, inject(pairs.y, rate, rng)[0], seed))
-                for what, values in ((f"{few} clean labels", clean), (f"{n} labels, {rate:.0%} flipped", noisy)):
+                    for what, labels in (
+                        (f"{few} clean labels: AUROC", np.where(known, pairs.y, np.nan)),
+                        (f"{n} labels, {rate:.0%} flipped: AUROC", inject(pairs.y, rate, rng)[0]),
+                    ):
+                        measured.setdefault(what, []).append(auroc(pairs, labels, seed))
+                if "accuracy" in options.measures:
+                    what = f"{(1 - 2 * rate) ** 2:.0%} of the training labels, clean, for {rate:.0%} flips: accuracy"
+                    measured[what] = [held_out_accuracy_of_few(pairs, rate, seed) for seed in range(options.seeds)]
+                for what, values in measured.items():
                     mean, half = interval(values)
-                    print(f"{name}: {what}: AUROC {mean:.3f} ±{half:.3f}", flush=True)
-                mean, half = interval([held_out_accuracy_of_few(pairs, rate, seed) for seed in range(options.seeds)])
-                said = f"{(1 - 2 * rate) ** 2:.0%} of the training labels, clean: accuracy {mean:.3f} ±{half:.3f}"
-                print(f"{name}: {said}", flush=True)
+                    print(f"{name}: {what} {mean:.3f} ±{half:.3f}", flush=True)
     return 0
 
 

@@ -98,14 +98,22 @@ def cleanlab_tuned(x: Array, given: Array, folds: NDArray[np.int64], ridges: dic
     return _cleanlab_rank(p, given)
 
 
-def ours_and_moss(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array]:
-    """bt_heads (P(given label is wrong)) and rank-percentile moss (rank of the heads' mean margin alone)."""
+def heads_view(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array, float]:
+    """What bt_heads taught by `given` say: P(a better), the heads' mean margin alone, and how often labels are wrong.
+
+    P(a better) looks at the labels of the prompt's other pairs too; neither looks at a pair's own.
+    """
     settings = Settings(seed=seed)
     ensemble = fit_ensemble(pairs.blocks, given, np.ones(len(given)), pairs.groups, pairs.graph, settings)
     folds = folds_of(pairs.groups, settings.n_folds, seed)
     scores = score_pairs(ensemble, pairs.blocks, folds, given, pairs.graph)
-    p = np.clip(scores.p_a, 1e-9, 1.0 - 1e-9)
     mu = (scores.margins - scores.siblings[:, None]).mean(axis=1)
+    return np.clip(scores.p_a, 1e-9, 1.0 - 1e-9), mu, ensemble.noise.flip
+
+
+def ours_and_moss(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array]:
+    """bt_heads (P(given label is wrong)) and rank-percentile moss (rank of the heads' mean margin alone)."""
+    p, mu, _ = heads_view(pairs, given, seed)
     suspicion = -toward_label(np.log(p / (1.0 - p)), given)
     return suspicion, 1.0 - percentiles(toward_label(mu, given))
 

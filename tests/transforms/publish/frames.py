@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,7 @@ from schemas.tables import Pairs, Rejects, Verdicts, Votes, rows_frame
 from transforms.publish.files import Bucket
 from transforms.publish.rows import RowsConfig, dataset_rows
 from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.version import latest_version
 
 ACTIONS = ("keep", "keep", "keep", "flip", "soften", "drop", "tie", "route")
 VERBS = ("Explain", "Summarise", "Criticise", "Translate", "Praise", "Compare", "Describe", "Derive")
@@ -110,8 +112,8 @@ def buckets(
     n_buckets: int = 3,
     memory: pl.DataFrame | None = None,
     seed: int = 0,
-) -> tuple[list[Bucket], pl.DataFrame]:
-    """The content of a version and its splits, as the materialise stage makes them."""
+) -> tuple[list[Bucket], list[pl.DataFrame]]:
+    """The content of a version and its splits in one part, as the materialise stage makes them."""
     config = SplitsConfig()
     splits = assign_splits(prompt_keys(pairs, verdicts, config), config, seed, memory)
     which = (pl.col("prompt_id").str.slice(0, 8).str.to_integer(base=16) % n_buckets).alias("_bucket")
@@ -121,7 +123,13 @@ def buckets(
         v = verdicts.filter(which == b)
         rows, rejects = dataset_rows(p, v, splits, RowsConfig())
         out.append(Bucket(rows, rejects, p, votes.filter(pl.col("pair_id").is_in(p["pair_id"].to_list())), v))
-    return out, splits
+    return out, [splits]
+
+
+def split_memory(datasets: str | Path, name: str) -> tuple[int | None, pl.DataFrame | None]:
+    """The latest version and the memory of its splits; (None, None) before the first version."""
+    latest = latest_version(datasets, name)
+    return (None, None) if latest is None else (latest.manifest.version, latest.scan("splits").collect())
 
 
 EMPTY_REJECTS = rows_frame([], Rejects)

@@ -19,7 +19,7 @@ from transforms.publish.read import open_version
 from transforms.publish.retention import prunable, prune
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, publish
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 README = (Path(transforms.publish.__path__[0]) / "README.md").read_text()
@@ -28,7 +28,7 @@ NAMES = ["demo", "select", "a.b-c", "votes", "versions", "1;drop"[:1]]
 
 def grow(root: Path, name: str, sizes: list[int]) -> None:
     for n in sizes:
-        parent, memory = split_memory(root, name)
+        parent, memory = frames.split_memory(root, name)
         content, splits = frames.buckets(*frames.workspace(n), memory=memory)
         publish(root, name, content, splits, PROVENANCE, parent=parent)
 
@@ -131,7 +131,7 @@ def test_pruning_refuses_nonsense(tmp_path: Path) -> None:
 def test_pruning_on_a_url() -> None:
     root = "memory://prune/datasets"
     for n in (4, 6):
-        parent, memory = split_memory(root, "demo")
+        parent, memory = frames.split_memory(root, "demo")
         content, splits = frames.buckets(*frames.workspace(n), memory=memory)
         publish(root, "demo", content, splits, PROVENANCE, parent=parent)
     assert prune(Datasets(root), "demo", keep=1) == [1]

@@ -15,7 +15,7 @@ from tests.transforms.publish import frames
 from transforms.publish.diff import REFIT, SLICES, diff, render
 from transforms.publish.read import Version, open_version
 from transforms.publish.recompute import POLICY, Fitted
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, publish
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 
@@ -29,7 +29,7 @@ def make(
     evidence: dict[str, bytes] | None = None,
 ) -> Version:
     """The next version; with a `seed` it forgets the splits before it."""
-    parent, memory = split_memory(root, "demo")
+    parent, memory = frames.split_memory(root, "demo")
     content, splits = frames.buckets(pairs, votes, verdicts, memory=None if seed else memory, seed=seed or 0)
     done = publish(root, "demo", content, splits, PROVENANCE, parent=parent, evidence=evidence)
     return open_version(root, f"demo@{done.version}")

@@ -21,7 +21,7 @@ from transforms.publish.hub import pull, push
 from transforms.publish.read import open_version
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, publish
 from transforms.storage.workspace import Workspace
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
@@ -43,7 +43,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def grow(root: str | Path, sizes: list[int]) -> None:
     for n in sizes:
-        parent, memory = split_memory(root, "demo")
+        parent, memory = frames.split_memory(root, "demo")
         content, splits = frames.buckets(*frames.workspace(n), memory=memory)
         publish(root, "demo", content, splits, PROVENANCE, parent=parent)
 
@@ -65,7 +65,7 @@ def test_there_and_back(tmp_path: Path, server: Hub, source: str) -> None:
         assert version.manifest == open_version(root, f"demo@{tag}").manifest
         assert [c for c in verify(other, version) if not c.ok] == []
     assert other.versions("demo") == [1, 2]
-    parent, memory = split_memory(tmp_path / "there", "demo")
+    parent, memory = frames.split_memory(tmp_path / "there", "demo")
     assert parent == 2
     assert memory is not None
 

@@ -16,7 +16,7 @@ from transforms.publish.explain import explain
 from transforms.publish.read import Version, open_version
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, publish
 from transforms.registry import find, names
 from transforms.report.data import report_data
 from transforms.report.render import render
@@ -51,7 +51,7 @@ def tables(folder: Path, most: int) -> Tables:
 
 
 def make(root: Path, content: Tables) -> Version:
-    parent, memory = split_memory(root, "real")
+    parent, memory = frames.split_memory(root, "real")
     buckets, splits = frames.buckets(*content, n_buckets=4, memory=memory)
     provenance = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
     return open_version(root, f"real@{publish(root, 'real', buckets, splits, provenance, parent=parent).version}")

@@ -20,7 +20,7 @@ from transforms.publish.diff import diff
 from transforms.publish.read import open_version
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, PublishResult, publish, split_memory
+from transforms.publish.version import Provenance, PublishResult, publish
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 
@@ -32,7 +32,7 @@ def root(request: pytest.FixtureRequest) -> str:
 
 
 def publish_workspace(root: str, n: int = 20) -> PublishResult:
-    parent, memory = split_memory(root, "demo")
+    parent, memory = frames.split_memory(root, "demo")
     content, splits = frames.buckets(*frames.workspace(n), memory=memory)
     return publish(root, "demo", content, splits, PROVENANCE, parent=parent)
 

@@ -20,7 +20,7 @@ from transforms.publish.read import Version, open_version
 from transforms.publish.recompute import FUSER, POLICY, Fitted, described, fitted, parts
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
-from transforms.publish.version import Provenance, publish, split_memory
+from transforms.publish.version import Provenance, publish
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 
@@ -28,7 +28,7 @@ PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 @pytest.fixture
 def version(tmp_path: Path) -> Version:
     for n in (30, 40):
-        parent, memory = split_memory(tmp_path, "demo")
+        parent, memory = frames.split_memory(tmp_path, "demo")
         content, splits = frames.buckets(*frames.workspace(n), memory=memory)
         publish(tmp_path, "demo", content, splits, PROVENANCE, parent=parent)
     return open_version(tmp_path, "demo")

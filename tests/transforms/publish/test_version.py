@@ -18,13 +18,13 @@ from schemas.tables import DatasetRows
 from tests.transforms.publish import frames
 from transforms.publish.files import Bucket
 from transforms.publish.store import Datasets
-from transforms.publish.version import Provenance, PublishResult, publish, split_memory
+from transforms.publish.version import Provenance, PublishResult, publish
 
 PROVENANCE = Provenance(recipe="seed: 0\n", recipe_hash="r" * 32, code_version="1", inputs={"s": "f"})
 
 
 def publish_workspace(root: Path | str, n: int = 20, offset: int = 0, **options: Any) -> PublishResult:
-    parent, memory = split_memory(root, "demo")
+    parent, memory = frames.split_memory(root, "demo")
     content, splits = frames.buckets(*frames.workspace(n, offset=offset), memory=memory)
     return publish(root, "demo", content, splits, PROVENANCE, parent=parent, **options)
 
@@ -87,7 +87,7 @@ def test_nothing_new_is_published_when_nothing_changed(tmp_path: Path) -> None:
 
 def test_another_recipe_is_another_version_even_with_equal_rows(tmp_path: Path) -> None:
     publish_workspace(tmp_path)
-    _, memory = split_memory(tmp_path, "demo")
+    _, memory = frames.split_memory(tmp_path, "demo")
     content, splits = frames.buckets(*frames.workspace(20), memory=memory)
     other = Provenance(recipe="seed: 1\n", recipe_hash="q" * 32, code_version="1")
     assert publish(tmp_path, "demo", content, splits, other, parent=1).version == 2
@@ -124,7 +124,7 @@ def test_lost_pairs_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 101, 'a"b'])
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not allowed"):
-        publish(tmp_path, name, [], pl.DataFrame(), PROVENANCE)
+        publish(tmp_path, name, [], [], PROVENANCE)
 
 
 def test_references(tmp_path: Path) -> None:
