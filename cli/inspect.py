@@ -15,6 +15,7 @@ from pipelines.export import export_version
 from pipelines.report import write_report
 from schemas.errors import UsageError
 from transforms.publish.explain import render
+from transforms.publish.query import SECONDS
 from transforms.publish.store import Datasets
 from transforms.storage.workspace import Workspace
 
@@ -210,10 +211,11 @@ def sql(
     query: str,
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="stop the query after so long")] = SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Run a SELECT over the workspace's tables and the dataset versions."""
-    columns, found = lookup.sql(workspace, query, rows)
+    """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
+    columns, found = lookup.sql(workspace, query, rows, seconds)
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in found])
     else:

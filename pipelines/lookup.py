@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -19,8 +18,9 @@ from pipelines.stages import RUN_ORDER
 from schemas.errors import UsageError
 from schemas.ids import ID_PATTERN
 from schemas.tables import TABLES, polars_schema
-from transforms.publish.catalog import query, rebuild
+from transforms.publish.catalog import catalogued, manifest_tables, rebuild
 from transforms.publish.explain import Explanation, explain
+from transforms.publish.query import SECONDS, query
 from transforms.publish.read import open_version
 from transforms.publish.recompute import FUSER, POLICY, fitted
 from transforms.publish.store import Datasets
@@ -123,26 +123,35 @@ def rebuild_catalog(root: str) -> list[str]:
     return _rebuild(workspace, workspace.local_path(CATALOG))
 
 
-def sql(root: str, text: str, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run one SELECT over the workspace's tables and the dataset versions; see `transforms.publish.catalog`.
+def sql(
+    root: str, text: str, limit: int | None = None, seconds: float = SECONDS
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one statement over the workspace's tables and the dataset versions; see `transforms.publish.query`.
 
     Raises:
-        UsageError: the query is wrong or tries to write.
+        UsageError: the statement is wrong, tries to write or takes too long.
     """
     workspace = Workspace.open(root)
-    if is_local(workspace.fs):
-        rebuild_catalog(root)
-        return query(workspace.local_path(CATALOG), text, [str(workspace.local_path(""))], limit)
-    with TemporaryDirectory(prefix="prefine-") as folder:
-        catalog = Path(folder) / CATALOG
-        _rebuild(workspace, catalog)
-        return query(catalog, text, [root, _address(workspace, workspace.path())], limit, workspace.fs)
+    parts = _listed(workspace)
+    views, manifests = catalogued(_versions(workspace), parts)
+    empty = {name: pl.DataFrame(schema=polars_schema(TABLES[name])) for name, files in parts.items() if not files}
+    return query(text, views, empty | manifest_tables(manifests), workspace.fs, limit, seconds)
 
 
 def _rebuild(workspace: Workspace, catalog: Path) -> list[str]:
-    tables = {table: _parts(workspace, table) or [_empty_part(workspace, table)] for table in TABLE_STAGES}
-    listed = {table: [_address(workspace, part) for part in parts] for table, parts in tables.items()}
-    return rebuild(catalog, Datasets(_address(workspace, workspace.path("datasets"))), listed)
+    tables = {
+        table: files or [_address(workspace, _empty_part(workspace, table))]
+        for table, files in _listed(workspace).items()
+    }
+    return rebuild(catalog, _versions(workspace), tables)
+
+
+def _listed(workspace: Workspace) -> dict[str, list[str]]:
+    return {table: [_address(workspace, part) for part in _parts(workspace, table)] for table in TABLE_STAGES}
+
+
+def _versions(workspace: Workspace) -> Datasets:
+    return Datasets(_address(workspace, workspace.path("datasets")))
 
 
 def _address(workspace: Workspace, path: str) -> str:

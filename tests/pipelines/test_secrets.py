@@ -69,6 +69,7 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     "query",
     [
+        "EXPLAIN ANALYZE COPY (SELECT 42) TO 'w/datasets/small/v0001/manifest.json'",
         "COPY (SELECT 1) TO 'out.csv'",
         "ATTACH 'other.duckdb'",
         "INSTALL httpfs",
@@ -78,11 +79,12 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
     ],
 )
 def test_sql_reads_the_workspace_and_nothing_else(finished: Project, query: str) -> None:
+    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
     error = finished.prefine("sql", query, "-w", "w", expect=2)
     assert "Traceback" not in error
-    assert not (finished.folder / "out.csv").exists()
     counted = finished.prefine("sql", "SELECT count(*) AS n FROM verdicts", "-w", "w", "--json")
     assert json.loads(counted)[0]["n"] > 0
+    assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(scope="module")
