@@ -6,6 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic import ValidationError
+
+from schemas.errors import UsageError
 from schemas.manifest import Manifest, version_name
 from schemas.recipe import ExportUse, PluginUse
 from transforms.build import build
@@ -24,7 +27,7 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
         UsageError: no such version, exporter or option.
     """
     workspace = Workspace.open(root)
-    exporter = build("exporters", PluginUse.model_validate({**options, "plugin": form}), 0)
+    exporter = build("exporters", _use(form, options), 0)
     version = open_version(workspace.datasets, dataset)
     if out.exists():
         return dict(exporter.export(version.scan("rows"), out))
@@ -34,6 +37,16 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
         counts: dict[str, int] = exporter.export(version.scan("rows"), whole)
         whole.rename(out)
     return counts
+
+
+def _use(form: str, options: dict[str, Any]) -> PluginUse:
+    if "name" in options:
+        raise UsageError("option name: unknown here; --out names the folder")
+    try:
+        return ExportUse(format=form, options=options).use
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"{wrong['loc'][0]}: {wrong['msg'].removeprefix('Value error, ')}") from None
 
 
 def export_all(workspace: Workspace, manifest: Manifest, exports: list[ExportUse], seed: int) -> dict[str, str]:

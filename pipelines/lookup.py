@@ -67,7 +67,7 @@ def find_pair(workspace: Workspace, pair_id: str) -> int:
     Raises:
         UsageError: it is not an id, or no bucket holds it.
     """
-    if not re.match(ID_PATTERN, pair_id):
+    if not re.fullmatch(ID_PATTERN, pair_id):
         raise UsageError(f"{pair_id!r} is not a pair id: 32 hex digits, as in the column pair_id")
     for bucket in workspace.buckets:
         if (workspace.read("pairs", bucket, PAIR_STAGES, ["prompt_id"])["pair_id"] == pair_id).any():

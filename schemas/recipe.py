@@ -9,7 +9,9 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from schemas.names import FileName, file_name, is_file_name
 
 
 class Strict(BaseModel):
@@ -23,14 +25,14 @@ class PluginUse(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    plugin: str
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
+    plugin: FileName
+    name: FileName = ""
 
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "plugin" in value and not value.get("name"):
-            return {**value, "name": str(value["plugin"])}
+        if isinstance(value, dict) and not value.get("name") and is_file_name(str(value.get("plugin", ""))):
+            return {**value, "name": value["plugin"]}
         return value
 
     @property
@@ -132,8 +134,17 @@ class ExportUse(Strict):
     `name` in the options is the folder's name; by default it is the format.
     """
 
-    format: str
+    format: FileName
     options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _nameable(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "plugin" in options:
+            raise ValueError("unknown field 'plugin'; `format`, beside `options`, names the exporter")
+        if "name" in options:
+            file_name(str(options["name"]))
+        return options
 
     @property
     def use(self) -> PluginUse:

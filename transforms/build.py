@@ -98,9 +98,10 @@ def check_recipe(file: RecipeFile) -> None:
                 raise file.error((*location, where_field), f"no engine named {engine!r}{hint} Declared: {known}")
         if kind in ("generators", "judges", "scorers", "exporters"):
             group = "voters" if kind in ("judges", "scorers") else kind
-            if (group, use.name) in seen:
+            folder = use.name.casefold()  # names that differ in case alone are one folder on some disks
+            if (group, folder) in seen:
                 raise file.error((*where, "name"), f"the name {use.name!r} is used twice; give this one another name")
-            seen[group, use.name] = location
+            seen[group, folder] = location
 
 
 def _check_sections(file: RecipeFile) -> None:

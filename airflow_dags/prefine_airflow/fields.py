@@ -16,6 +16,7 @@ from croniter import croniter
 
 _MOST = 1e6  # hours, minutes: what an interval can hold, and no typing error
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # as schemas/names.py has it
 _PRESETS = ("@once", "@continuous", "@quarterly")  # Airflow's own; croniter knows the others
 
 
@@ -60,8 +61,10 @@ def _is_schedule(value: Any) -> bool:
     return value is None or value in _PRESETS or (_is_text(value) and bool(croniter.is_valid(value)))
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value)) and len(set(value)) == len(value)
+def _is_folders(value: Any) -> bool:
+    if not isinstance(value, list) or not all(map(_is_text, value)):
+        return False
+    return all(map(_FOLDER.fullmatch, value)) and len(set(value)) == len(value)
 
 
 def _is_environment(value: Any) -> bool:
@@ -72,7 +75,7 @@ TEXT = Check("a text", _is_text)
 NAME = Check("lower-case letters, digits, - and _, as a text", lambda v: _is_text(v) and bool(_NAME.fullmatch(v)))
 FLAG = Check("true or false", lambda v: type(v) is bool)
 MAPPING = Check("a mapping", lambda v: isinstance(v, Mapping))
-LIST = Check("a list of different texts", _is_list)
+FOLDERS = Check("a list of different names of letters, digits, ., - and _", _is_folders)
 YAML_FILE = Check("the path of a .yaml or .yml file", lambda v: _is_text(v) and v.endswith((".yaml", ".yml")))
 SCHEDULE = Check("a cron expression such as '0 1 * * *', in quotes, or null", _is_schedule)
 ENVIRONMENT = Check("a mapping of names to texts", _is_environment)

@@ -13,7 +13,7 @@ import yaml
 from prefine_airflow.fields import (
     ENVIRONMENT,
     FLAG,
-    LIST,
+    FOLDERS,
     MAPPING,
     NAME,
     SCHEDULE,
@@ -112,7 +112,7 @@ class Recipe:
     workspace: str = checked(TEXT)
     dataset: str = checked(NAME)
     schedule: str | None = checked(SCHEDULE, None)
-    formats: tuple[str, ...] = checked(LIST, ("trl-dpo",))
+    formats: tuple[str, ...] = checked(FOLDERS, ("trl-dpo",))
     exports: str = checked(TEXT, "")
     budget: int | None = checked(whole(1, optional=True), None)
     limit: int | None = checked(whole(1, optional=True), None)

@@ -99,6 +99,26 @@ WRONG_RECIPES = {
         changed(materialise={"splits": {"fractions": {"train": 0.5}}}),
         ["materialise.splits", "sum to 1"],
     ),
+    "export that is the folder above": (
+        changed(materialise={"exports": [{"format": "trl-dpo", "options": {"name": ".."}}]}),
+        ["materialise.exports.0.options", "'..' is not allowed as a name", "beginning with a letter or digit"],
+    ),
+    "format that is a path": (
+        changed(materialise={"exports": [{"format": "../x"}]}),
+        ["materialise.exports.0.format", "'../x' is not allowed as a name"],
+    ),
+    "plug-in named twice": (
+        changed(materialise={"exports": [{"format": "trl-dpo", "options": {"plugin": "jsonl"}}]}),
+        ["materialise.exports.0.options", "unknown field 'plugin'"],
+    ),
+    "scorer that is a path": (
+        changed(score={"scorers": [{"plugin": "length", "name": "../length"}]}),
+        ["score.scorers.0.name", "'../length' is not allowed as a name"],
+    ),
+    "exports that differ in case alone": (
+        changed(materialise={"exports": [{"format": "jsonl", "options": {"name": n}} for n in ("a", "A")]}),
+        ["materialise.exports.1.options.name", "used twice"],
+    ),
     "not YAML": ("name: [", ["recipe.yaml:1", "not valid YAML"]),
     "not a mapping": ("- 1\n- 2\n", ["recipe.yaml:1", "mapping"]),
 }
@@ -211,6 +231,26 @@ def test_sql_reads_and_never_writes(
     ):
         assert prefine(monkeypatch, "sql", query, "-w", "w") == 2, query
     assert not Path("out.csv").exists()
+
+
+def test_a_name_on_the_command_line_is_no_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, changed(materialise={"exports": [{"format": "jsonl"}]})) == 0
+    there = sorted(Path("w").rglob("*"))
+    for words in (
+        ("export", "small", "--format", "../x", "--out", "out"),
+        ("export", "small", "--format", "jsonl", "--out", "out", "--option", "name=.."),
+        ("export", "../small", "--format", "jsonl", "--out", "out"),
+        ("show", "../datasets/small"),
+        ("show", "small@²"),
+        ("prune", "..", "--keep", "1"),
+    ):
+        capsys.readouterr()
+        assert prefine(monkeypatch, *words, "-w", "w") == 2, words
+        assert "error: " in capsys.readouterr().err
+    assert sorted(Path("w").rglob("*")) == there
+    assert not Path("out").exists()
 
 
 def test_init_makes_a_recipe_that_is_right(

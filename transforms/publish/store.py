@@ -19,25 +19,23 @@ from typing import Any
 
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
+from schemas.names import file_name, is_file_name
 from transforms.publish.claims import claimed
 from transforms.storage.files import is_local, writing
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-VERSION = re.compile(r"^v(\d{4,})$")
+_VERSION = re.compile(r"v([0-9]{4,})")
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be a folder, a view and a Hub repository.
+    """The name of a dataset, if it can be a folder, a view and a Hub repository.
 
     Raises:
         UsageError: it cannot.
     """
-    if not NAME.match(name):
-        raise UsageError(
-            f"dataset name {name!r} is not allowed: use letters, digits, '.', '_' and '-', beginning with a "
-            "letter or digit, at most 100 characters"
-        )
-    return name
+    try:
+        return file_name(name)
+    except ValueError as error:
+        raise UsageError(f"dataset: {error}") from None
 
 
 class Datasets:
@@ -61,11 +59,11 @@ class Datasets:
 
     def names(self) -> list[str]:
         """Datasets with at least one version."""
-        return [n for n in self._folders() if NAME.match(n) and self.versions(n)]
+        return [n for n in self._folders() if is_file_name(n) and self.versions(n)]
 
     def versions(self, name: str) -> list[int]:
         """Published versions, ascending."""
-        found = (VERSION.match(f) for f in self._folders(check_name(name)))
+        found = (_VERSION.fullmatch(f) for f in self._folders(check_name(name)))
         numbers = sorted(int(m[1]) for m in found if m)
         return [n for n in numbers if self.fs.exists(self.path(name, version_name(n), MANIFEST))]
 
@@ -83,7 +81,7 @@ class Datasets:
         if not wanted or wanted == "latest":
             return name, versions[-1]
         digits = wanted.removeprefix("v")
-        if not digits.isdigit() or int(digits) not in versions:
+        if not re.fullmatch("[0-9]{1,18}", digits) or int(digits) not in versions:
             known = ", ".join(version_name(v) for v in versions)
             raise UsageError(f"{name} has no version {wanted!r}; published: {known}")
         return name, int(digits)

@@ -70,6 +70,8 @@ def test_what_all_recipes_share_is_an_error_at_once(tmp_path: Path, text: str, w
         ({"formats": "trl-dpo"}, "formats"),
         ({"formats": ["jsonl", "jsonl"]}, "formats"),
         ({"formats": [3]}, "formats"),
+        ({"formats": [".."]}, "formats"),
+        ({"formats": ["../x"]}, "formats"),
         ({"exports": 3}, "exports"),
         ({"budget": -3}, "budget"),
         ({"budget": 1.5}, "budget"),

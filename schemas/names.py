@@ -1,0 +1,30 @@
+"""The one rule for names that become files or folders: of datasets, plug-ins, their uses and exports."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name keeps to `RULE`: as a path it then stays in its folder on every system."""
+    return _NAME.fullmatch(name) is not None
+
+
+def file_name(name: str) -> str:
+    """The name.
+
+    Raises:
+        ValueError: it breaks `RULE`.
+    """
+    if not is_file_name(name):
+        raise ValueError(f"{name!r} is not allowed as a name: use {RULE}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(file_name)]
