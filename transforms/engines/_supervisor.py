@@ -15,6 +15,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ PORT = "{port}"  # stands for the port in a command
 _PR_SET_PDEATHSIG = 1
 _STEADY_S = 300.0  # a server that lived so long has its count of restarts forgotten
 _LOG_TAIL = 2000
+_PRIVATE, _WRITABLE_BY_OTHERS = 0o700, 0o022
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,36 @@ class ServerSpec:
 
     @property
     def folder(self) -> Path:
-        """Where the server's locks, state and log lie on this host."""
-        users = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}"
-        return users / f"{self.name}-{hash_json(self.settings)[:16]}"
+        """Where the server's locks, state and log lie on this host.
+
+        Raises:
+            EngineError: somebody else could write there.
+        """
+        return private_folder() / f"{self.name}-{hash_json(self.settings)[:16]}"
+
+
+def private_folder() -> Path:
+    """A folder of this user alone in the host's temporary folder, the same for all of the user's processes.
+
+    The command of a server is read from it, so whoever can write in it can run code as this user. It is not in
+    XDG_RUNTIME_DIR, which is removed when the user logs out, perhaps with a run still under way.
+
+    Raises:
+        EngineError: it belongs to another user, others may write in it, or it is no folder.
+    """
+    folder = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()  # of a link itself, not of what it leads to
+    mode = stat.S_IMODE(state.st_mode)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or mode & _WRITABLE_BY_OTHERS:
+        raise EngineError(
+            f"{folder} is not a folder that only you can write in (owner {state.st_uid}, mode {mode:o}), and who can "
+            "could run code as you: remove it, or set TMPDIR to a folder of your own"
+        )
+    if mode != _PRIVATE:
+        folder.chmod(_PRIVATE)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,7 @@ def shared_server(spec: ServerSpec) -> Iterator[str]:
         EngineError: the server does not get ready; the text holds the end of its log.
     """
     folder = spec.folder
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     with (folder / "users.lock").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         with (folder / "start.lock").open("a") as start:

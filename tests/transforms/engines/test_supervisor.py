@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import pytest
 
 from schemas.errors import EngineError
 from transforms.engines import _supervisor
-from transforms.engines._supervisor import ServerSpec, shared_server
+from transforms.engines._supervisor import ServerSpec, private_folder, shared_server, standing
 
 SERVER = """
 import http.server, os, sys
@@ -72,11 +73,44 @@ def test_users_share_a_server_that_ends_with_the_last() -> None:
         assert pid_of(again) != pid
 
 
+def test_the_folder_is_this_users_alone(tmp_path: Path) -> None:
+    folder = private_folder()
+    assert folder.parent == tmp_path
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)  # readable by others, as an earlier version of ours made it
+    assert stat.S_IMODE(private_folder().stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("squatted", ["writable by the group", "writable by all", "another's", "a link", "a file"])
+def test_a_folder_that_others_may_have_written_in_runs_nothing(
+    squatted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, planted = os.getuid(), tmp_path / "planted"
+    folder = tmp_path / f"prefine-{uid}"
+    if squatted == "another's":
+        monkeypatch.setattr(_supervisor.os, "getuid", lambda: uid + 1)
+        folder = tmp_path / f"prefine-{uid + 1}"
+    if squatted == "a link":
+        planted.mkdir(mode=0o700)
+        folder.symlink_to(planted)
+    elif squatted == "a file":
+        folder.touch(mode=0o700)
+    else:
+        folder.mkdir()
+        folder.chmod({"writable by the group": 0o770, "writable by all": 0o777}.get(squatted, 0o700))
+    spec = ServerSpec("s", command("squatted"))
+    with pytest.raises(EngineError, match=r"is not a folder that only you can write in .* TMPDIR"), shared_server(spec):
+        pass
+    with pytest.raises(EngineError, match="only you can write in"):
+        standing(spec)
+    assert [path for path in tmp_path.rglob("*") if path not in (folder, planted)] == []
+
+
 def test_processes_that_start_at_once_share_one_server_even_if_killed(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
         import sys, time
-        from transforms.engines._supervisor import ServerSpec, shared_server
+        from transforms.engines._supervisor import ServerSpec, private_folder, shared_server, standing
         with shared_server(ServerSpec("s", {command("many")!r})) as url:
             print(url, flush=True)
             time.sleep(60)
