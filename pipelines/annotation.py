@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable
 
 import polars as pl
 
 from pipelines.stage import PAIR_STAGES
-from schemas.errors import UsageError
 from schemas.recipe import AnnotateSection, Recipe
+from schemas.secrets import secret
 from schemas.tables import Queue, polars_schema
 from transforms.annotate.label_studio import LabelStudioServer
 from transforms.annotate.page import PageConfig
@@ -30,12 +29,9 @@ def server(section: AnnotateSection) -> LabelStudioServer:
     """The Label Studio of the recipe.
 
     Raises:
-        UsageError: the token's variable is not set.
+        UsageError: the token's variable is not set, or holds no token.
     """
-    token = os.environ.get(section.token_env)
-    if not token:
-        raise UsageError(f"annotate: environment variable {section.token_env} (the Label Studio token) is not set")
-    return LabelStudioServer(section.url, token)
+    return LabelStudioServer(section.url, secret(section.token_env))
 
 
 def owner(workspace: Workspace) -> str:

@@ -16,7 +16,7 @@ from pipelines.stages import RUN_ORDER, STAGES
 from schemas.errors import UsageError
 from schemas.recipe import Recipe
 from schemas.recipe_file import RecipeFile, load_recipe
-from transforms.build import check_recipe, missing_variables
+from transforms.build import check_environment, check_recipe
 from transforms.storage.workspace import Workspace
 
 
@@ -86,9 +86,7 @@ def run_stages(
 ) -> RunResult:
     """Run the named stages of a recipe in the order given; `budget` replaces the recipe's budget of human answers."""
     file = checked_recipe(path)
-    missing = missing_variables(file)
-    if missing is not None:
-        raise missing
+    check_environment(file)
     recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
     workspace = Workspace.create(root, recipe.buckets)
     workspace.write_artefact("recipe", "last.yaml", file.text.encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import typing
 from datetime import date
@@ -13,9 +12,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from schemas.errors import RecipeError
+from schemas.errors import RecipeError, UsageError
 from schemas.ids import hash_json
 from schemas.recipe import Recipe
+from schemas.secrets import secret
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]  # where, and what is wrong
@@ -64,13 +64,16 @@ class RecipeFile:
         except ValidationError as error:
             raise RecipeError(_explained(self.path, self._lines, error, model, location)) from None
 
-    def missing_environment(self) -> list[tuple[Location, str]]:
-        """Fields ending in `_env` whose environment variable is not set, with the variable's name."""
-        return [
-            (location, name)
-            for location, name in _environment_fields(self.recipe.model_dump(mode="json"), ())
-            if location in self._lines and name not in os.environ
-        ]
+    def environment_faults(self) -> list[Fault]:
+        """Fields ending in `_env` whose environment variable is not set or holds no secret, and why."""
+        faults = []
+        for location, name in _environment_fields(self.recipe.model_dump(mode="json"), ()):
+            if location in self._lines:
+                try:
+                    secret(name)
+                except UsageError as error:
+                    faults.append((location, str(error)))
+        return faults
 
 
 def load_recipe(path: Path) -> RecipeFile:
@@ -233,9 +236,18 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _environment_fields(value: Any, location: Location) -> list[tuple[Location, str]]:
+    """Every environment variable that a field ending in `_env` names, alone or as the values of a mapping."""
     if isinstance(value, dict):
-        own = [((*location, k), v) for k, v in value.items() if k.endswith("_env") and isinstance(v, str)]
-        return own + [f for k, v in value.items() for f in _environment_fields(v, (*location, k))]
+        found: list[tuple[Location, str]] = []
+        for key, item in value.items():
+            where = (*location, key)
+            if key.endswith("_env") and isinstance(item, str):
+                found.append((where, item))
+            elif key.endswith("_env") and isinstance(item, dict):
+                found += [((*where, name), variable) for name, variable in item.items() if isinstance(variable, str)]
+            else:
+                found += _environment_fields(item, where)
+        return found
     if isinstance(value, list):
         return [f for index, v in enumerate(value) for f in _environment_fields(v, (*location, index))]
     return []

@@ -46,6 +46,7 @@ class Options:
     refuse: float = 0.0  # content filter, always for the same bodies
     storm: int = 0  # the first so many requests get 429
     fail_first: int = 0  # each distinct request fails so many times (503) before it succeeds
+    echo: bool = False  # whatever it says ends with the request's headers, as some proxies' error pages do
     model: str = "stub"
 
 
@@ -125,19 +126,20 @@ class Stub:
 
     async def respond(self, request: web.Request, key: str, attempt: int, body: dict[str, Any]) -> web.StreamResponse:
         options = self.options
+        echo = f" {sorted(request.headers.items())}" if options.echo else ""
         await asyncio.sleep(self.latency(key))
         if sum(self.received.values()) <= options.storm or self.falls(options.rate_limited, key, attempt, "429"):
-            return self.failure(429, "too many requests")
+            return self.failure(429, f"too many requests{echo}")
         if attempt <= options.fail_first or self.falls(options.unavailable, key, attempt, "503"):
-            return self.failure(503, "overloaded")
+            return self.failure(503, f"overloaded{echo}")
         if self.falls(options.bad_request, key, 0, "400"):
-            message = "This model's maximum context length is 4096 tokens."
+            message = f"This model's maximum context length is 4096 tokens.{echo}"
             return web.json_response({"error": {"message": message, "code": 400}}, status=400)
         if self.falls(options.hang, key, attempt, "hang"):
             await asyncio.sleep(3600)
         if self.falls(options.malformed, key, attempt, "malformed"):
             return web.Response(body=MALFORMED[draw_int(key, attempt) % len(MALFORMED)])
-        data = json.dumps(self.completion(key, body, "chat" in request.path)).encode()
+        data = json.dumps(self.completion(key, body, "chat" in request.path, echo)).encode()
         if attempt <= options.fuzz:
             return web.Response(body=damaged(data, key, attempt), content_type="application/json")
         if self.falls(options.truncate, key, attempt, "truncate"):
@@ -168,13 +170,14 @@ class Stub:
         normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
         return min(40 * mean, mean * math.exp(1.5 * normal - 1.5**2 / 2))
 
-    def completion(self, key: str, body: dict[str, Any], chat: bool) -> dict[str, Any]:
+    def completion(self, key: str, body: dict[str, Any], chat: bool, echo: str) -> dict[str, Any]:
         refused = self.falls(self.options.refuse, key, 0, "refuse")
         short = body.get("max_tokens", body.get("max_completion_tokens", 0)) == 1
         p = draw(key, "p")
         text = ("A" if p > 0.5 else "B") if short else f"reply {key[:8]} to a request of {len(body)} fields"
         if self.reply is not None:
             text = self.reply(body)
+        text += echo
         choice: dict[str, Any] = {"index": 0, "finish_reason": "content_filter" if refused else "stop"}
         if chat:
             choice["message"] = {"role": "assistant", "content": None if refused else text}

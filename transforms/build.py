@@ -138,18 +138,16 @@ def _check_path(file: RecipeFile, given: str, location: Location) -> None:
         raise file.error(location, f"no file at {given!r} (looked at {path}){hint}")
 
 
-def missing_variables(file: RecipeFile) -> RecipeError | None:
-    """An error that names every environment variable the recipe needs and the process lacks, or None."""
-    missing = [
-        (location, name)
-        for location, name in file.missing_environment()
+def check_environment(file: RecipeFile) -> None:
+    """Check that every environment variable the recipe needs is set and holds a secret.
+
+    Raises:
+        RecipeError: a line for each that is not; never with its value.
+    """
+    faults = [
+        str(file.error(location, text))
+        for location, text in file.environment_faults()
         if location[0] != "annotate" or file.recipe.annotate.plugin == "label_studio"
     ]
-    if not missing:
-        return None
-    return RecipeError(
-        "\n".join(
-            str(file.error(location, f"environment variable {name} is not set; export it first"))
-            for location, name in missing
-        )
-    )
+    if faults:
+        raise RecipeError("\n".join(faults))

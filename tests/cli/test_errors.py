@@ -155,6 +155,18 @@ def test_a_missing_environment_variable_exits_2(
     assert "PREFINE_NO_SUCH_KEY is not set" in text
 
 
+def test_a_key_that_cannot_be_sent_exits_2_and_is_not_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFINE_A_KEY", "sk-live-4242\u2013424242")
+    engines = {"stub": {**BASE["engines"]["stub"], "headers_env": {"x-key": "PREFINE_A_KEY"}}}
+    assert run(monkeypatch, changed(engines=engines)) == 2
+    text = capsys.readouterr().err
+    assert "engines.stub.headers_env.x-key" in text
+    assert "PREFINE_A_KEY holds" in text
+    assert "4242" not in text
+
+
 def test_a_missing_column_names_what_is_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

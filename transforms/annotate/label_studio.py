@@ -19,6 +19,7 @@ import polars as pl
 
 from schemas.errors import AnnotationServerError, MissingExtra
 from schemas.ids import hash_fields
+from schemas.secrets import Redaction
 from transforms.annotate.page import page_version
 from transforms.annotate.tasks import (
     Tasks,
@@ -189,20 +190,40 @@ class LabelStudioServer:
                 "Label Studio needs label-studio-sdk: install the extra `prefine[annotate]`, or use "
                 "annotations.jsonl (annotate.plugin: files), which needs no server"
             ) from None
-        return _guarded(
-            f"cannot log in at {self.url}",
-            lambda: LabelStudio(base_url=self.url, api_key=self._token, timeout=_TIMEOUT),
-        )
+        return self._guarded("log in", lambda: LabelStudio(base_url=self.url, api_key=self._token, timeout=_TIMEOUT))
 
     def _call(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
         """The answer; a personal token's bearer lives 300 s by the server's clock, so a refusal is asked once more."""
         try:
-            return _guarded(f"cannot {what} at {self.url}", ask, **missing)
+            return self._guarded(what, ask, **missing)
         except AnnotationServerError as error:
             if getattr(error.__cause__, "status_code", None) != _REFUSED:
                 raise
         self._client = self._logged_in()
-        return _guarded(f"cannot {what} at {self.url}", ask, **missing)
+        return self._guarded(what, ask, **missing)
+
+    def _guarded(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
+        """The answer; `missing=x` gives x where the server knows no such thing."""
+        import httpx
+        from label_studio_sdk.core.api_error import ApiError
+
+        redacted = Redaction([self._token]).error
+        try:
+            return ask()
+        except ApiError as error:
+            if error.status_code == 404 and "missing" in missing:
+                return missing["missing"]
+            detail = error.body.get("detail", error.body) if isinstance(error.body, dict) else error.body
+            hint = "; is the token valid and of this server?" if error.status_code in (401, 403) else ""
+            said = redacted(str(detail))[:500]
+            raise AnnotationServerError(
+                f"cannot {what} at {self.url}: status {error.status_code}, {said}{hint}"
+            ) from error
+        except httpx.HTTPError as error:
+            raise AnnotationServerError(
+                f"cannot {what} at {self.url}: {type(error).__name__} {redacted(str(error))}; is the server running? "
+                "Run again to go on"
+            ) from error
 
 
 def push(
@@ -334,22 +355,3 @@ def _kept(answer: Any) -> Row:
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> Row:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-def _guarded(what: str, ask: Callable[[], Any], **missing: Any) -> Any:
-    """The answer; `missing=x` gives x where the server knows no such thing."""
-    import httpx
-    from label_studio_sdk.core.api_error import ApiError
-
-    try:
-        return ask()
-    except ApiError as error:
-        if error.status_code == 404 and "missing" in missing:
-            return missing["missing"]
-        detail = error.body.get("detail", error.body) if isinstance(error.body, dict) else error.body
-        hint = "; is the token valid and of this server?" if error.status_code in (401, 403) else ""
-        raise AnnotationServerError(f"{what}: status {error.status_code}, {str(detail)[:500]}{hint}") from error
-    except httpx.HTTPError as error:
-        raise AnnotationServerError(
-            f"{what}: {type(error).__name__} {error}; is the server running? Run again to go on"
-        ) from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
-import os
 import time
 import urllib.error
 import urllib.request
@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from schemas.errors import EngineError
+from schemas.secrets import Redaction, secret
 from transforms.engines._http import Client, Patience
 from transforms.engines._metrics import PrefixCache, prefix_cache
 from transforms.engines._supervisor import ServerSpec, standing
@@ -86,18 +88,19 @@ class HttpEngine:
         return Client(self.name, urls, self.served_model, share, patience, self.headers(), tended)
 
 
-def api_key(variable: str | None, engine: str) -> str | None:
-    """The value of the environment variable that holds a key.
+def api_key(variable: str | None) -> str | None:
+    """The value of the environment variable that holds a key, where one is named; see `schemas.secrets.secret`."""
+    return None if variable is None else secret(variable)
+
+
+def without_credentials(urls: Sequence[str]) -> None:
+    """Refuse addresses that hold a name or password: a recipe is published, and addresses stand in errors.
 
     Raises:
-        EngineError: the variable is named but not set.
+        ValueError: one does.
     """
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise EngineError(f"engine {engine!r}: environment variable {variable} (its API key) is not set")
-    return value
+    if any("@" in urlsplit(url).netloc for url in urls):
+        raise ValueError("an address with a name or password in it; name the variable of a key by api_key_env instead")
 
 
 def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str], timeout_s: float) -> None:
@@ -130,8 +133,8 @@ def _silence(url: str, headers: Mapping[str, str]) -> str | None:
     except urllib.error.HTTPError as error:
         # Somebody answers; whether this key and model will do shows with the first request.
         return None if error.code < 500 else f"status {error.code}"
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(error)
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        return Redaction(headers.values()).error(str(error) or type(error).__name__)
 
 
 def _listed(silent: Mapping[str, str]) -> str:

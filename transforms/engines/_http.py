@@ -19,7 +19,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -28,7 +28,9 @@ import orjson
 
 from schemas.errors import EngineError
 from schemas.ids import unit_interval
+from schemas.secrets import Redaction
 from transforms.engines._replies import (
+    ERROR_LIMIT,
     MISCONFIGURED,
     RETRIED,
     UNVERSIONED,
@@ -87,7 +89,7 @@ class Client:
         served_model: the model's name on these servers.
         concurrency: requests in flight, all servers together.
         patience: timeouts and retries.
-        headers: sent with every request (authorisation).
+        headers: sent with every request (authorisation); their values are taken out of whatever a server says.
         standing: how it stands with the server, where it is ours and somebody restarts it.
     """
 
@@ -103,6 +105,7 @@ class Client:
         if not self.urls:
             raise EngineError(f"engine {self.name!r} has no server address")
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
+        self._redaction = Redaction(self.headers.values())
         self._turn = 0
         self._failures_in_row = 0
         self._longest_wait = 0.0  # asked for by a server since the last usable answer
@@ -196,11 +199,13 @@ class Client:
         except TimeoutError:
             return _Failure(f"no reply from {server.url} within {seconds:.0f} s", "no reply in time")
         except CutError as error:
-            return _Failure(f"connection to {server.url} lost: {error}", "connection lost")
-        status = answer.status
-        if 200 <= status < 300:
-            return answer
-        reason = error_text(status, answer.body)
+            reason = self._redaction.error(f"connection to {server.url} lost: {error}")[:ERROR_LIMIT]
+            return _Failure(reason, "connection lost")
+        status, is_answer = answer.status, 200 <= answer.status < 300
+        body = self._redaction.body(answer.body, is_answer)
+        if is_answer:
+            return replace(answer, body=body)
+        reason = error_text(status, body)
         if status in RETRIED:
             wait = retry_after(answer.headers.get("retry-after"))
             if wait is not None:

@@ -270,7 +270,7 @@ class _Reader:
         lines = head.decode("latin-1").split("\r\n")
         version, _, rest = lines[0].partition(" ")
         if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
-            raise ValueError(f"status line {lines[0][:80]!r}")
+            raise ValueError(f"status line {lines[0]!r}")
         status = int(rest[:3])
         if 100 <= status < 200:
             del self._data[:body_at]
@@ -279,14 +279,14 @@ class _Reader:
         for line in lines[1:]:
             name, colon, value = line.partition(":")
             if not colon:
-                raise ValueError(f"header line {line[:80]!r}")
+                raise ValueError(f"header line {line!r}")
             headers[name.strip().lower()] = value.strip()
         self._status, self._headers, self._at = status, headers, body_at
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length = headers.get("content-length")
         if length is not None:
             if not length.isdigit():
-                raise ValueError(f"Content-Length {length[:40]!r}")
+                raise ValueError(f"Content-Length {length!r}")
             self._length = int(length)
         if status in (204, 304):
             self._length, self._chunked = 0, False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from pydantic import Field, field_validator
 
-from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers
+from schemas.secrets import secret
+from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers, without_credentials
 from transforms.registry import register
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1
 
 
 @register("engines", "openai")
@@ -29,11 +33,20 @@ class OpenAI(HttpEngine):
         @classmethod
         def _addresses(cls, value: str | list[str]) -> str | list[str]:
             urls = [value] if isinstance(value, str) else value
+            without_credentials(urls)
             for url in urls:
                 if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
                     raise ValueError(f"{url!r} is not a base URL; it must start with http(s):// and end in /v1")
             if not urls:
                 raise ValueError("no base URL given")
+            return value
+
+        @field_validator("headers_env")
+        @classmethod
+        def _header_names(cls, value: dict[str, str]) -> dict[str, str]:
+            for header in value:
+                if not _HEADER.fullmatch(header):
+                    raise ValueError(f"{header!r} is no name of an HTTP header: use letters, digits and '-'")
             return value
 
     def __init__(self, name: str, config: Config, seed: int) -> None:
@@ -44,8 +57,8 @@ class OpenAI(HttpEngine):
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation and further headers, read from the environment when needed and never stored."""
-        key = api_key(self._config.api_key_env, self.name)
-        headers = {header: api_key(variable, self.name) or "" for header, variable in self._config.headers_env.items()}
+        key = api_key(self._config.api_key_env)
+        headers = {header: secret(variable) for header, variable in self._config.headers_env.items()}
         return {"authorization": f"Bearer {key}", **headers} if key else headers
 
     @contextmanager
@@ -53,7 +66,8 @@ class OpenAI(HttpEngine):
         """Check that somebody answers at any of the addresses.
 
         Raises:
-            EngineError: none does within `start_timeout_s`, or a named environment variable is not set.
+            EngineError: none does within `start_timeout_s`.
+            UsageError: a named environment variable is not set, or is no header.
         """
         given = self._config.base_url
         urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]

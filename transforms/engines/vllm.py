@@ -9,11 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
-from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
+from transforms.engines._base import (
+    EngineConfig,
+    HttpEngine,
+    api_key,
+    file_sha256,
+    wait_until_answers,
+    without_credentials,
+)
 from transforms.engines._supervisor import PORT, ServerSpec, shared_server
 from transforms.registry import register
 
@@ -64,6 +71,12 @@ class VLLM(HttpEngine):
         start_timeout_s: float = Field(1200.0, gt=0, description="how long loading may take")
         max_restarts: int = Field(5, ge=0, description="crashes in a row after which the run stops")
 
+        @field_validator("urls")
+        @classmethod
+        def _addresses(cls, value: list[str]) -> list[str]:
+            without_credentials(value)
+            return value
+
     def __init__(self, name: str, config: Config, seed: int) -> None:
         self.name, self.config, self.seed = name, config, seed
         self._config = config
@@ -109,7 +122,7 @@ class VLLM(HttpEngine):
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation for servers that are already there."""
-        key = api_key(self._config.api_key_env, self.name)
+        key = api_key(self._config.api_key_env)
         return {"authorization": f"Bearer {key}"} if key else {}
 
     @contextmanager

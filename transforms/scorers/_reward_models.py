@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.ids import hash_bytes, hash_json
 from schemas.messages import Message, chat_messages, text_of
+from schemas.secrets import secret
 from transforms.engines._http import Client, Patience
 from transforms.plugins import Request
 from transforms.scorers._embedding import VectorCache
@@ -185,7 +185,7 @@ class EndpointRewardModel:
 
         Raises:
             EngineError: the server is away, turns every request away, or gives no reward for any text.
-            UsageError: the key's environment variable is not set.
+            UsageError: the key's environment variable is not set, or holds no key.
         """
         found = asyncio.run(self._asked(conversations))
         first = next((f for f in found if isinstance(f, Failure)), None)
@@ -196,9 +196,7 @@ class EndpointRewardModel:
     async def _asked(self, conversations: Sequence[Conversation]) -> list[Reward]:
         headers = {}
         if self.api_key_env:
-            if self.api_key_env not in os.environ:
-                raise UsageError(f"{self.url} wants a key: set the environment variable {self.api_key_env}")
-            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
+            headers["Authorization"] = f"Bearer {secret(self.api_key_env)}"
         client = Client(self.model, [f"{self.url}/v1"], self.model, self.concurrency, self.patience, headers)
         async with client:
             return list(await asyncio.gather(*(self._reward(client, c) for c in conversations)))

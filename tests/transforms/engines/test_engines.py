@@ -104,11 +104,40 @@ def test_an_endpoint_that_does_not_answer_is_named_at_once() -> None:
 def test_a_key_comes_from_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     made = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", api_key_env="PREFINE_TEST_KEY")
     monkeypatch.delenv("PREFINE_TEST_KEY", raising=False)
-    with pytest.raises(EngineError, match="environment variable PREFINE_TEST_KEY"), made.serve():
+    with pytest.raises(UsageError, match="environment variable PREFINE_TEST_KEY is not set"), made.serve():
         pass
-    monkeypatch.setenv("PREFINE_TEST_KEY", "sesame")
+    monkeypatch.setenv("PREFINE_TEST_KEY", " sesame\n")
     assert made.headers() == {"authorization": "Bearer sesame"}
     assert "sesame" not in repr(made.config) + str(made.identity)
+
+
+@pytest.mark.parametrize("value", ["sesame\nstreet", "sesame\u2013street", "sesame\x1b[2J", "sésame"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFINE_TEST_KEY", value)
+    made = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", headers_env={"x-key": "PREFINE_TEST_KEY"})
+    with pytest.raises(UsageError, match="environment variable PREFINE_TEST_KEY holds") as error, made.serve():
+        pass
+    assert "same" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_url": "http://me:sesame@127.0.0.1:1/v1"},
+        {"base_url": ["http://127.0.0.1:1/v1", "http://sesame@127.0.0.1:1/v1"]},
+        {"base_url": "http://127.0.0.1:1/v1", "headers_env": {"x key": "K"}},
+        {"base_url": "http://127.0.0.1:1/v1", "headers_env": {"x\nkey": "K"}},
+    ],
+)
+def test_an_address_or_header_that_gives_secrets_away_or_cannot_be_sent_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises((UsageError, ValidationError), match=r"name or password|no name of an HTTP header"):
+        engine("openai", model="m", **settings)
+    if "headers_env" not in settings:
+        urls = settings["base_url"] if isinstance(settings["base_url"], list) else [settings["base_url"]]
+        with pytest.raises((UsageError, ValidationError), match="name or password"):
+            engine("vllm", model="m", urls=urls)
 
 
 def test_concurrency_is_divided_among_workers() -> None:

@@ -24,9 +24,13 @@ def requests(count: int, path: str = "chat/completions") -> list[Request]:
     ]
 
 
-def ask(urls: list[str], asked: list[Request], patience: Patience = QUICK, concurrency: int = 64) -> list[Reply]:
+def ask(
+    urls: list[str], asked: list[Request], patience: Patience = QUICK, concurrency: int = 64, key: str | None = None
+) -> list[Reply]:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+
     async def run() -> list[Reply]:
-        async with Client("e", urls, "stub", concurrency, patience) as client:
+        async with Client("e", urls, "stub", concurrency, patience, headers) as client:
             return list(await asyncio.gather(*(client.send(request) for request in asked)))
 
     return asyncio.run(run())
@@ -216,3 +220,56 @@ def test_the_request_is_sent_as_it_stands_with_the_served_name() -> None:
         (request,) = requests(1)
         ask([stub.url], [request])
     assert seen == [{**request.body, "model": "stub"}]
+
+
+@pytest.mark.parametrize("key", ["sk-live-4242424242", "proj/4242+4242=4242%42"])
+@pytest.mark.parametrize("fault", ["none", "bad_request", "unavailable", "rate_limited"])
+def test_a_server_that_repeats_our_headers_gets_no_key_into_a_reply(fault: str, key: str) -> None:
+    options = Options(echo=True, **({} if fault == "none" else {fault: 1.0}))
+    with StubServer(options) as stub:
+        (reply,) = ask([stub.url], requests(1), Patience(retries=1, backoff_s=0.001), key=key)
+    said = f"{reply.text} {reply.error}"
+    assert "authorization" in said.lower()
+    assert "Bearer [redacted]" in said
+    assert key not in repr(reply)
+
+
+def test_a_short_key_is_taken_out_of_errors_and_leaves_answers_alone() -> None:
+    with StubServer(reply=lambda _: "the bucket is EMPTY") as stub:
+        (reply,) = ask([stub.url], requests(1), key="EMPTY")
+    assert reply.text == "the bucket is EMPTY"
+    with StubServer(Options(echo=True, bad_request=1.0)) as stub:
+        (refused,) = ask([stub.url], requests(1), key="EMPTY")
+    assert "EMPTY" not in (refused.error or "")
+
+
+@pytest.mark.parametrize("path", ["status line", "header line", "unauthorised"])
+def test_words_that_are_no_reply_hold_no_key_either(path: str) -> None:
+    key = "sk-live-4242424242"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        given = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"authorization"))
+        filler = b"x" * 70  # so that a message cut at 80 characters would end within the key
+        said = {
+            "status line": filler + given,
+            "header line": b"HTTP/1.1 200 OK\r\n" + filler + given.replace(b":", b""),
+            "unauthorised": b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n%s" % (len(given), given),
+        }[path]
+        writer.write(said + b"\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def run() -> str:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        headers = {"authorization": f"Bearer {key}"}
+        async with server, Client("e", [url], "m", 1, Patience(retries=0), headers) as client:
+            try:
+                return repr(await client.send(requests(1)[0]))
+            except EngineError as error:
+                return str(error)
+
+    said = asyncio.run(run())
+    assert "[redacted]" in said
+    assert "sk-live" not in said
