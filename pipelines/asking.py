@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from pipelines.beam import is_local
 from pipelines.failures import check_failures, failure_notes
 from pipelines.progress import LaneProgress
-from pipelines.stage import Stage, Summary
+from pipelines.stage import RETRY, Stage, Summary
+from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse
 from transforms.build import build, engines_of
@@ -80,12 +81,22 @@ class AskingStage(Stage):
         return {name: engine.model for name, engine in self.engines.items()}
 
     def check(self, summary: Summary) -> None:
-        """End the run where too many requests failed for now: what was answered is kept, the rest is asked again.
+        """End the run where too many requests failed: what was answered is kept, the rest is asked again.
 
         Raises:
             EngineError: with counts by cause and an example.
         """
-        check_failures(f"stage {self.name}", summary.failures, summary.usage, self.section.max_failed_share)
+        try:
+            check_failures(f"stage {self.name}", summary.failures, summary.usage, self.section.max_failed_share)
+        except EngineError:
+            self._reopen()
+            raise
+
+    def _reopen(self) -> None:
+        """Have the next run ask again what was turned away for good: the server may be another by then."""
+        for bucket, checkpoint in self.workspace.checkpoints(self.name).items():
+            if checkpoint.failures.get("final") and not checkpoint.key.startswith(RETRY):
+                self.workspace.write_checkpoint(self.name, bucket, replace(checkpoint, key=f"{RETRY}{checkpoint.key}"))
 
     def notes(self, summary: Summary) -> list[str]:
         """What got no answer, and why."""

@@ -12,7 +12,7 @@ Counted = Mapping[str, tuple[int, str]]
 
 
 def check_failures(who: str, failures: Failures, usage: Usages, max_share: float) -> None:
-    """Stop where more than `max_share` of the requests gave up.
+    """Stop where more than `max_share` of the requests got no answer, for now or for good.
 
     Args:
         who: who asked, for the message.
@@ -22,12 +22,18 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
     Raises:
         EngineError: with counts by cause and an example.
     """
-    asked, gave_up = requests(usage), _number(failures.gave_up)
-    if asked and gave_up / asked > max_share:
-        raise EngineError(
-            f"{who}: {_share(gave_up, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "
-            f"{_causes(failures.gave_up)}. Every answer is kept: run again, and only these are asked."
-        )
+    asked, lost = requests(usage), _number(failures.gave_up) + _number(failures.final)
+    if not asked or lost / asked <= max_share:
+        return
+    causes = "; ".join(_causes(counted) for counted in (failures.gave_up, failures.final) if counted)
+    advice = "Every answer is kept: run again, and only these are asked."
+    if failures.final:
+        n = _number(failures.final)
+        advice += f" The {n} that were turned away will be again until the server or the recipe is another."
+    raise EngineError(
+        f"{who}: {_share(lost, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "
+        f"{causes}. {advice}"
+    )
 
 
 def failure_notes(who: str, failures: Failures, usage: Usages) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines.asking import AskingStage, Unit, usage_of, window
 from pipelines.failures import check_failures
 from pipelines.stage import PAIR_STAGES, Reads, Stage, Summary
+from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import JudgeSection, PluginUse
 from schemas.tables import Votes, rows_frame
@@ -151,6 +152,31 @@ class Judge(AskingStage):
         groups = [prompt_of[pair] for pair in pairs]
         costs = [section.costs.get(name, 1.0) for name in names]
         return fit_panel(np.stack([said[pair] for pair in pairs]), targets, groups, names, costs, seed=self.recipe.seed)
+
+    def check(self, summary: Summary) -> None:
+        """End the run where too many requests failed, or where no vote counts, unless the recipe lets all fail.
+
+        Raises:
+            EngineError: with counts, and what the judges' words were taken for.
+        """
+        super().check(summary)
+        votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
+        if votes and lost == votes and self.section.max_failed_share < 1.0:
+            raise EngineError(
+                f"stage judge: none of {votes:,} votes counts ({self._why_not()}): a version without a judge's vote is "
+                "worse than none. Change the judges' template, model or max_tokens, or allow it with "
+                "max_failed_share: 1"
+            )
+
+    def _why_not(self) -> str:
+        """The votes that do not count, by state, with an example."""
+        columns = ("label", "detail")
+        frames = [self.workspace.read("votes", bucket, (self.name,), columns) for bucket in self.workspace.buckets]
+        votes = pl.concat(frames)
+        counts = votes["label"].value_counts().sort("count", "label", descending=[True, False])
+        examples: list[str] = votes["detail"].drop_nulls().sort().head(1).to_list()
+        said = ", ".join(f"{n:,} {label}" for label, n in counts.iter_rows())
+        return "; for example: ".join([said, *examples])
 
     def notes(self, summary: Summary) -> list[str]:
         """What got no answer, which votes do not count, and whether the panel can stop at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,8 @@ from pipelines.ingest import inputs_read
 from pipelines.judge import JUDGES
 from pipelines.materialise import REJECT_STAGES, Materialise
 from pipelines.report import report_documents
-from pipelines.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Summary
+from schemas.errors import DataError
 from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile
 from transforms.build import plugin_uses
@@ -86,6 +88,34 @@ class Publication:
         manifest, now = latest.manifest, self.provenance()
         same = all(getattr(manifest, f) == getattr(now, f) for f in ("recipe_hash", "parts", "code_version"))
         return PublishResult(manifest.name, manifest.version, False, latest.base, manifest) if same else None
+
+    def check_rows(self, summary: Summary) -> None:
+        """Refuse to publish a version without rows.
+
+        Args:
+            summary: of materialise.
+
+        Raises:
+            DataError: there is none; with what became of all rows, by stage and reason.
+        """
+        if summary.rows_out:
+            return
+        workspace, recipe = self.workspace, self.file.recipe
+        reasons: Counter[str] = Counter()
+        for stage in REJECT_STAGES:
+            for checkpoint in workspace.checkpoints(stage).values():
+                reasons.update({f"{stage}/{reason}": n for reason, n in checkpoint.rejects.items()})
+        said = [f"none of {summary.rows_in:,} pairs became a row" if summary.rows_in else "there are no pairs"]
+        if reasons:
+            by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+            said.append("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in by_count))
+            said.append(f"`prefine rejects -w {workspace.root}` shows them")
+        elif not recipe.generate.generators:
+            said.append("the sources hold prompts alone and the recipe has no generators")
+        waiting = sum(workspace.read("queue", bucket, ("route",), []).height for bucket in workspace.buckets)
+        if waiting:
+            said.append(f"{waiting:,} pairs wait for people's answers (`prefine queue`)")
+        raise DataError(f"nothing to publish in {recipe.dataset!r}, so no version was made: {'; '.join(said)}")
 
     def publish(self) -> PublishResult:
         """Write the version, or find that it exists."""

@@ -114,6 +114,7 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     outcome = publication.unchanged()
     if outcome is None:
         result.stages.append(run_stage(publication.stage, quiet))
+        publication.check_rows(result.stages[-1])
         outcome = publication.publish()
     result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
     result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)

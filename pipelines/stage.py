@@ -18,7 +18,7 @@ from transforms.storage.workspace import Checkpoint, Output, Workspace
 
 Reads = tuple[tuple[str, tuple[str, ...]], ...]
 
-RETRY = "retry:"  # before the key of a bucket with answers that asking again may mend: it stays pending
+RETRY = "retry:"  # before the key of a bucket that lacks answers: it stays pending
 
 PAIR_STAGES = ("clean",)
 ANSWER_STAGES = ("ingest", "generate", "clean", "judge", "pull")
@@ -142,7 +142,7 @@ def run_stage(stage: Stage, quiet: bool) -> Summary:
     """Bring every bucket of a stage up to date and add up the checkpoints.
 
     Raises:
-        PrefineError: what a worker raised, or too much failed for now; finished buckets stay finished.
+        PrefineError: what a worker raised, or too much failed; finished buckets stay finished.
     """
     stage.refresh()
     pending = stage.pending()

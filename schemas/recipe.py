@@ -54,7 +54,10 @@ class AskingSection(Strict):
 
     budget: CallBudget = CallBudget()
     max_failed_share: float = Field(
-        default=0.1, ge=0.0, le=1.0, description="share of the requests that may fail for now before the run ends there"
+        default=0.1,
+        ge=0.0,
+        le=1.0,
+        description="share of the requests that may go unanswered before the run ends there",
     )
 
 

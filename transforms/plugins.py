@@ -81,7 +81,7 @@ class Reply:
     tokens_out: int = 0
     ms: float = 0.0
     retries: int = 0
-    transient: bool = False  # an error that asking again may cure: never memoised
+    transient: bool = False  # an error that asking again may cure
 
 
 Ask = Callable[[Request], Awaitable[Reply]]

@@ -29,6 +29,7 @@ GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD) + "\n")
+    (tmp_path / "empty.jsonl").touch()
     return tmp_path
 
 
@@ -67,6 +68,14 @@ WRONG_RECIPES = {
     "unknown source file": (
         changed(sources=[{"name": "rows", "kind": "pairs", "path": "nowhere.jsonl"}]),
         ["sources.0.path", "nowhere.jsonl"],
+    ),
+    "empty source file": (
+        changed(sources=[{"name": "rows", "kind": "pairs", "path": "empty.jsonl"}]),
+        ["sources.0.path", "empty.jsonl is empty (0 bytes)", "fetch it again"],
+    ),
+    "empty file in a folder": (
+        changed(sources=[{"name": "rows", "kind": "pairs", "path": "*.jsonl"}]),
+        ["sources.0.path", "empty.jsonl is empty (0 bytes)"],
     ),
     "unknown benchmark": (
         changed(hygiene={"decontamination": {"benchmarks": ["rows.jsnl"]}}),
@@ -214,6 +223,46 @@ def test_too_many_bad_rows_stop_the_run_with_an_example(
     assert "9 of 10 rows" in text
     assert "rows.jsonl:" in text
     assert "chosen" in text
+
+
+RESIDUE = {**GOOD, "chosen": "Blue. [/INST]"}
+NOTHING: dict[str, tuple[list[dict[str, Any]], dict[str, Any], list[str]]] = {
+    "hygiene rejects every pair": (
+        [RESIDUE, {**RESIDUE, "prompt": "Name a town."}],
+        {"hygiene": {"sanity": {}}},
+        ["clean/template_residue 2", "prefine rejects -w w"],
+    ),
+    "prompts alone": (
+        [{"prompt": "Name a colour."}],
+        {"sources": [{"name": "rows", "kind": "prompts", "path": "rows.jsonl"}]},
+        ["there are no pairs", "no generators"],
+    ),
+    "nobody answered yet": (
+        [GOOD],
+        {"fuse": {"policy": {"plugin": "human_only"}}, "route": {"queue": {"budget": 1}}},
+        ["none of 1 pairs became a row", "materialise/", "1 pairs wait for people's answers"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_version_without_rows_is_not_published(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, sections, expected = NOTHING[name]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {**changed(**sections), "materialise": {"exports": [{"format": "trl-dpo"}]}}
+    for _ in range(2):
+        capsys.readouterr()
+        assert run(monkeypatch, recipe) == 1
+        text = capsys.readouterr().err
+        for words in ("nothing to publish in 'small'", *expected):
+            assert words in text
+        assert not Path("w/datasets").exists()
+        assert not Path("w/exports").exists()
+    (folder / "rows.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert run(monkeypatch, changed(materialise=recipe["materialise"])) == 0
+    assert Path("w/datasets/small/v0001/manifest.json").exists()
 
 
 def test_commands_on_no_workspace_say_how_to_make_one(

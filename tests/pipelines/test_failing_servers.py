@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.lookup import table_frame
 from pipelines.run import dry_run, run_recipe
+from schemas.errors import EngineError
 from tests.pipelines.conftest import Project
 from tests.stub_llm import Options, StubServer
 from transforms.storage.workspace import Workspace
@@ -132,15 +133,41 @@ def test_generating_stops_at_its_own_share(tmp_path: Path, stub: Callable[..., s
     assert any("stage generate: 40 of 40 requests" in note for note in result["notes"])
 
 
-@pytest.mark.slow
-def test_what_is_turned_away_for_good_is_told_and_ends_nothing(tmp_path: Path) -> None:
+def test_what_is_turned_away_for_good_ends_the_run_and_is_asked_of_another_server(
+    tmp_path: Path, calm: pl.DataFrame
+) -> None:
     with StubServer(Options(bad_request=1.0), verdict) as stub:
-        project = judging(tmp_path, stub.url, PATIENT)
-        for _ in range(2):  # the second time from the memo
-            said = json.loads(until_judge(project).splitlines()[-1])["notes"]
-            assert any("turned away for good" in note and "x status 400" in note for note in said)
-            assert any("maximum context length" in note for note in said)
-        assert sum(stub.stub.received.values()) == 4 * PAIRS
+        project = judging(tmp_path, stub.url, PATIENT, max_failed_share=0.0)
+        error = project.prefine("run", str(project.recipe_path), "--workspace", "w", expect=1)
+        port = stub.port
+    assert f"stage judge: {4 * PAIRS} of {4 * PAIRS} requests (100.0%) got no answer" in error
+    assert f"{4 * PAIRS} x status 400" in error
+    assert "maximum context length" in error
+    assert not (tmp_path / "w" / "datasets").exists()
+    with StubServer(reply=verdict, port=port) as mended:
+        until_judge(project)
+        assert set(mended.stub.received.values()) == {1}
+    assert votes_of(project).equals(calm)
+
+
+def test_a_few_that_are_turned_away_for_good_are_told_and_asked_once(tmp_path: Path) -> None:
+    with StubServer(Options(bad_request=0.1), verdict) as stub:
+        project = judging(tmp_path, stub.url, PATIENT, max_failed_share=0.3)
+        said = []
+        for _ in range(2):  # the second run asks nobody
+            said.append(json.loads(until_judge(project).splitlines()[-1])["notes"])
+            assert sum(stub.stub.received.values()) == 4 * PAIRS
+        turned_away = votes_of(project).filter(pl.col("label") == "error").height
+        assert 0 < turned_away < 0.3 * 4 * PAIRS
+        assert said[0] == said[1]
+        assert any(
+            f"{turned_away} of {4 * PAIRS} requests" in note and "turned away for good" in note for note in said[0]
+        )
+        project.recipe["judge"]["max_failed_share"] = 0.0
+        for again in (0, 1):  # stricter now: the run ends there, and the next one asks those again
+            error = project.prefine("run", str(project.recipe_path), "--workspace", "w", expect=1)
+            assert f"stage judge: {turned_away} of {4 * PAIRS} requests" in error
+            assert sum(stub.stub.received.values()) == 4 * PAIRS + again * turned_away
 
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -187,8 +214,11 @@ def test_a_verdict_outside_the_form_is_invalid_and_never_a_score(tmp_path: Path)
     with StubServer(reply=answer) as stub:
         project = judging(tmp_path, stub.url, PATIENT)
         project.recipe["judge"]["judges"] = [{"name": "slow", "plugin": "json_verdict", "engine": "stub"}]
+        with pytest.raises(EngineError, match=rf"none of {2 * PAIRS} votes counts \(.* invalid"):
+            run_recipe(project.recipe_path, str(tmp_path / "w"), "judge", None, (), quiet=True)
+        project.recipe["judge"]["max_failed_share"] = 1.0
         result = run_recipe(project.recipe_path, str(tmp_path / "w"), "judge", None, (), quiet=True)
-        sent = len(stub.stub.received)
+        sent = sum(stub.stub.received.values())
     votes = votes_of(project)
     assert votes.height == sent == 2 * PAIRS
     assert votes["label"].is_in(STATES).all()

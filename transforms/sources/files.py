@@ -28,7 +28,7 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
     """The files of a source's `path`, sorted, each with the name it has in record ids.
 
     Raises:
-        DataError: there is none, or one is of an unknown format.
+        DataError: there is none, or one is empty or of an unknown format.
     """
     given = str(config.path)
     where = os.path.normpath(base_dir / Path(given).expanduser())
@@ -49,6 +49,11 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
     for path in found:
         if path.suffix not in SUFFIXES:
             raise DataError(f"source {config.name!r}: {path} is not one of {', '.join(SUFFIXES)}")
+        if not path.stat().st_size:
+            raise DataError(
+                f"source {config.name!r}: {path} is empty (0 bytes), as a download that broke off leaves it; fetch it "
+                "again, or take it out"
+            )
         yield path, path.relative_to(root).as_posix()
 
 

@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import dataframely as dy
 import numpy as np
@@ -28,12 +28,14 @@ from transforms.storage.files import file_system, parquet_bytes, read_parquet, w
 
 _JOURNAL = "journal-*.jsonl"
 _PART = "part-*.parquet"
+ERROR = "error"  # the state of a reply that is none
 
 
 class _Folder:
     """Parts and journals of one memo folder, read when first asked."""
 
     table: type[dy.Schema]
+    kept: ClassVar[pl.Expr] = pl.lit(value=True)  # rows of parts that count
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -80,7 +82,7 @@ class _Folder:
 
     def _read_parts(self) -> pl.DataFrame:
         fs, _ = file_system(str(self.root))
-        frames = [read_parquet(fs, str(path)) for path in sorted(self.root.glob(_PART))]
+        frames = [read_parquet(fs, str(path)).filter(self.kept) for path in sorted(self.root.glob(_PART))]
         if not frames:
             return pl.DataFrame(schema=polars_schema(self.table))
         return pl.concat(frames).unique(primary_key(self.table), keep="first", maintain_order=True)
@@ -96,7 +98,8 @@ class _Folder:
                 continue
             try:
                 row = orjson.loads(line)
-                yield row[key], line
+                if row.get("state") != ERROR:
+                    yield row[key], line
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 self.damaged += 1
 
@@ -159,9 +162,10 @@ class _Folder:
 
 
 class Memo(_Folder):
-    """Replies of one bucket by request id. Transient errors are never stored."""
+    """Replies of one bucket by request id. An error is no answer: it is never stored, and an old one not read."""
 
     table = Generations
+    kept = pl.col("state") != ERROR
 
     def get(self, request_id: str) -> Reply | None:
         """The stored reply, or None."""
@@ -178,7 +182,7 @@ class Memo(_Folder):
         Raises:
             WorkspaceError: the disk is full or read-only.
         """
-        if reply.transient:
+        if reply.state == ERROR:
             return
         row = {
             "request_id": reply.request_id,

@@ -52,8 +52,8 @@ class Checkpoint:
 class Output:
     """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows.
 
-    `complete` is false where some answer failed in a way that asking again may mend. `parts` names parts that
-    are there already and belong to this output as they are.
+    `complete` is false where some answer is missing: the bucket stays pending. `parts` names parts that are there
+    already and belong to this output as they are.
     """
 
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -225,8 +225,12 @@ class Workspace:
             seconds,
             output.failures,
         )
-        write_atomic(self.fs, self._checkpoint_path(stage, bucket), canonical_json(asdict(checkpoint)))
+        self.write_checkpoint(stage, bucket, checkpoint)
         return checkpoint
+
+    def write_checkpoint(self, stage: str, bucket: int, checkpoint: Checkpoint) -> None:
+        """Replace what is known of a stage's output of one bucket."""
+        write_atomic(self.fs, self._checkpoint_path(stage, bucket), canonical_json(asdict(checkpoint)))
 
     def write_part(self, table: str, bucket: int, frame: pl.DataFrame) -> str:
         """Write rows of a table, deduplicated and sorted by id; returns the part's name.

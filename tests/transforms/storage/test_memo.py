@@ -6,12 +6,14 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import orjson
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import WorkspaceError
-from schemas.tables import Generations
+from schemas.tables import Generations, rows_frame
 from transforms.plugins import Reply, Request
 from transforms.storage.memo import EmbeddingCache, Memo
 
@@ -64,21 +66,46 @@ def test_put_is_got_before_and_after_reopening_and_compaction(
     with Memo(root) as memo:
         for asked, answer in rows:
             memo.put(asked, answer)
-            assert memo.get(asked.request_id) == answer
+            assert memo.get(asked.request_id) == (answer if answer.state != "error" else None)
+    kept = [answer if answer.state != "error" else None for _, answer in rows]
     again = Memo(root)
-    assert [again.get(asked.request_id) for asked, _ in rows] == [answer for _, answer in rows]
-    assert again.compact() == len(rows)
-    assert [Memo(root).get(asked.request_id) for asked, _ in rows] == [answer for _, answer in rows]
+    assert [again.get(asked.request_id) for asked, _ in rows] == kept
+    assert again.compact() == len(rows) - kept.count(None)
+    assert [Memo(root).get(asked.request_id) for asked, _ in rows] == kept
     assert not list(root.glob("journal-*"))
     assert Generations.is_valid(Memo(root).frame())
 
 
-def test_transient_errors_are_never_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transient", [True, False])
+def test_errors_are_never_stored(tmp_path: Path, transient: bool) -> None:
     memo = Memo(tmp_path)
     asked = request(1)
-    memo.put(asked, Reply(asked.request_id, "error", error="timeout", transient=True))
+    memo.put(asked, Reply(asked.request_id, "error", error="400: too long", transient=transient))
     assert memo.get(asked.request_id) is None
     assert Memo(tmp_path).get(asked.request_id) is None
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_an_error_of_an_older_memo_makes_way_for_the_answer(tmp_path: Path, compacted: bool) -> None:
+    """Errors stood in the memo until they were found to outlive the server that gave them."""
+    with Memo(tmp_path) as memo:
+        for number in (1, 2):
+            memo.put(request(number), reply(number))
+    (journal,) = tmp_path.glob("journal-*")
+    journal.write_bytes(journal.read_bytes().replace(b'"state":"ok"', b'"state":"error"', 1))
+    if compacted:
+        frame = pl.concat(
+            [Memo(tmp_path).frame(), rows_frame([orjson.loads(journal.read_bytes().split(b"\n")[0])], Generations)]
+        )
+        journal.unlink()
+        frame.write_parquet(tmp_path / "part-old.parquet")
+    with Memo(tmp_path) as memo:
+        assert memo.get(request(1).request_id) is None
+        assert memo.get(request(2).request_id) == reply(2)
+        memo.put(request(1), reply(1, "now"))
+    assert Memo(tmp_path).get(request(1).request_id) == reply(1, "now")
+    assert Memo(tmp_path).compact() == 2
+    assert Memo(tmp_path).get(request(1).request_id) == reply(1, "now")
 
 
 def test_a_journal_torn_at_any_byte_loses_only_its_last_line(tmp_path: Path) -> None:
