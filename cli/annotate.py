@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from cli.options import AsJson, RecipePath, WorkspaceRoot
-from cli.output import console, print_json
+from cli.output import console, print_json, say
 from pipelines.humans import annotations_jsonl, open_tasks, people
 from pipelines.labels import label_status
 from transforms.agreement.table import render
@@ -36,7 +36,7 @@ def annotate(
     with out.open("ab") as file:
         for row in answered:
             file.write(orjson.dumps(row) + b"\n")
-    print(f"{len(answered)} answers appended to {out}")
+    say(f"{len(answered)} answers appended to {out}")
 
 
 def about_annotations(
@@ -51,13 +51,13 @@ def about_annotations(
     if out is not None:
         data = annotations_jsonl(workspace)
         out.write_bytes(data)
-        print(f"{len(data.splitlines())} annotations written to {out}")
+        say(f"{len(data.splitlines())} annotations written to {out}")
         return
     found = people(Workspace.open(workspace))
     if as_json:
         print_json(None if found is None else found.as_dict())
     elif found is None:
-        print("nobody has answered yet; `prefine queue` shows what is asked")
+        say("nobody has answered yet; `prefine queue` shows what is asked")
     else:
         console().print(render(found))
 
@@ -68,4 +68,4 @@ def labels(recipe: RecipePath, workspace: WorkspaceRoot, as_json: AsJson = False
     if as_json:
         print_json(found)
     else:
-        print(", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items()))
+        say(", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items()))

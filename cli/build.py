@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import AsJson, Budget, Limit, Quiet, RecipePath, WorkspaceRoot
-from cli.output import print_json, print_table
+from cli.output import print_json, print_table, say
 from pipelines.plan import Plan
 from pipelines.run import RunResult, run_recipe, run_stages
 from pipelines.run import dry_run as plan_run
@@ -66,11 +66,9 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     rows = [(c.stage, c.who, c.units, c.calls, c.answered, c.tokens_in, c.tokens_out) for c in planned.costs]
     columns = ("stage", "who", "units", "calls to make", "already answered", "tokens in", "tokens out, at most")
     print_table("What the run will cost", columns, rows)
-    print(
-        f"source rows {planned.source_rows:,}, pairs now {planned.pairs:,}, pairs expected {planned.expected_pairs:,}"
-    )
+    say(f"source rows {planned.source_rows:,}, pairs now {planned.pairs:,}, pairs expected {planned.expected_pairs:,}")
     for note in planned.notes:
-        print(note)
+        say(note)
 
 
 def _print_result(result: RunResult, as_json: bool) -> None:
@@ -84,13 +82,13 @@ def _print_result(result: RunResult, as_json: bool) -> None:
     print_table("Stages", ("stage", "rows in", "rows out", "rejects", "calls", "seconds"), rows)
     if result.version:
         verb = "published" if result.published else "unchanged, nothing new published:"
-        print(f"{verb} {result.dataset}@{result.version}")
-        print(f"dataset: {result.path}")
-        print(f"report:  {result.report}")
+        say(f"{verb} {result.dataset}@{result.version}")
+        say(f"dataset: {result.path}")
+        say(f"report:  {result.report}")
         for name, path in result.exports.items():
-            print(f"export:  {name} {path}")
+            say(f"export:  {name} {path}")
     for line in result.notes:
-        print(line)
+        say(line)
 
 
 def _total(usage: dict[str, dict[str, float]], name: str) -> int:

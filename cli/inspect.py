@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from cli.options import AsJson, WorkspaceRoot
-from cli.output import console, print_json, print_table
+from cli.output import console, print_json, print_table, say
 from pipelines import accounts, lookup
 from pipelines.export import export_version
 from pipelines.report import write_report
@@ -60,9 +60,9 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         print_table("Requests", ("stage", *_REQUESTS), asked)
     for s in stages:
         for engine, share in s["prefix_caches"].items():
-            print(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
+            say(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
     for note in lookup.fusion_notes(workspace):
-        print(note)
+        say(note)
 
 
 def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
@@ -184,13 +184,13 @@ def export(
     """Write a version in the format a trainer reads."""
     options = dict(_option(text) for text in option or [])
     if keep and out.exists():
-        print_json({"out": str(out), "format": form, "kept": True}) if as_json else print(f"{out}: there already")
+        print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
         return
     counts = export_version(workspace, dataset, form, out, options)
     if as_json:
         print_json({"out": str(out), "format": form, "rows": counts})
     else:
-        print(f"{out}: {_counts(counts)}")
+        say(f"{out}: {_counts(counts)}")
 
 
 def report(
@@ -204,7 +204,7 @@ def report(
     if as_json:
         print_json({"report": where})
     else:
-        print(where)
+        say(where)
 
 
 def sql(

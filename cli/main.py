@@ -7,13 +7,15 @@ import sys
 import warnings
 
 # Beam warns through the root logger while it is imported, so logging is set up before our own imports.
-logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+_HANDLER = logging.StreamHandler(sys.stderr)
+logging.basicConfig(level=logging.ERROR, handlers=[_HANDLER])
 logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what a worker raises reaches us as an exception
 warnings.filterwarnings("ignore", module=r"apache_beam\..*")
 
 import typer  # noqa: E402
 
 from cli import annotate, build, inspect, setup, versions  # noqa: E402
+from cli.output import PlainFormatter, say  # noqa: E402
 from schemas.errors import PrefineError  # noqa: E402
 
 app = typer.Typer(
@@ -23,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_HANDLER.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
 for group in (setup, build, annotate, inspect, versions):
     group.add_to(app)
 
@@ -32,7 +35,7 @@ def main() -> None:
     try:
         app()
     except PrefineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(1) from None

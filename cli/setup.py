@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.options import AsJson
-from cli.output import print_json, print_table
+from cli.output import print_json, print_table, say
 from pipelines.doctor import examine
 from pipelines.run import checked_recipe
 from schemas.errors import UsageError
@@ -34,8 +34,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to pu
         (folder / name).write_bytes(files("cli").joinpath("templates", name).read_bytes())
     recipe = checked_recipe(folder / "recipe.yaml").recipe
     Workspace.create(str(folder), recipe.buckets)
-    print(f"recipe:  {folder / 'recipe.yaml'}\nprompts: {folder / 'prompts.jsonl'}")
-    print(f"next:    prefine run {folder / 'recipe.yaml'} --workspace {folder}")
+    say(f"recipe:  {folder / 'recipe.yaml'}\nprompts: {folder / 'prompts.jsonl'}")
+    say(f"next:    prefine run {folder / 'recipe.yaml'} --workspace {folder}")
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.options import AsJson, WorkspaceRoot
-from cli.output import console, print_json, print_table
+from cli.output import console, print_json, print_table, say
 from pipelines import upkeep, versions
 from pipelines.lookup import rebuild_catalog
 from transforms.publish.diff import SLICES, render
@@ -91,7 +91,7 @@ def compact(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     if as_json:
         print_json(known)
     else:
-        print(", ".join(f"{n:,} {table}" for table, n in known.items()))
+        say(", ".join(f"{n:,} {table}" for table, n in known.items()))
 
 
 def prune(
@@ -108,7 +108,7 @@ def prune(
         print_json({"dataset": dataset, "removed": [f"v{version:04d}" for version in gone], "dry_run": dry_run})
         return
     verb = "would remove" if dry_run else "removed"
-    print(f"{verb}: {', '.join(f'v{version:04d}' for version in gone) or 'nothing'}")
+    say(f"{verb}: {', '.join(f'v{version:04d}' for version in gone) or 'nothing'}")
 
 
 def hub_push(
@@ -118,7 +118,7 @@ def hub_push(
     public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
 ) -> None:
     """Upload a version to the Hub and tag it; the token comes from HF_TOKEN."""
-    print(versions.to_hub(workspace, version, repository, private=not public))
+    say(versions.to_hub(workspace, version, repository, private=not public))
 
 
 def hub_pull(
@@ -127,4 +127,4 @@ def hub_pull(
     workspace: WorkspaceRoot,
 ) -> None:
     """Download a version from the Hub, check every byte, and put it among the datasets."""
-    print(versions.from_hub(workspace, repository, tag))
+    say(versions.from_hub(workspace, repository, tag))

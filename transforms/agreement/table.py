@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transforms.agreement.alpha import Alpha
 from transforms.agreement.people import People
+from transforms.text.plain import cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,9 +17,8 @@ def render(found: People) -> RenderableType:
     """Everything there is to say, most important first."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
-    parts: list[RenderableType] = [Text(line) for line in sentences(found)]
+    parts: list[RenderableType] = [cell(line) for line in sentences(found)]
     for title, frame in (
         ("Annotators", found.annotators),
         ("Suspicions", found.suspicions),
@@ -29,7 +29,7 @@ def render(found: People) -> RenderableType:
         if frame.height:
             table = Table(*frame.columns, title=title)
             for row in frame.iter_rows():
-                table.add_row(*(Text(_cell(value)) for value in row))
+                table.add_row(*(cell(_cell(value)) for value in row))
             parts.append(table)
     return Group(*parts)
 

@@ -1,23 +1,20 @@
 """What an annotator sees of a stored text, and where in the stored text a marked span lies.
 
-Bidirectional controls render text reversed (CVE-2021-42574, "Trojan Source") and other control characters
-break pages and databases, so they are left out on the page. The stored text is never changed: offsets of
-the page are mapped back to code points of the stored text.
+Control characters break pages and databases, so they are left out on the page. The stored text is never changed:
+offsets of the page are mapped back to code points of the stored text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from schemas.messages import Message, text_of
-
-_HIDDEN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+from transforms.text.plain import HIDDEN
 
 
 def shown_text(text: str) -> str:
     """The text without control characters other than tab, line feed and carriage return."""
-    return _HIDDEN.sub("", text)
+    return HIDDEN.sub("", text)
 
 
 def stored_span(text: str, start: int, end: int) -> tuple[int, int]:
@@ -26,7 +23,7 @@ def stored_span(text: str, start: int, end: int) -> tuple[int, int]:
     Raises:
         ValueError: the span is empty or reaches beyond the shown text.
     """
-    hidden = [match.start() for match in _HIDDEN.finditer(text)]
+    hidden = [match.start() for match in HIDDEN.finditer(text)]
     if not 0 <= start < end <= len(text) - len(hidden):
         raise ValueError(f"span {start}:{end} of a shown text of {len(text) - len(hidden)} characters")
     return _stored(hidden, start), _stored(hidden, end - 1) + 1

@@ -74,7 +74,7 @@ def _key(ask: Callable[[str], str]) -> str:
 def _show(pair: Row, shown: str, console: Console) -> None:
     first, second = ("response_a", "response_b") if shown == "ab" else ("response_b", "response_a")
     for message in pair["prompt"]:
-        console.print(Panel(_plain(page_text([message])), title=escape(message["role"])))
+        console.print(Panel(_plain(page_text([message])), title=escape(shown_text(message["role"]))))
     if pair.get("context"):
         console.print(Panel(_plain(pair["context"]), title="Judge under this context", border_style="magenta"))
     panels = [Panel(_plain(page_text(pair[f])), title=t) for f, t in ((first, "A"), (second, "B"))]

@@ -11,6 +11,7 @@ from schemas.errors import UsageError
 from transforms.publish.read import Version
 from transforms.publish.recompute import FUSER, POLICY, Fitted, fitted
 from transforms.publish.rows import STAGE
+from transforms.text.plain import cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -118,19 +119,18 @@ def render(diff: Diff, limit: int = 20) -> RenderableType:
     """Summaries and the first `limit` rows as tables for a terminal."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
-    title = Text(f"{diff.old} → {diff.new}: {diff.changes.height:,} rows changed, {diff.unchanged:,} did not")
+    title = cell(f"{diff.old} → {diff.new}: {diff.changes.height:,} rows changed, {diff.unchanged:,} did not")
     parts: list[RenderableType] = [title]
     for name, frame in (("By reason", diff.summary()), ("By slice", diff.by_slice())):
         table = Table(*frame.columns, title=name)
         for row in frame.iter_rows():
-            table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
+            table.add_row(*(cell(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
         parts.append(table)
     rows = Table("pair", "change", "reason", "chosen", "split", "margin", title=f"First {limit} rows")
     for r in diff.changes.head(limit).iter_rows(named=True):
         cells = [_arrow(r, c) for c in ("chosen_is", "split", "margin")]
-        rows.add_row(*(Text(c) for c in (r["pair_id"], r["change"], r["reason"], *cells)))
+        rows.add_row(*(cell(c) for c in (r["pair_id"], r["change"], r["reason"], *cells)))
     return Group(*parts, rows)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import UsageError
 from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
+from transforms.text.plain import cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -174,19 +175,19 @@ def render(explanation: Explanation) -> RenderableType:
         ("decision", e.rule),
         ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):
-        head.add_row(Text(name, style="bold"), Text(value))
+        head.add_row(Text(name, style="bold"), cell(value))
     votes = Table("voter", "kind", "order", "label", "P(a)", "score a", "score b", "why", title="Votes")
     for v in e.votes:
         why = v.detail or v.rationale or ""
         cells = [v.voter, v.kind, v.order, v.label, _number(v.p_a), _number(v.score_a), _number(v.score_b), why[:200]]
-        votes.add_row(*(Text(c) for c in cells))
+        votes.add_row(*(cell(c) for c in cells))
     title = f"Arithmetic of {e.fuser}" if e.fuser else "Arithmetic"
     sums = Table("voter", "votes", "labels", "weight", "log-odds", "sum", title=title)
     sums.add_row("prior", "", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
     for c in e.contributions:
         weight = _weight(c.reliability)
         cells = [c.voter, str(c.n_votes), c.labels, weight, f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}"]
-        sums.add_row(*(Text(cell) for cell in cells))
+        sums.add_row(*(cell(c) for c in cells))
     verdict = "equal to" if e.agrees else "NOT equal to"
     result = Text(
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
@@ -198,7 +199,9 @@ def plain_text(explanation: Explanation, width: int = 110) -> str:
     """`render` without colour."""
     from rich.console import Console
 
-    console = Console(width=width, no_color=True, highlight=False, record=True, file=io.StringIO())
+    console = Console(
+        width=width, no_color=True, highlight=False, markup=False, emoji=False, record=True, file=io.StringIO()
+    )
     console.print(render(explanation))
     return console.export_text()
 

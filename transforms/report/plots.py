@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
+
+from transforms.text.plain import escaped
 
 INK, FAINT, ACCENT = "#010203", "#040506", "#070809"
 _THEMED = {INK: "var(--ink)", FAINT: "var(--line)", ACCENT: "var(--accent)"}
@@ -27,6 +30,7 @@ ACTION_COLOURS = {
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prefine",
+    "text.parse_math": False,  # names are data: a dollar is a dollar
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -212,7 +216,10 @@ def _rectangle(x: int, y: int, colour: str, alpha: float) -> Any:
 def _svg(figure: Any, title: str) -> str:
     """The figure as an <svg> element that scales with the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Text stays text in the SVG: the reader's fonts show it, whatever ours lack.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ ")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _THEMED.items():
@@ -231,5 +238,6 @@ def _font_size(match: re.Match[str]) -> str:
 
 
 def short(name: str, most: int = 22) -> str:
-    """The name as an axis label: at most `most` characters."""
+    """The name as an axis label: at most `most` characters, none of which XML forbids."""
+    name = escaped(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"
