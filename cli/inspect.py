@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -186,11 +187,13 @@ def export(
     if keep and out.exists():
         print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
         return
-    counts = export_version(workspace, dataset, form, out, options)
+    exported = export_version(workspace, dataset, form, out, options)
     if as_json:
-        print_json({"out": str(out), "format": form, "rows": counts})
-    else:
-        say(f"{out}: {_counts(counts)}")
+        print_json({"out": str(out), "format": form, "rows": exported.rows, "notes": exported.notes})
+        return
+    say(f"{out}: {_counts(exported.rows)}")
+    for note in exported.notes:
+        say(note)
 
 
 def report(
@@ -211,15 +214,18 @@ def sql(
     query: str,
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="stop the query after so long")] = SECONDS,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="stop the query after so long")] = SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
     columns, found = lookup.sql(workspace, query, rows, seconds)
-    if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in found])
-    else:
+    if not as_json:
         print_table("", columns, found)
+        return
+    again = [name for name, n in Counter(columns).items() if n > 1]
+    if again:
+        raise UsageError(f"SQL: several columns are named {again[0]!r}; give each a name of its own (AS)")
+    print_json([dict(zip(columns, row, strict=True)) for row in found])
 
 
 def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:

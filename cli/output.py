@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -23,8 +24,12 @@ def say(text: object, to: TextIO | None = None) -> None:
 
 def print_json(value: Any) -> None:
     """One line of JSON with sorted keys."""
-    data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str)
-    say(data.decode())  # what JSON itself leaves unescaped stands in strings alone, where \u escapes mean the same
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    try:
+        text = orjson.dumps(value, option=options, default=str).decode()
+    except TypeError:  # integers of more than 64 bits
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    say(text)  # what JSON itself leaves unescaped stands in strings alone, where \u escapes mean the same
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

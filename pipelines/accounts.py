@@ -34,7 +34,7 @@ def requests(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
 
 
 def _request_row(key: str, numbers: dict[str, float]) -> dict[str, Any]:
-    engine, _, who = key.partition("/")
+    engine, _, who = key.rpartition("/")
     calls, busy = numbers.get("calls", 0), numbers.get("busy_s", 0.0)
     tokens = numbers.get("tokens_in", 0) + numbers.get("tokens_out", 0)
     return {

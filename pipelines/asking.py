@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pipelines.beam import is_local
 from pipelines.failures import check_failures, failure_notes
 from pipelines.progress import LaneProgress
-from pipelines.stage import RETRY, Stage, Summary
+from pipelines.stage import Stage, Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse
@@ -89,14 +89,8 @@ class AskingStage(Stage):
         try:
             check_failures(f"stage {self.name}", summary.failures, summary.usage, self.section.max_failed_share)
         except EngineError:
-            self._reopen()
+            self.reopen(lambda checkpoint: bool(checkpoint.failures.get("final")))
             raise
-
-    def _reopen(self) -> None:
-        """Have the next run ask again what was turned away for good: the server may be another by then."""
-        for bucket, checkpoint in self.workspace.checkpoints(self.name).items():
-            if checkpoint.failures.get("final") and not checkpoint.key.startswith(RETRY):
-                self.workspace.write_checkpoint(self.name, bucket, replace(checkpoint, key=f"{RETRY}{checkpoint.key}"))
 
     def notes(self, summary: Summary) -> list[str]:
         """What got no answer, and why."""

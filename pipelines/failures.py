@@ -28,8 +28,7 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
     causes = "; ".join(_causes(counted) for counted in (failures.gave_up, failures.final) if counted)
     advice = "Every answer is kept: run again, and only these are asked."
     if failures.final:
-        n = _number(failures.final)
-        advice += f" The {n} that were turned away will be again until the server or the recipe is another."
+        advice += f" Change the recipe or the server first, or it turns {_number(failures.final)} away again."
     raise EngineError(
         f"{who}: {_share(lost, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "
         f"{causes}. {advice}"
@@ -51,7 +50,7 @@ def failure_notes(who: str, failures: Failures, usage: Usages) -> list[str]:
 def requests(usage: Usages) -> int:
     """Requests that were sent, joined or known; counting tokens is none."""
     kinds = ("calls", "joined", "memo_hits")
-    asked = (numbers for key, numbers in usage.items() if key.partition("/")[2] != TOKENIZE)
+    asked = (numbers for key, numbers in usage.items() if key.rpartition("/")[2] != TOKENIZE)
     return int(sum(numbers.get(kind, 0) for numbers in asked for kind in kinds))
 
 

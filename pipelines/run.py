@@ -120,4 +120,6 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
     result.certificate = outcome.manifest.certificate
     recipe = publication.file.recipe
-    result.exports = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
+    exported = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
+    result.exports = {export.name: export.path for export in exported}
+    result.notes += [f"export {export.name}: {note}" for export in exported for note in export.notes]

@@ -12,11 +12,14 @@ import polars as pl
 
 from pipelines.fitted import FittedStage
 from pipelines.sample import sample
-from pipelines.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage
+from pipelines.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage, Summary
+from schemas.errors import EngineError
 from schemas.tables import Votes, polars_schema
 from transforms.build import build_all
 from transforms.storage.memo import EmbeddingCache
 from transforms.storage.workspace import Output
+
+_ERRORS = ".errors"  # after a scorer's name: on how many pairs it failed
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,41 @@ class Score(FittedStage):
         votes = pl.concat(frames)
         transient = pl.col("aspects").str.json_path_match("$.transient") == "true"
         failed = votes.filter(pl.col("label") == "error")
+        counts = {"votes": votes.height} | ({"error": failed.height} if failed.height else {})
+        for voter, n in failed["voter"].value_counts().iter_rows():
+            counts[f"{voter}{_ERRORS}"] = n
         return Output(
             {"votes": votes},
             rows_in=pairs.height,
             rows_out=pairs.height,
-            counts={"votes": votes.height} | ({"error": failed.height} if failed.height else {}),
+            counts=counts,
             complete=failed.filter(transient).is_empty(),
         )
+
+    def check(self, summary: Summary) -> None:
+        """End the run where a scorer failed on too many pairs.
+
+        Raises:
+            EngineError: with the scorer, counts and an example.
+        """
+        most, pairs = self.recipe.score.max_failed_share, summary.rows_in
+        failed = {name: n for name, n in summary.counts.items() if name.endswith(_ERRORS) and n > most * pairs}
+        if failed:
+            self.reopen(lambda checkpoint: not failed.keys().isdisjoint(checkpoint.counts))
+            scorers = {name.removesuffix(_ERRORS): n for name, n in failed.items()}
+            said = "; ".join(f"{name} on {n:,}, for example: {self._example(name)}" for name, n in scorers.items())
+            raise EngineError(
+                f"stage score: of {pairs:,} pairs, more than max_failed_share ({most:.1%}) allows got no vote: {said}. "
+                "Every reward is kept: run again, and only these are asked."
+            )
+
+    def _example(self, voter: str) -> str:
+        for bucket in self.workspace.buckets:
+            votes = self.workspace.read("votes", bucket, (self.name,), ("voter", "label", "detail"))
+            failed = votes.filter(pl.col("voter") == voter, pl.col("label") == "error", pl.col("detail").is_not_null())
+            if failed.height:
+                return str(failed["detail"][0])
+        return "no reason was given"
 
     def _answers(self, bucket: int) -> pl.DataFrame | None:
         """What others said of the bucket's pairs, if a scorer wants to know."""

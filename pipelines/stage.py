@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +67,13 @@ class Stage:
 
     def check(self, summary: Summary) -> None:
         """Raise where what the stage made is not good enough to go on with."""
+
+    def reopen(self, is_lacking: Callable[[Checkpoint], bool]) -> None:
+        """Have the next run do again the buckets that lack answers: what did not answer may do so by then."""
+        for bucket, checkpoint in self.workspace.checkpoints(self.name).items():
+            if is_lacking(checkpoint) and not checkpoint.key.startswith(RETRY):
+                again = replace(checkpoint, key=f"{RETRY}{checkpoint.key}")
+                self.workspace.write_checkpoint(self.name, bucket, again)
 
     def notes(self, summary: Summary) -> list[str]:
         """What a person should know of what the stage made."""

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.names import FileName, file_name, is_file_name
+from schemas.secrets import Address
 
 
 class Strict(BaseModel):
@@ -96,6 +97,9 @@ class ScoreSection(Strict):
 
     scorers: list[PluginUse] = []
     fit_pairs: int = Field(default=50_000, ge=1, description="most pairs a scorer is trained on")
+    max_failed_share: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="share of the pairs a scorer may fail on before the run ends there"
+    )
 
 
 class FuseSection(Strict):
@@ -118,7 +122,7 @@ class AnnotateSection(Strict):
     """Where annotators work: a Label Studio server, or files."""
 
     plugin: typing.Literal["label_studio", "files"] = "files"
-    url: str = "http://127.0.0.1:8080"
+    url: Address = "http://127.0.0.1:8080"
     token_env: str = Field(default="LABEL_STUDIO_TOKEN", description="name of the variable holding the token")
     project: str | None = None
     aspects: list[str] = ["helpful", "honest", "harmless"]
@@ -145,8 +149,11 @@ class ExportUse(Strict):
     def _nameable(cls, options: dict[str, Any]) -> dict[str, Any]:
         if "plugin" in options:
             raise ValueError("unknown field 'plugin'; `format`, beside `options`, names the exporter")
-        if "name" in options:
-            file_name(str(options["name"]))
+        name = options.get("name", "")
+        if not isinstance(name, str):
+            raise ValueError(f"name: {name!r} is not a text; put it in quotes")
+        if name:
+            file_name(name)
         return options
 
     @property

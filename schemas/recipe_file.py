@@ -68,7 +68,8 @@ class RecipeFile:
         """Fields ending in `_env` whose environment variable is not set or holds no secret, and why."""
         faults = []
         for location, name in _environment_fields(self.recipe.model_dump(mode="json"), ()):
-            if location in self._lines:
+            # Of the fields that the recipe leaves out one may be needed, too: the token of the annotation server.
+            if location in self._lines or location == ("annotate", "token_env"):
                 try:
                     secret(name)
                 except UsageError as error:

@@ -218,3 +218,7 @@ class Exporter(Protocol):
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
         """Write files under `out`; returns rows written per split."""
         ...
+
+    def notes(self, rows: pl.LazyFrame) -> list[str]:
+        """What a person must know of the export of these rows: how many it leaves out, and why."""
+        ...

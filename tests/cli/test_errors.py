@@ -112,6 +112,14 @@ WRONG_RECIPES = {
         changed(materialise={"exports": [{"format": "trl-dpo", "options": {"name": ".."}}]}),
         ["materialise.exports.0.options", "'..' is not allowed as a name", "beginning with a letter or digit"],
     ),
+    "export whose name is a number": (
+        changed(materialise={"exports": [{"format": "jsonl", "options": {"name": 2024}}]}),
+        ["materialise.exports.0.options", "2024 is not a text"],
+    ),
+    "annotation server with a password in its address": (
+        changed(annotate={"plugin": "label_studio", "url": "http://me:sesame@127.0.0.1:8080"}),
+        ["annotate.url", "name or password"],
+    ),
     "format that is a path": (
         changed(materialise={"exports": [{"format": "../x"}]}),
         ["materialise.exports.0.format", "'../x' is not allowed as a name"],
@@ -162,6 +170,25 @@ def test_a_missing_environment_variable_exits_2(
     text = capsys.readouterr().err
     assert "engines.stub.api_key_env" in text
     assert "PREFINE_NO_SUCH_KEY is not set" in text
+
+
+def test_a_token_variable_that_the_recipe_leaves_out_is_checked_early(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_TOKEN", raising=False)
+    assert run(monkeypatch, changed(annotate={"plugin": "label_studio"})) == 2
+    assert "annotate.token_env: environment variable LABEL_STUDIO_TOKEN is not set" in capsys.readouterr().err
+    assert not Path("w").exists()
+
+
+def test_a_key_in_place_of_its_variable_is_not_repeated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = {"stub": {**BASE["engines"]["stub"], "api_key_env": "sk-proj-42424242"}}
+    assert run(monkeypatch, changed(engines=engines)) == 2
+    text = capsys.readouterr().err
+    assert "is not the name of an environment variable" in text
+    assert "4242" not in text
 
 
 def test_a_key_that_cannot_be_sent_exits_2_and_is_not_shown(
@@ -281,6 +308,12 @@ def test_sql_reads_and_never_writes(
     assert prefine(monkeypatch, "sql", "select count(*) as n from pairs", "-w", "w", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 1}]
     assert prefine(monkeypatch, "sql", 'select split from "small@v0001"', "-w", "w", "--json") == 0
+    capsys.readouterr()
+    wide = "select map {1: 2} as m, histogram(n) as h, 1000000000000000000000000000000::hugeint as i from range(3) t(n)"
+    assert prefine(monkeypatch, "sql", wide, "-w", "w", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"m": {"1": 2}, "h": {"0": 1, "1": 1, "2": 1}, "i": 10**30}]
+    assert prefine(monkeypatch, "sql", "select 1 as x, 2 as x", "-w", "w", "--json") == 2
+    assert "several columns are named 'x'" in capsys.readouterr().err
     for query in (
         "drop view pairs",
         "copy pairs to 'out.csv'",

@@ -36,13 +36,16 @@ def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
     assert calls(first) > 0
     workspace = Workspace.open(str(tmp_path / "w"))
     pairs = table_frame(workspace, "pairs").collect()
-    assert set(pairs["origin"].to_list()) == {"sample", "twins"}
+    assert set(pairs["origin"].to_list()) == {"sample", "twins", "flawed"}
     votes = table_frame(workspace, "votes").collect()
     judged = votes.filter(pl.col("voter") == "smollm")
     assert judged.height == 2 * pairs.height
     assert judged.filter(pl.col("label").is_in(["a", "b", "tie"])).height > pairs.height
     assert judged["p_a"].drop_nulls().is_between(0, 1).all()
-    assert {"heads", "checks", "relevance", "length", "repetition"} & set(votes["voter"].to_list())
+    assert {"heads", "checks", "twins", "flawed"} <= set(votes["voter"].to_list())
+    exported = pl.read_parquet(f"{first['exports']['trl-dpo']}/*.parquet")
+    assert exported.height >= 16  # at that rate, 100 of the 75 prompts
+    assert any(note.startswith("export trl-dpo: ") and "left out" in note for note in first["notes"])
     report = tmp_path / "w" / "datasets" / "demo" / "v0001" / "report.html"
     assert "<html" in report.read_text()[:2000]
     assert "spread is the mean cosine distance" in report.read_text()

@@ -117,7 +117,7 @@ def test_every_export_loads(published: Published, form: str, monkeypatch: pytest
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     out = published.folder / form
-    counts = export_version(published.root, "people@2", form, out, {})
+    counts = export_version(published.root, "people@2", form, out, {}).rows
     loaded = datasets.load_dataset(str(out), cache_dir=str(published.folder / "cache"))
     assert {name: len(table) for name, table in loaded.items()} == {name: n for name, n in counts.items() if n}
     by_split = published.version(2).manifest.rows_by_split

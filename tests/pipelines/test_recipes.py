@@ -36,6 +36,6 @@ def test_real_preferences_become_a_dataset(name: str, tmp_path: Path, shared_dat
     assert verdicts["n_votes"].min() > 0
     assert all(found.ok for found in check(str(tmp_path / "w"), str(result.dataset), []))
     for form in ("trl-dpo", "trl-reward", "jsonl"):
-        rows = export_version(str(tmp_path / "w"), str(result.dataset), form, tmp_path / form, {})
+        rows = export_version(str(tmp_path / "w"), str(result.dataset), form, tmp_path / form, {}).rows
         assert sum(rows.values()) > 0
         assert list((tmp_path / form).iterdir())

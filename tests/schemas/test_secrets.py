@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.errors import UsageError
 from schemas.secrets import IN_ANSWERS, IN_ERRORS, MASK, Redaction, secret
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
 
 
@@ -33,21 +34,47 @@ def test_no_secret_is_an_error_that_names_the_variable(
         secret("PREFINE_TEST_SECRET")
 
 
-@given(SECRETS)
-def test_no_secret_is_left_in_an_error_or_an_answer(value: str) -> None:
-    redaction = Redaction([f"Bearer {value}"])
-    written = (value, json.dumps(value)[1:-1], json.dumps(value)[1:-1].replace("/", "\\/"), quote(value, safe=""))
-    for form in written:
-        masked = redaction.error(f"a {form} b"), redaction.body(f"a {form} b".encode(), is_answer=False).decode()
-        answer = redaction.body(f"a {form} b".encode(), is_answer=True).decode()
-        assert masked == ((f"a {MASK} b",) * 2 if len(value) >= IN_ERRORS else (f"a {form} b",) * 2)
-        assert answer == (f"a {MASK} b" if len(value) >= IN_ANSWERS else f"a {form} b")
+@given(SECRETS, st.sampled_from(["", "Bearer ", "Token ", "ApiKey  "]))
+def test_no_secret_is_left_in_an_error_or_an_answer(value: str, scheme: str) -> None:
+    redaction = Redaction([f"{scheme}{value}"])
+    codes = "".join(c if c.isalnum() or c in " ._-" else f"\\u{ord(c):04x}" for c in value)
+    escaped = json.dumps(value)[1:-1]
+    for form in (value, escaped, escaped.replace("/", "\\/"), quote(value, safe=""), codes):
+        if len(value) >= IN_ERRORS:
+            assert form not in redaction.error(f"a {form} b")
+        if len(value) >= IN_ANSWERS:
+            assert form not in redaction.answer(f"a {form} b")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=7), TEXT)
+def test_a_short_value_leaves_answers_alone(value: str, text: str) -> None:
+    assert Redaction([value]).answer(f"{text}{value}") == f"{text}{value}"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("Token token=sk-live-4242", "sk-live-4242"),
+        ("AWS4 Credential=AKIA42424242, Signature=f00dfeed4242", "f00dfeed4242"),
+        ("ApiKey sk-live-4242", "sk-live-4242"),
+        ("key-a-42424242;key-b-42424242", "key-b-42424242"),
+    ],
+)
+def test_a_part_of_a_header_is_a_secret_too(header: str, said: str) -> None:
+    assert Redaction([header]).error(f"no such key: {said}.") == f"no such key: {MASK}."
+
+
+@given(TEXT)
 def test_without_secrets_nothing_changes(text: str) -> None:
     assert Redaction([]).error(text) == text
-    assert Redaction([]).body(text.encode(), is_answer=False) == text.encode()
+    assert Redaction([]).answer(text) == text
+
+
+@pytest.mark.parametrize("name", ["sk-live-4242", "42", "a b", ""])
+def test_what_is_no_variable_is_not_repeated(name: str) -> None:
+    with pytest.raises(UsageError, match="this is not the name of an environment variable") as error:
+        secret(name)
+    assert not name or name not in str(error.value)
 
 
 def test_the_longer_secret_goes_first() -> None:

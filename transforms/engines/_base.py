@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -91,16 +90,6 @@ class HttpEngine:
 def api_key(variable: str | None) -> str | None:
     """The value of the environment variable that holds a key, where one is named; see `schemas.secrets.secret`."""
     return None if variable is None else secret(variable)
-
-
-def without_credentials(urls: Sequence[str]) -> None:
-    """Refuse addresses that hold a name or password: a recipe is published, and addresses stand in errors.
-
-    Raises:
-        ValueError: one does.
-    """
-    if any("@" in urlsplit(url).netloc for url in urls):
-        raise ValueError("an address with a name or password in it; name the variable of a key by api_key_env instead")
 
 
 def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str], timeout_s: float) -> None:

@@ -7,7 +7,7 @@ A semaphore holds the number of requests in flight. What a failure means:
   A server of ours that its supervisor is restarting is waited for as long as that takes.
 - 408, 409, 425, 429, 5xx, a timeout, a cut connection, a body that is no reply: the attempt is repeated after
   exponential back-off with jitter (or after `Retry-After`), at most `retries` times and never past the
-  request's deadline; then the reply is a transient error, which is never memoised. A `Retry-After` beyond the
+  request's deadline; then the reply is a transient error. A `Retry-After` beyond the
   deadline ends the request at once. Nothing but such failures for `outage_s`: `EngineError`.
 - another 4xx (a malformed request, a context too long): a permanent error reply with the server's reason.
 - 401, 402, 403, 404, 405: no request can succeed (key, quota, address or model name): `EngineError`.
@@ -158,10 +158,10 @@ class Client:
                 try:
                     reply = parse_reply(request, outcome.body, ms, attempts)
                 except MalformedReplyError as error:
-                    outcome = _Failure(str(error), "a body that is no reply")
+                    outcome = _Failure(self._redaction.error(str(error)), "a body that is no reply")
                 else:
                     self._note_answer(request, now)
-                    return reply
+                    return self._redacted(reply)
             if outcome.permanent:
                 self._note_answer(request, now)
                 return Reply(
@@ -189,6 +189,16 @@ class Client:
             if wait:
                 await asyncio.sleep(wait)
 
+    def _redacted(self, reply: Reply) -> Reply:
+        """The reply without our own header values, which some servers repeat."""
+        answer = self._redaction.answer
+        return replace(
+            reply,
+            text=answer(reply.text),
+            reasoning=None if reply.reasoning is None else answer(reply.reasoning),
+            error=None if reply.error is None else self._redaction.error(reply.error),
+        )
+
     async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Answer | _Failure:
         base = server.base.removesuffix("/v1") if request.path in UNVERSIONED else server.base
         seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
@@ -201,11 +211,10 @@ class Client:
         except CutError as error:
             reason = self._redaction.error(f"connection to {server.url} lost: {error}")[:ERROR_LIMIT]
             return _Failure(reason, "connection lost")
-        status, is_answer = answer.status, 200 <= answer.status < 300
-        body = self._redaction.body(answer.body, is_answer)
-        if is_answer:
-            return replace(answer, body=body)
-        reason = error_text(status, body)
+        status = answer.status
+        if 200 <= status < 300:
+            return answer
+        reason = self._redaction.error(error_text(status, answer.body))[:ERROR_LIMIT]
         if status in RETRIED:
             wait = retry_after(answer.headers.get("retry-after"))
             if wait is not None:
@@ -293,7 +302,11 @@ class Client:
                     server.down = False
                     self._up.set()
             if self.standing is not None:
-                standing = await asyncio.to_thread(self.standing)
+                try:
+                    standing = await asyncio.to_thread(self.standing)
+                except EngineError as error:
+                    self._die(f"engine {self.name!r}: {error}")
+                    return
             if standing.failed:
                 self._die(f"engine {self.name!r}: {standing.failed}. Everything answered so far is kept.")
                 return

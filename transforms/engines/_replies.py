@@ -71,7 +71,7 @@ def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0
 
 
 def error_text(status: int, body: bytes) -> str:
-    """The server's reason for a failure as one line: `400: maximum context length is ...`."""
+    """The server's reason for a failure as one line: `400: maximum context length is ...`; not shortened."""
     message: Any = None
     try:
         data = orjson.loads(body)
@@ -80,8 +80,9 @@ def error_text(status: int, body: bytes) -> str:
     if isinstance(data, dict):
         error = data.get("error", data)
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    text = str(message) if message else body.decode("utf-8", "replace")
-    return f"{status}: {' '.join(text.split())}"[:ERROR_LIMIT]
+    said = body if data is None else orjson.dumps(data)  # which escapes no more than it must
+    text = str(message) if message else said.decode("utf-8", "replace")
+    return f"{status}: {' '.join(text.split())}"
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

@@ -90,14 +90,17 @@ def private_folder() -> Path:
         EngineError: it belongs to another user, others may write in it, or it is no folder.
     """
     folder = Path(tempfile.gettempdir()) / f"prefine-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    state = folder.lstat()  # of a link itself, not of what it leads to
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        state = folder.lstat()  # of a link itself, not of what it leads to
+    except OSError as error:
+        raise EngineError(f"cannot make {folder}: {error.strerror}; set TMPDIR to a folder of your own") from None
     mode = stat.S_IMODE(state.st_mode)
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or mode & _WRITABLE_BY_OTHERS:
         raise EngineError(
-            f"{folder} is not a folder that only you can write in (owner {state.st_uid}, mode {mode:o}), and who can "
-            "could run code as you: remove it, or set TMPDIR to a folder of your own"
+            f"{folder} is not a folder that only you can write in (owner {state.st_uid}, mode {mode:o}): others could "
+            "have prefine run their code as you. Remove it, or set TMPDIR to a folder of your own"
         )
     if mode != _PRIVATE:
         folder.chmod(_PRIVATE)
@@ -141,13 +144,16 @@ def standing(spec: ServerSpec) -> Standing:
 
 
 def _spawn(folder: Path, spec: dict[str, Any]) -> None:
-    """Start a supervisor that outlives this process and wait until it has tried to start the server."""
+    """Start a supervisor that outlives this process and wait until it has tried to start the server.
+
+    Python's -P keeps modules that lie in the current folder, which may be anybody's, from standing in for ours.
+    """
     (folder / "spec.json").write_bytes(orjson.dumps(spec))
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     with (folder / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "transforms.engines._supervisor", str(folder)],
+            [sys.executable, "-P", "-m", "transforms.engines._supervisor", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -106,10 +106,8 @@ class Failures:
         """Add a reply, if it is an error."""
         if reply.state != "error":
             return
-        error = reply.error or ""
-        # The memo keeps the server's words, which begin with the status.
-        cause = reply.cause or f"status {error.partition(':')[0]}"
-        self._add(self.gave_up if reply.transient else self.final, cause, 1, error[:EXAMPLE_LIMIT])
+        counted = self.gave_up if reply.transient else self.final
+        self._add(counted, reply.cause or "an error", 1, (reply.error or "")[:EXAMPLE_LIMIT])
 
     def add(self, other: Mapping[str, Mapping[str, Any]]) -> None:
         """Add what `asdict` made of other failures."""

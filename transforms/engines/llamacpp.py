@@ -65,7 +65,14 @@ class LlamaCpp(HttpEngine):
             "n_ubatch": config.ubatch,
             "n_threads": config.threads or len(os.sched_getaffinity(0)),
         }
-        command = [sys.executable, "-m", "transforms.engines._llamacpp_server", PORT, orjson.dumps(options).decode()]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "transforms.engines._llamacpp_server",
+            PORT,
+            orjson.dumps(options).decode(),
+        ]
         return ServerSpec(self.name, command, start_timeout_s=config.start_timeout_s)
 
     @contextmanager

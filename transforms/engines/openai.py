@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from pydantic import Field, field_validator
 
-from schemas.secrets import secret
-from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers, without_credentials
+from schemas.secrets import Address, secret
+from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers
 from transforms.registry import register
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1
@@ -22,7 +22,7 @@ class OpenAI(HttpEngine):
     class Config(EngineConfig):
         """Settings of an endpoint."""
 
-        base_url: str | list[str] = Field(description="base URL(s), each ending in /v1")
+        base_url: Address | list[Address] = Field(description="base URL(s), each ending in /v1")
         model: str = Field(description="model name the server knows")
         revision: str | None = Field(None, description="version of the weights, where the name alone does not say it")
         api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
@@ -33,7 +33,6 @@ class OpenAI(HttpEngine):
         @classmethod
         def _addresses(cls, value: str | list[str]) -> str | list[str]:
             urls = [value] if isinstance(value, str) else value
-            without_credentials(urls)
             for url in urls:
                 if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
                     raise ValueError(f"{url!r} is not a base URL; it must start with http(s):// and end in /v1")

@@ -9,18 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
-from transforms.engines._base import (
-    EngineConfig,
-    HttpEngine,
-    api_key,
-    file_sha256,
-    wait_until_answers,
-    without_credentials,
-)
+from schemas.secrets import Address
+from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
 from transforms.engines._supervisor import PORT, ServerSpec, shared_server
 from transforms.registry import register
 
@@ -66,16 +60,12 @@ class VLLM(HttpEngine):
         )
         environment: dict[str, str] = Field({}, description="environment variables of the server (no secrets)")
         served_name: str | None = Field(None, description="name in requests; default: the model's")
-        urls: list[str] = Field([], description="base URLs (…/v1) of servers already there; nothing is started then")
+        urls: list[Address] = Field(
+            [], description="base URLs (…/v1) of servers already there; nothing is started then"
+        )
         api_key_env: str | None = Field(None, description="environment variable with the key of servers already there")
         start_timeout_s: float = Field(1200.0, gt=0, description="how long loading may take")
         max_restarts: int = Field(5, ge=0, description="crashes in a row after which the run stops")
-
-        @field_validator("urls")
-        @classmethod
-        def _addresses(cls, value: list[str]) -> list[str]:
-            without_credentials(value)
-            return value
 
     def __init__(self, name: str, config: Config, seed: int) -> None:
         self.name, self.config, self.seed = name, config, seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from schemas.errors import DataError
-from schemas.ids import unit_interval
+from schemas.ids import canonical_json, unit_interval
 from transforms.exporters._messages import ContextRule, inspected, refuse_media, with_context
 from transforms.exporters._readme import readme
 from transforms.plugins import PluginConfig
@@ -19,6 +20,7 @@ from transforms.storage.files import writing
 
 SPLIT_ORDER = ("train", "validation", "test")
 ROWS_PER_FILE = 500_000
+_ROUNDING = 1e-9  # of a p_chosen that was computed as 1 - p
 
 
 class FileConfig(PluginConfig):
@@ -32,15 +34,16 @@ class PreferenceConfig(FileConfig):
     """How contexts and soft labels reach a trainer that reads hard preferences.
 
     `context`: where a row's context goes (`system`, `user`, `column`, `drop`), through `context_template`.
-    `soft_labels`: `ignore` exports every row as it is; `filter` leaves out rows with p_chosen below `min_p_chosen`;
+    `soft_labels`: `filter` leaves out rows whose chosen side is less likely than `min_p_chosen`, by default 2:1: such a
+    label is little better than a coin's, and a trainer would take it for certain. `ignore` exports every row as it is.
     `resample` writes every training row `copies` times, of which a share 1 - p_chosen (rounded by a seeded coin) has
     chosen and rejected exchanged: the expected DPO loss is then the soft-label cross-entropy.
     """
 
     context: ContextRule = "system"
     context_template: str = "{context}"
-    soft_labels: Literal["ignore", "filter", "resample"] = "ignore"
-    min_p_chosen: float = Field(default=0.5, ge=0.5, le=1.0)
+    soft_labels: Literal["filter", "ignore", "resample"] = "filter"
+    min_p_chosen: float = Field(default=2 / 3, ge=0.5, le=1.0)
     copies: int = Field(default=4, ge=1, le=64)
 
     @field_validator("context_template")
@@ -76,7 +79,27 @@ class PreferenceExporter:
         if not self.holds_media:
             refuse_media(parts, self.plugin_name)
         prompt = with_context(self.config.context, self.config.context_template, parts)
-        return write_splits(self.table(soft_rows(rows, self.config, self.seed), prompt, parts), out, self.config)
+        table = self.table(soft_rows(self.eligible(rows), self.config, self.seed), prompt, parts)
+        return write_splits(table, out, self.config, about=[made_by(self), *self.notes(rows)])
+
+    def eligible(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows that this format is for; by default all."""
+        return rows
+
+    def notes(self, rows: pl.LazyFrame) -> list[str]:
+        """How many of the eligible rows are left out as doubtful, and how to keep them."""
+        if self.config.soft_labels != "filter":
+            return []
+        counts = self.eligible(rows).select(pl.len(), _is_likely(self.config).sum().alias("kept"))
+        total, kept = counts.collect().row(0)
+        if kept == total:
+            return []
+        least = self.config.min_p_chosen
+        doubt = f"less than {least / (1 - least):.3g}:1 likely" if least < 1 else "not certain"
+        return [
+            f"{total - kept:,} of {total:,} rows left out: their chosen side is {doubt} (p_chosen below {least:.3g}). "
+            "To keep them: option soft_labels: ignore; to weigh them: soft_labels: resample"
+        ]
 
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
         """The rows in this format; must keep the column `split`."""
@@ -86,7 +109,7 @@ class PreferenceExporter:
 def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
     """Apply the policy for soft labels."""
     if config.soft_labels == "filter":
-        return rows.filter(pl.col("p_chosen") >= config.min_p_chosen)
+        return rows.filter(_is_likely(config))
     if config.soft_labels == "ignore":
         return rows
     copies = config.copies
@@ -109,16 +132,33 @@ def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.Laz
     return copied.with_columns(**exchanged).drop("_copy", "_flipped")
 
 
-def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split: bool = False) -> dict[str, int]:
+def made_by(exporter: Any) -> str:
+    """The line of an export's README that says with which exporter and options it was made."""
+    return f"Exporter, options, seed: {canonical_json(exporter.identity).decode()}"
+
+
+def _is_likely(config: PreferenceConfig) -> pl.Expr:
+    return pl.col("p_chosen") >= config.min_p_chosen - _ROUNDING
+
+
+def write_splits(
+    table: pl.LazyFrame, out: Path, config: FileConfig, about: Sequence[str], keep_split: bool = False
+) -> dict[str, int]:
     """Write each split's rows in order; splits without rows get no file.
 
+    Args:
+        about: what the README says of the rows, a line each: how they were made, what is left out.
+
     Raises:
-        DataError: `out` holds something already, which would be mixed with the export.
+        DataError: there is no row, which no trainer can load, or `out` holds something already, which would be mixed
+            with the export.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise DataError(f"{out} is not empty; export into a new folder, so that nothing old is mixed in")
     counts = dict(table.group_by("split").len().collect().iter_rows())
+    if not counts:
+        raise DataError(". ".join(["no row is left to export", *about[1:]]))
     order = [s for s in SPLIT_ORDER if s in counts] + sorted(set(counts) - set(SPLIT_ORDER))
     suffix = config.file_format
     for split in order:
@@ -140,7 +180,7 @@ def write_splits(table: pl.LazyFrame, out: Path, config: FileConfig, keep_split:
     if not keep_split:
         schema.pop("split")
     with writing(out / "README.md"):
-        (out / "README.md").write_text(readme(schema, order, suffix))
+        (out / "README.md").write_text(readme(schema, order, suffix, about))
     return {split: counts[split] for split in order}
 
 

@@ -31,6 +31,10 @@ class PerUser(PreferenceExporter):
     Config: ClassVar[type[PreferenceConfig]] = PerUserConfig
     config: PerUserConfig
 
+    def eligible(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows that have a user."""
+        return rows.filter(pl.col("user_id").is_not_null())
+
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
         """Columns user_id, prompt, chosen, rejected, p_chosen."""
         unseen = pl.col("user_id").map_batches(self._unseen, return_dtype=pl.Boolean, is_elementwise=True)
@@ -40,7 +44,7 @@ class PerUser(PreferenceExporter):
             .then(pl.col("split").replace_strict(names, return_dtype=pl.String))
             .otherwise(pl.col("split").replace({"test": "test_seen_users"}))
         )
-        return rows.filter(pl.col("user_id").is_not_null()).select(
+        return rows.select(
             "user_id",
             prompt.alias("prompt"),
             messages("chosen", parts),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from transforms.exporters._base import FileConfig, write_splits
+from transforms.exporters._base import FileConfig, made_by, write_splits
 from transforms.plugins import PluginConfig
 from transforms.registry import register
 
@@ -32,7 +32,11 @@ class _Plain:
 
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
         """Write every column of every row; returns rows written per split."""
-        return write_splits(rows, out, self.config, keep_split=True)
+        return write_splits(rows, out, self.config, [made_by(self)], keep_split=True)
+
+    def notes(self, rows: pl.LazyFrame) -> list[str]:
+        """Nothing: every row is there, with its p_chosen and weight."""
+        return []
 
 
 @register("exporters", "jsonl")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from transforms.exporters._base import PreferenceExporter
+from transforms.exporters._base import PreferenceConfig, PreferenceExporter
 from transforms.exporters._messages import messages
 from transforms.registry import register
+
+
+class RankedConfig(PreferenceConfig):
+    """As every preference format, but a doubtful pair counts: its margin moves a response's score little."""
+
+    soft_labels: Literal["filter", "ignore", "resample"] = "ignore"
 
 
 @register("exporters", "ranked")
@@ -18,6 +24,8 @@ class Ranked(PreferenceExporter):
     A response's score is the mean signed log-odds over the pairs it took part in (the row-sum score of a paired
     comparison table: David, "The Method of Paired Comparisons", 1988); equal scores keep the order of their text.
     """
+
+    Config: ClassVar[type[PreferenceConfig]] = RankedConfig
 
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
         """Columns prompt, responses, scores, comparisons."""

@@ -74,7 +74,7 @@ def catalogued(
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[str]) -> None:
     """Make a view over Parquet files."""
     listed = ", ".join(_text(f) for f in files)
-    connection.execute(f"CREATE VIEW {identifier(name)} AS SELECT * FROM read_parquet([{listed}])")  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE VIEW {identifier(name)} AS SELECT * FROM read_parquet([{listed}])")  # noqa: S608
 
 
 def identifier(name: str) -> str:

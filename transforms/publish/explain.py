@@ -182,7 +182,7 @@ def render(explanation: Explanation) -> RenderableType:
         cells = [v.voter, v.kind, v.order, v.label, _number(v.p_a), _number(v.score_a), _number(v.score_b), why[:200]]
         votes.add_row(*(cell(c) for c in cells))
     title = f"Arithmetic of {e.fuser}" if e.fuser else "Arithmetic"
-    sums = Table("voter", "votes", "labels", "weight", "log-odds", "sum", title=title)
+    sums = Table("voter", "votes", "labels", "weight", "log-odds", "sum", title=cell(title))
     sums.add_row("prior", "", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
     for c in e.contributions:
         weight = _weight(c.reliability)

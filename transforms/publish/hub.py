@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import UsageError, WorkspaceError
 from schemas.manifest import MANIFEST, Manifest, version_name
+from schemas.secrets import Redaction
 from transforms.publish.files import file_entry
 from transforms.publish.read import Version
 from transforms.publish.store import Datasets
@@ -60,8 +61,14 @@ def push(
             )
             api.create_tag(repository, repo_type="dataset", tag=tag)
         except HfHubHTTPError as error:
-            raise WorkspaceError(f"the Hub refused {m.label}: {error}") from error
+            raise WorkspaceError(f"the Hub refused {m.label}: {_without_token(error)}") from error
     return address
+
+
+def _without_token(error: Exception) -> str:
+    from huggingface_hub import get_token
+
+    return Redaction([get_token() or ""]).error(str(error))
 
 
 def _is_tagged(api: HfApi, repository: str, tag: str, manifest: Manifest) -> bool:
@@ -106,7 +113,7 @@ def pull(datasets: Datasets, repository: str, tag: str, *, endpoint: str | None 
                 snapshot_download(repository, repo_type="dataset", revision=tag, cache_dir=cache, endpoint=api.endpoint)
             )
         except HfHubHTTPError as error:
-            raise UsageError(f"cannot read {repository} at {tag}: {error}") from error
+            raise UsageError(f"cannot read {repository} at {tag}: {_without_token(error)}") from error
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         except (FileNotFoundError, ValueError) as error:

@@ -19,7 +19,7 @@ from transforms.publish.catalog import create_view
 
 SECONDS = 300.0
 MEMORY = "50%"  # of the machine's
-_ELSEWHERE = "for more, open catalog.duckdb (`prefine catalog`) with a DuckDB of your own"
+_MOST_SECONDS = 86_400.0
 
 
 def query(
@@ -38,12 +38,15 @@ def query(
         frames: view -> its rows, of what lies in no file.
         fs: the fsspec file system of the files.
         limit: at most this many rows.
-        seconds: how long the statement may take.
+        seconds: how long the statement may take, at most a day. DuckDB looks at the clock and at its memory between
+            batches of rows: a call of one function on one huge value is not interrupted.
 
     Raises:
         UsageError: it is not one statement, DuckDB refuses it, or it needs more than `seconds` or `MEMORY`.
         WorkspaceError: a file is missing or damaged.
     """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise UsageError(f"SQL: a statement may take from 0 to {_MOST_SECONDS:,.0f} s, not {seconds:g}")
     files = PartFiles(fs, [file for paths in views.values() for file in paths])
     with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": ""}) as connection:
         connection.register_filesystem(files)
@@ -53,7 +56,7 @@ def query(
             try:
                 create_view(connection, name, [files.address_of[path] for path in paths])
             except duckdb.Error as error:
-                raise WorkspaceError(f"cannot read {name}: {files.named(str(error))}") from None
+                raise files.unreadable(error) from None
         connection.execute("SET allowed_paths = $paths", {"paths": list(files.path_of)})
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -67,11 +70,20 @@ def query(
             result = connection.execute(statements[0])
             rows = result.fetchall() if limit is None else result.fetchmany(limit)
         except duckdb.InterruptException:
-            raise UsageError(f"SQL: stopped after {seconds:g} s; {_ELSEWHERE}") from None
+            raise UsageError(f"SQL: stopped after {seconds:g} s; --seconds allows more") from None
         except duckdb.OutOfMemoryException:
-            raise UsageError(f"SQL: needs more than {MEMORY} of this machine's memory; {_ELSEWHERE}") from None
+            raise UsageError(
+                f"SQL: needs more than {MEMORY} of this machine's memory; ask for less at a time"
+            ) from None
+        except duckdb.PermissionException as error:
+            raise UsageError(f"SQL: {error}") from None
         except duckdb.Error as error:
-            raise UsageError(f"SQL: {files.named(str(error))}") from None
+            if files.protocol in str(error):
+                raise files.unreadable(error) from None
+            raise UsageError(f"SQL: {error}") from None
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            # What Python cannot hold: half a character in the statement, an interval of ten million years.
+            raise UsageError(f"SQL: {type(error).__name__}: {error}") from None
         finally:
             stop.cancel()
         return [column[0] for column in result.description or []], rows
@@ -107,11 +119,26 @@ class PartFiles(AbstractFileSystem):  # type: ignore[misc]
         """When a file was changed last."""
         return self._fs.modified(self._there(path))
 
-    def named(self, text: str) -> str:
-        """A message with the files' own paths in it."""
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """The file, if it is one of those named and is there; there are no folders."""
+        try:
+            return [self.info(path)] if detail else [self.info(path)["name"]]
+        except FileNotFoundError:
+            return []
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        """The same: the names hold no patterns."""
+        return list(self.ls(path, detail=False))
+
+    def unreadable(self, error: duckdb.Error) -> WorkspaceError:
+        """What DuckDB says of a file, with the file's own path; of what Python raised below it the last line."""
+        text = str(error).strip()
+        text = text.splitlines()[-1] if "Traceback" in text else text
         for address, path in self.path_of.items():
             text = text.replace(address, path)
-        return text
+        return WorkspaceError(
+            f"cannot read the tables: {text}; a file that is missing or damaged is made anew by a run"
+        )
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         if mode != "rb":

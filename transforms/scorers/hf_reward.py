@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit
 
+from schemas.secrets import Address
 from transforms.plugins import Row
 from transforms.registry import register
 from transforms.scorers._embedding import MemoryCache, VectorCache
@@ -31,7 +32,7 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(description="address of the server, e.g. http://127.0.0.1:8000")
+    url: Address = Field(description="address of the server, e.g. http://127.0.0.1:8000")
     model: str = Field(description="name under which it is served")
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     concurrency: int = Field(16, ge=1, description="requests at a time")

@@ -100,7 +100,7 @@ class _Folder:
                 row = orjson.loads(line)
                 if row.get("state") != ERROR:
                     yield row[key], line
-            except (orjson.JSONDecodeError, KeyError, TypeError):
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
                 self.damaged += 1
 
     def _row(self, key: str) -> dict[str, Any] | None:

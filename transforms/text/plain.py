@@ -1,4 +1,4 @@
-"""Data shown as text: it can neither command a terminal nor hide what it says.
+"""Data shown as text: it can neither command a terminal nor turn round what it says.
 
 Control characters move the cursor, colour or clear the screen; bidirectional controls show text reversed
 (CVE-2021-42574, "Trojan Source").

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -243,20 +244,44 @@ def test_a_short_key_is_taken_out_of_errors_and_leaves_answers_alone() -> None:
     assert "EMPTY" not in (refused.error or "")
 
 
-@pytest.mark.parametrize("path", ["status line", "header line", "unauthorised"])
-def test_words_that_are_no_reply_hold_no_key_either(path: str) -> None:
-    key = "sk-live-4242424242"
+def escaped(text: str) -> bytes:
+    """A JSON string all of whose characters are escaped, as a server may write it."""
+    return b'"' + "".join(f"\\u{ord(c):04x}" for c in text).encode() + b'"'
+
+
+def whole(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+FILLER = b"x" * 70  # so that a message cut at 80 characters would end within the key
+WORDS: dict[str, Callable[[bytes], bytes]] = {
+    "status line": lambda given: FILLER + given,
+    "header line": lambda given: b"HTTP/1.1 200 OK\r\n" + FILLER + given.replace(b":", b""),
+    "unauthorised": lambda given: whole(b"401 No", given),
+    "a long page": lambda given: whole(b"400 No", given + b"x" * 100_000),
+    "a list": lambda given: whole(b"400 No", b"[%s]" % escaped(given.decode())),
+    "an escaped error": lambda given: whole(b"400 No", b'{"error": {"message": %s}}' % escaped(given.decode())),
+    "an escaped error in a field of its own": lambda given: whole(b"400 No", b'{"why": %s}' % escaped(given.decode())),
+    "an escaped answer": lambda given: whole(
+        b"200 OK", b'{"choices": [{"message": {"content": %s}}]}' % escaped(given.decode())
+    ),
+    "an escaped thought": lambda given: whole(
+        b"200 OK", b'{"choices": [{"message": {"content": "", "reasoning": %s}}]}' % escaped(given.decode())
+    ),
+    "an escaped refusal": lambda given: whole(
+        b"200 OK", b'{"choices": [{"message": {"content": null, "refusal": %s}}]}' % escaped(given.decode())
+    ),
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_however_a_server_repeats_a_key_it_stands_in_no_reply_and_no_error(words: str) -> None:
+    key = "sk-live+4242/4242424242=="
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         given = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"authorization"))
-        filler = b"x" * 70  # so that a message cut at 80 characters would end within the key
-        said = {
-            "status line": filler + given,
-            "header line": b"HTTP/1.1 200 OK\r\n" + filler + given.replace(b":", b""),
-            "unauthorised": b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n%s" % (len(given), given),
-        }[path]
-        writer.write(said + b"\r\n\r\n")
+        writer.write(WORDS[words](given) + b"\r\n\r\n")
         await writer.drain()
         writer.close()
 
@@ -273,3 +298,4 @@ def test_words_that_are_no_reply_hold_no_key_either(path: str) -> None:
     said = asyncio.run(run())
     assert "[redacted]" in said
     assert "sk-live" not in said
+    assert len(said) < 1000

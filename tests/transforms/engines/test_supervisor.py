@@ -106,11 +106,22 @@ def test_a_folder_that_others_may_have_written_in_runs_nothing(
     assert [path for path in tmp_path.rglob("*") if path not in (folder, planted)] == []
 
 
+def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = tmp_path / "here" / "transforms" / "engines"
+    planted.mkdir(parents=True)
+    for name in ("__init__.py", "../__init__.py", "_supervisor.py"):
+        (planted / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    with shared_server(ServerSpec("s", command("planted"))) as url:
+        assert pid_of(url)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_processes_that_start_at_once_share_one_server_even_if_killed(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
         import sys, time
-        from transforms.engines._supervisor import ServerSpec, private_folder, shared_server, standing
+        from transforms.engines._supervisor import ServerSpec, shared_server
         with shared_server(ServerSpec("s", {command("many")!r})) as url:
             print(url, flush=True)
             time.sleep(60)

@@ -192,10 +192,69 @@ def test_resampling_flips_the_stated_share_of_many_rows() -> None:
     assert abs(share - 0.2) < 4 * (0.16 / 2000) ** 0.5
 
 
-def test_filtering_leaves_out_the_doubtful(tmp_path: Path) -> None:
-    rows = table(row("a", "x", "y", p_chosen=0.6), row("b", "x", "y", p_chosen=0.95))
-    assert export("trl-dpo", rows, tmp_path, soft_labels="filter", min_p_chosen=0.9) == {"train": 1}
-    assert read(tmp_path)[0]["prompt"] == chat(("user", "b"))
+PAIRED = ["trl-dpo", "trl-reward", "openrlhf"]  # formats of a row per pair
+PREFERENCES = [*PAIRED, "trl-kto", "ranked", "per-user"]
+
+
+def notes(form: str, rows: pl.DataFrame, **options: Any) -> list[str]:
+    cls = find("exporters", form)
+    found: list[str] = cls(form, cls.Config(**options), 0).notes(rows.lazy())
+    return found
+
+
+@pytest.mark.parametrize("form", PREFERENCES)
+def test_labels_less_than_two_to_one_likely_are_left_out_and_said(tmp_path: Path, form: str) -> None:
+    sure = [row(f"b{p}", "good", "bad", p_chosen=p, user_id="u") for p in (1 - 1 / 3, 2 / 3, 0.95)]
+    rows = table(*sure, *(row(f"a{p}", "x", "y", p_chosen=p, user_id="u") for p in (0.5, 0.6, 0.666)))
+    options = {"soft_labels": "filter"} if form == "ranked" else {}  # whose scores tell doubtful pairs apart
+    assert (notes(form, rows) == []) == (form == "ranked")
+    export(form, rows, tmp_path, **options)
+    written = str([pl.read_parquet(path).to_dicts() for path in tmp_path.glob("*.parquet")])
+    assert "'good'" in written
+    assert "'x'" not in written
+    (note,) = notes(form, rows, **options)
+    assert note.startswith("3 of 6 rows left out: their chosen side is less than 2:1 likely (p_chosen below 0.667)")
+    assert "soft_labels: ignore" in note
+    assert note in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "soft_labels"),
+    [*((form, "ignore") for form in PREFERENCES), *((form, "resample") for form in PREFERENCES if form != "trl-kto")],
+)
+def test_doubtful_labels_are_kept_where_that_is_asked_for(tmp_path: Path, form: str, soft_labels: str) -> None:
+    rows = table(*(row(f"q{i}", f"x{i}", "y", p_chosen=0.5 + i / 20, user_id="u") for i in range(11)))
+    export(form, rows, tmp_path, soft_labels=soft_labels)
+    written = str([pl.read_parquet(path).to_dicts() for path in tmp_path.glob("*.parquet")])
+    assert all(f"'x{i}'" in written for i in range(11))
+    assert notes(form, rows, soft_labels=soft_labels) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=20), st.floats(0.5, 1), st.sampled_from(PAIRED))
+def test_rows_in_are_rows_written_and_rows_left_out(
+    tmp_path_factory: pytest.TempPathFactory, likely: list[float], least: float, form: str
+) -> None:
+    rows = table(*(row(f"q{i}", "x", "y", p_chosen=p) for i, p in enumerate(likely)))
+    out = tmp_path_factory.mktemp("export")
+    left = sum(int(note.split(" of ")[0]) for note in notes(form, rows, min_p_chosen=least))
+    if left == len(likely):
+        with pytest.raises(DataError, match=f"no row is left to export. {left} of {left} rows left out"):
+            export(form, rows, out, min_p_chosen=least)
+    else:
+        assert sum(export(form, rows, out, min_p_chosen=least).values()) + left == len(likely)
+
+
+def test_the_rows_as_they_are_leave_nothing_out(tmp_path: Path) -> None:
+    rows = table(row("a", "x", "y", p_chosen=0.5), row("b", "x", "y", p_chosen=0.95))
+    for form in ("jsonl", "datasets"):
+        assert export(form, rows, tmp_path / form) == {"train": 2}
+        assert notes(form, rows) == []
+
+
+def test_an_export_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row is left to export$"):  # nobody's: not because they are doubtful
+        export("per-user", table(row("q", "x", "y", p_chosen=0.5)), tmp_path)
 
 
 def test_kto_takes_each_response_once_by_what_it_won(tmp_path: Path) -> None:
