@@ -42,9 +42,9 @@ def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
     assert judged.height == 2 * pairs.height
     assert judged.filter(pl.col("label").is_in(["a", "b", "tie"])).height > pairs.height
     assert judged["p_a"].drop_nulls().is_between(0, 1).all()
-    assert {"heads", "checks", "twins", "flawed"} <= set(votes["voter"].to_list())
+    assert {"heads", "twins", "flawed"} <= set(votes["voter"].to_list())
     exported = pl.read_parquet(f"{first['exports']['trl-dpo']}/*.parquet")
-    assert exported.height >= 16  # at that rate, 100 of the 75 prompts
+    assert 12 <= exported.height < pairs.height  # a row a prompt, though heads learn little from twelve
     assert any(note.startswith("export trl-dpo: ") and "left out" in note for note in first["notes"])
     report = tmp_path / "w" / "datasets" / "demo" / "v0001" / "report.html"
     assert "<html" in report.read_text()[:2000]
