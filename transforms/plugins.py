@@ -210,10 +210,11 @@ class Router(Protocol):
 
 
 class Exporter(Protocol):
-    """A dataset version to the files a trainer reads."""
+    """A dataset version to the files a trainer reads; `identity` stands in the export's README.md."""
 
     Config: ClassVar[type[PluginConfig]]
     name: str
+    identity: Any
 
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
         """Write files under `out`; returns rows written per split."""

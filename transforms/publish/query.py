@@ -78,7 +78,7 @@ def query(
         except duckdb.PermissionException as error:
             raise UsageError(f"SQL: {error}") from None
         except duckdb.Error as error:
-            if files.protocol in str(error):
+            if f"{files.protocol}://" in str(error):
                 raise files.unreadable(error) from None
             raise UsageError(f"SQL: {error}") from None
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
@@ -137,7 +137,8 @@ class PartFiles(AbstractFileSystem):  # type: ignore[misc]
         for address, path in self.path_of.items():
             text = text.replace(address, path)
         return WorkspaceError(
-            f"cannot read the tables: {text}; a file that is missing or damaged is made anew by a run"
+            f"cannot read the tables: {text} (a run makes missing and damaged files of the workspace anew; `prefine "
+            "verify` names those of a version)"
         )
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:

@@ -104,6 +104,7 @@ REFUSED = [
     "SELECT 1; SELECT 2",
     "COMMIT; CREATE TABLE t AS SELECT 1",
     "SELECT nonsense FROM nowhere",
+    "SELECT * FROM parts",
     "SELEC",
     "-- nothing",
     "",
