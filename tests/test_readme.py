@@ -29,7 +29,7 @@ def test_snippets_are_valid(tmp_path: Path, title: str, snippet: dict[str, Any])
     snippet = {"name": "readme", "sources": [source], **snippet}
     for used in re.findall(r"[\w/.-]+\.(?:jsonl|parquet|txt|csv)\b", yaml.safe_dump(snippet)):
         (tmp_path / used).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / used).touch()
+        (tmp_path / used).write_text("\n")
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(snippet, allow_unicode=True))
     assert checked_recipe(path).recipe.name == "readme", title

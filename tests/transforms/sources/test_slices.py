@@ -114,11 +114,20 @@ def test_nothing_there_is_an_error_naming_the_path(tmp_path: Path) -> None:
         slices(source(path="absent/*.csv"), tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"prompt": 1}', "[1, ", ""])
+@pytest.mark.parametrize("content", ['{"prompt": 1}', "[1, ", "\n"])
 def test_a_json_file_that_is_no_array_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(content)
     with pytest.raises(DataError, match="array of objects"):
         slices(source(path="f.json"), tmp_path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_no_bytes_is_an_error_also_beside_others(suffix: str, tmp_path: Path) -> None:
+    write(tmp_path / f"a.{suffix}", [{"prompt": "p"}])
+    (tmp_path / f"b.{suffix}").touch()
+    for path in (f"b.{suffix}", f"*.{suffix}", "."):
+        with pytest.raises(DataError, match=rf"b\.{suffix} is empty \(0 bytes\)"):
+            slices(source(path=path), tmp_path)
 
 
 def test_missing_columns_are_found_before_anything_is_read(tmp_path: Path) -> None:
