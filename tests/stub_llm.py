@@ -139,7 +139,10 @@ class Stub:
             await asyncio.sleep(3600)
         if self.falls(options.malformed, key, attempt, "malformed"):
             return web.Response(body=MALFORMED[draw_int(key, attempt) % len(MALFORMED)])
-        data = json.dumps(self.completion(key, body, "chat" in request.path, echo)).encode()
+        completion = self.completion(key, body, "chat" in request.path)
+        if options.echo:
+            completion["choices"][0]["message"]["content"] += echo
+        data = json.dumps(completion).encode()
         if attempt <= options.fuzz:
             return web.Response(body=damaged(data, key, attempt), content_type="application/json")
         if self.falls(options.truncate, key, attempt, "truncate"):
@@ -170,14 +173,13 @@ class Stub:
         normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
         return min(40 * mean, mean * math.exp(1.5 * normal - 1.5**2 / 2))
 
-    def completion(self, key: str, body: dict[str, Any], chat: bool, echo: str) -> dict[str, Any]:
+    def completion(self, key: str, body: dict[str, Any], chat: bool) -> dict[str, Any]:
         refused = self.falls(self.options.refuse, key, 0, "refuse")
         short = body.get("max_tokens", body.get("max_completion_tokens", 0)) == 1
         p = draw(key, "p")
         text = ("A" if p > 0.5 else "B") if short else f"reply {key[:8]} to a request of {len(body)} fields"
         if self.reply is not None:
             text = self.reply(body)
-        text += echo
         choice: dict[str, Any] = {"index": 0, "finish_reason": "content_filter" if refused else "stop"}
         if chat:
             choice["message"] = {"role": "assistant", "content": None if refused else text}
