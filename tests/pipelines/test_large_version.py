@@ -100,11 +100,11 @@ def test_labels_are_explained_from_the_version_alone(published: Published) -> No
         assert explanation.votes
 
 
-def decided_responses(version: Version) -> dict[str, int]:
+def decided_responses(rows: pl.LazyFrame) -> dict[str, int]:
     """Per split: responses that won more weight than they lost, or lost more."""
     won: dict[tuple[str, str, str, str], float] = {}
     columns = ("split", "prompt_id", "context", "weight", "chosen", "rejected")
-    for split, prompt, context, weight, *sides in version.scan("rows").select(columns).collect().iter_rows():
+    for split, prompt, context, weight, *sides in rows.select(columns).collect().iter_rows():
         for side, sign in zip(sides, (1, -1), strict=True):
             key = (split, prompt, context, side[0]["content"])
             won[key] = won.get(key, 0.0) + sign * weight
@@ -117,16 +117,22 @@ def test_every_export_loads(published: Published, form: str, monkeypatch: pytest
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     out = published.folder / form
-    counts = export_version(published.root, "people@2", form, out, {}).rows
+    exported = export_version(published.root, "people@2", form, out, {})
+    counts = exported.rows
     loaded = datasets.load_dataset(str(out), cache_dir=str(published.folder / "cache"))
     assert {name: len(table) for name, table in loaded.items()} == {name: n for name, n in counts.items() if n}
-    by_split = published.version(2).manifest.rows_by_split
-    if form in ("trl-dpo", "trl-reward", "openrlhf", "jsonl", "datasets"):
-        assert counts == by_split
+    everything = published.version(2).manifest.rows_by_split
+    likely = published.version(2).scan("rows").filter(pl.col("p_chosen") >= 2 / 3)
+    if form in ("jsonl", "datasets"):
+        assert counts == everything
     elif form == "trl-kto":
-        assert counts == decided_responses(published.version(2))
-    elif form == "per-user":
-        assert sum(counts.values()) == sum(by_split.values())
+        assert counts == decided_responses(likely)
+    elif form != "ranked":
+        assert sum(counts.values()) == likely.select(pl.len()).collect().item()
+        left = sum(everything.values()) - sum(counts.values())
+        assert any(
+            note.startswith(f"{left:,} of {sum(everything.values()):,} rows left out") for note in exported.notes
+        )
     row = loaded["train"][0]
     if {"chosen", "rejected"} <= set(row):
         assert row["chosen"] != row["rejected"]
