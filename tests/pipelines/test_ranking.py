@@ -69,7 +69,9 @@ def test_rankings_answer_every_pair_they_show(
         "materialise": {"splits": {"fractions": {"train": 1.0}}},
     }  # fmt: skip
     project = Project(tmp_path, "", recipe)
-    project.run("w")
+    words = ("run", str(project.recipe_path), "--workspace", "w")
+    nothing = project.prefine(*words, expect=1)  # nobody has said anything yet: asked, but not published
+    assert "pairs wait for people's answers" in nothing
     workspace = Workspace.open(str(tmp_path / "w"))
     groups, tasks = rankings_by_id(rankings(workspace)), ledger(workspace)
     assert set(tasks["pair_id"]) == set(groups)
@@ -80,7 +82,7 @@ def test_rankings_answer_every_pair_they_show(
         t.id: [t.data[f"response_{i}"] for i in range(1, RESPONSES + 1)] for t in admin.tasks(project_id, data=True)
     }
     assert set(shown) == set(tasks["task_id"])
-    assert project.run("w")["published"] is False
+    project.prefine(*words, expect=1)
     assert ledger(workspace).equals(tasks)
 
     people = [Person(label_studio.url, *label_studio.add_user(f"rater{i}@example.com")) for i in range(3)]
@@ -96,7 +98,7 @@ def test_rankings_answer_every_pair_they_show(
     for person in people:
         person.close()
 
-    assert project.run("w")["version"] == "v0002"
+    assert project.run("w")["version"] == "v0001"
     pairs = {row["pair_id"]: row for row in table_frame(workspace, "pairs").collect().iter_rows(named=True)}
     found = table_frame(workspace, "annotations").collect()
     per_ranking = RESPONSES * (RESPONSES - 1) // 2
@@ -111,5 +113,5 @@ def test_rankings_answer_every_pair_they_show(
     votes = table_frame(workspace, "votes").filter(pl.col("kind") == "human").collect()
     assert votes.height == per_ranking * (PROMPTS * 3 - 2)
     again = project.run("w")
-    assert (again["version"], again["published"]) == ("v0002", False)
+    assert (again["version"], again["published"]) == ("v0001", False)
     assert ledger(workspace).equals(tasks)
