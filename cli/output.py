@@ -28,7 +28,7 @@ def print_json(value: Any) -> None:
     try:
         text = orjson.dumps(value, option=options, default=str).decode()
     except TypeError:  # integers of more than 64 bits
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        text = json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)
     say(text)  # what JSON itself leaves unescaped stands in strings alone, where \u escapes mean the same
 
 

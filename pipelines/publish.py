@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from pipelines.annotation import queue
 from pipelines.certify import audited_noise, certificate
 from pipelines.estimates import estimates
 from pipelines.fuse import judgement
@@ -19,7 +19,7 @@ from pipelines.ingest import inputs_read
 from pipelines.judge import JUDGES
 from pipelines.materialise import REJECT_STAGES, Materialise
 from pipelines.report import report_documents
-from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Summary
+from pipelines.stage import PAIR_STAGES, VOTE_STAGES, Summary, summarise
 from schemas.errors import DataError
 from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile
@@ -101,10 +101,8 @@ class Publication:
         if summary.rows_out:
             return
         workspace, recipe = self.workspace, self.file.recipe
-        reasons: Counter[str] = Counter()
-        for stage in REJECT_STAGES:
-            for checkpoint in workspace.checkpoints(stage).values():
-                reasons.update({f"{stage}/{reason}": n for reason, n in checkpoint.rejects.items()})
+        summaries = [summarise(stage, list(workspace.checkpoints(stage).values())) for stage in REJECT_STAGES]
+        reasons = {f"{s.stage}/{reason}": n for s in summaries for reason, n in s.rejects.items()}
         said = [f"none of {summary.rows_in:,} pairs became a row" if summary.rows_in else "there are no pairs"]
         if reasons:
             by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -112,7 +110,7 @@ class Publication:
             said.append(f"`prefine rejects -w {workspace.root}` shows them")
         elif not recipe.generate.generators:
             said.append("the sources hold prompts alone and the recipe has no generators")
-        waiting = sum(workspace.read("queue", bucket, ("route",), []).height for bucket in workspace.buckets)
+        waiting = queue(workspace).height
         if waiting:
             said.append(f"{waiting:,} pairs wait for people's answers (`prefine queue`)")
         raise DataError(f"nothing to publish in {recipe.dataset!r}, so no version was made: {'; '.join(said)}")

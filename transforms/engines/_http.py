@@ -191,6 +191,8 @@ class Client:
 
     def _redacted(self, reply: Reply) -> Reply:
         """The reply without our own header values, which some servers repeat."""
+        if not self.headers:
+            return reply
         answer = self._redaction.answer
         return replace(
             reply,

@@ -35,7 +35,7 @@ class _Folder:
     """Parts and journals of one memo folder, read when first asked."""
 
     table: type[dy.Schema]
-    kept: ClassVar[pl.Expr] = pl.lit(value=True)  # rows of parts that count
+    kept: ClassVar[pl.Expr | None] = None  # the rows of parts that count, where not all do
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -82,7 +82,9 @@ class _Folder:
 
     def _read_parts(self) -> pl.DataFrame:
         fs, _ = file_system(str(self.root))
-        frames = [read_parquet(fs, str(path)).filter(self.kept) for path in sorted(self.root.glob(_PART))]
+        frames = [read_parquet(fs, str(path)) for path in sorted(self.root.glob(_PART))]
+        if self.kept is not None:
+            frames = [frame.filter(self.kept) for frame in frames]
         if not frames:
             return pl.DataFrame(schema=polars_schema(self.table))
         return pl.concat(frames).unique(primary_key(self.table), keep="first", maintain_order=True)
