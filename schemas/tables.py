@@ -45,7 +45,7 @@ class Prompts(dy.Schema):
     prompt_id = _id(primary_key=True)
     prompt = _messages()
     kind = dy.String(nullable=True)  # task kind, e.g. "arithmetic"; a slice for reports and pooling
-    checks = dy.String(nullable=True)  # JSON list of checkable constraints (transforms/scorers/_checks.py)
+    checks = dy.String(nullable=True)  # JSON list of checkable constraints (transforms/scorers/checks/vocabulary.py)
     reference = dy.String(nullable=True)  # a reference answer
     documents = dy.List(dy.String(), nullable=True)  # passages an answer may rest on
     language = dy.String(nullable=True)  # ISO 639-1

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("schemas", "transforms", "pipelines", "cli")
+PACKAGES = ("schemas", "transforms", "pipelines", "prefine")
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -85,7 +85,7 @@ def test_the_wheel_has_every_file_and_works_elsewhere(tmp_path: Path) -> None:
     wanted = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
     assert {name for name in wanted - inside if not name.endswith(".md")} == set()
     environment = {**os.environ, "PYTHONPATH": str(elsewhere)}
-    where = "import cli.main, schemas, transforms, pipelines as p; print(cli.main.__file__, p.__path__[0])"
+    where = "import prefine.cli.main as m, schemas, transforms, pipelines as p; print(m.__file__, p.__path__[0])"
     said = subprocess.run(
         [sys.executable, "-c", where], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
     )
@@ -95,5 +95,5 @@ def test_the_wheel_has_every_file_and_works_elsewhere(tmp_path: Path) -> None:
         ["run", str(tmp_path / "new" / "recipe.yaml"), "-w", "w", "--dry-run"],
     ):
         subprocess.run(
-            [sys.executable, "-m", "cli.main", *words], env=environment, cwd=tmp_path, check=True, timeout=300
+            [sys.executable, "-m", "prefine.cli.main", *words], env=environment, cwd=tmp_path, check=True, timeout=300
         )

@@ -23,8 +23,8 @@ import yaml
 from datasets import load_dataset
 
 from airflow_dags.prefine_airflow.local import USER, Standalone, free_port
-from pipelines.annotation import asked, ledger
-from pipelines.lookup import table_frame
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.annotation import asked, ledger
 from tests.airflow_dags.environment import airflow_bin
 from tests.conftest import ROOT
 from tests.label_studio_server import LEGACY_TOKEN, Server
@@ -150,7 +150,7 @@ class Project:
         }
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
         curation = {
-            "place": {"prefine": [sys.executable, "-m", "cli.main"]},
+            "place": {"prefine": [sys.executable, "-m", "prefine.cli.main"]},
             "env": {"LABELS_TOKEN": "{{ conn.label_studio.password }}", "PYTHONPATH": str(ROOT)},
             "recipes": [
                 {

@@ -22,8 +22,8 @@ import pandas as pd
 import polars as pl
 from crowdkit.metrics.data import alpha_krippendorff
 
-from transforms.agreement.alpha import krippendorff_alpha
-from transforms.agreement.certificate import certify
+from transforms.stats.alpha import krippendorff_alpha
+from transforms.stats.certificate import certify
 
 FASTER, EQUAL = 10.0, 1e-9
 SETTINGS = (((1,), 0.0), ((2,), 0.05), ((2,), 0.1), ((2,), 0.2), ((3,), 0.1), ((3,), 0.2), ((1, 2, 3), 0.1))

@@ -25,9 +25,9 @@ import orjson
 
 from schemas.messages import to_messages
 from transforms.engines.llamacpp import LlamaCpp
-from transforms.engines.window import Caller
-from transforms.plugins import Row
-from transforms.registry import find, names
+from transforms.llm.window import Caller
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import find, names
 from transforms.storage.memo import Memo
 
 QUESTIONS = (

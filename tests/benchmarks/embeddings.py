@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from tests.benchmarks.tabular import make_input, timed
-from transforms.scorers._embedding import Embedder
+from transforms.text.embedding import Embedder
 
 
 def plain(folder: Path) -> None:
@@ -63,7 +63,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
         make_input(folder / "input", options.pairs)
         out, workspace = folder / "out.txt", ("--workspace", str(folder / "w"), "--quiet")
-        prefine = (sys.executable, "-m", "cli.main")
+        prefine = (sys.executable, "-m", "prefine.cli.main")
         base = timed(out, sys.executable, "-m", "tests.benchmarks.embeddings", "--plain", "--folder", str(folder))
         found = {"model.encode": base}
         timed(out, *prefine, "run", str(recipe(folder, 0.02)), *workspace, "--until", "clean")

@@ -41,13 +41,13 @@ from typing import Any, Self
 import aiohttp
 import polars as pl
 
-from pipelines.run import run_stages
+from pipelines.runtime.run import run_stages
 from schemas.messages import to_messages
 from schemas.pairs import make_pair
 from transforms.engines.openai import OpenAI
 from transforms.engines.vllm import VLLM
-from transforms.engines.window import Caller, Work, answer
 from transforms.judges.logprob import LogprobJudge
+from transforms.llm.window import Caller, Work, answer
 from transforms.storage.memo import Memo
 
 SLOTS = 256

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.ids import hash_fields
-from transforms.judges._panel import PanelModel, fit_panel, replay
+from transforms.judges.panel.sequential import PanelModel, fit_panel, replay
 
 FOLDS = 5
 CERTAINTIES = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)

@@ -70,7 +70,7 @@ def measure(folder: Path, n: int, python: str, peers: list[str]) -> dict[str, di
     plain = (sys.executable, "-m", "tests.benchmarks.tabular", "--one", "majority", "--folder", str(folder))
     found = {"plain Polars": timed(folder / "plain.log", *plain)}
     for name, bands in (("ours", None), ("ours, no near-duplicates", 0)):
-        run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n, bands)), "--quiet")
+        run = (sys.executable, "-m", "prefine.cli.main", "run", str(recipe(folder, n, bands)), "--quiet")
         found[name] = timed(folder / "ours.log", *run, "--workspace", str(folder / f"w-{bands}"))
     os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(folder / "hf"), DISTILABEL_LOG_LEVEL="ERROR")
     for peer in peers:

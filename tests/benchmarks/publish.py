@@ -26,6 +26,7 @@ from schemas.ids import bucket_of
 from schemas.messages import message
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Verdicts, Votes, polars_schema, rows_frame
+from transforms.plugins.registry import find
 from transforms.publish.diff import diff
 from transforms.publish.files import Bucket
 from transforms.publish.read import open_version
@@ -34,7 +35,6 @@ from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig, assign_parts,
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, latest_version, publish
-from transforms.registry import find
 from transforms.report.data import report_data
 from transforms.report.render import render
 from transforms.storage.workspace import bucket_column

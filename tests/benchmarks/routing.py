@@ -36,9 +36,9 @@ from threadpoolctl import threadpool_limits
 from schemas.tables import Verdicts, polars_schema
 from tests.benchmarks import replayed_product
 from tests.benchmarks.replayed_humans import Floats, Model, Replay, fitted, load
-from transforms.registry import find
-from transforms.routers._queue import uniform
-from transforms.routers._queue_config import QueueConfig
+from transforms.plugins.registry import find
+from transforms.routers.queue.config import QueueConfig
+from transforms.routers.queue.fill import uniform
 
 DATA = ("ukpconvarg1", "pandalm_test", "wmt23_mqm_sxs_ende")
 ROUTERS = ("value", "learned", "bandit", "uncertainty", "random")
@@ -123,7 +123,7 @@ def curve(data: Replay, router: str, seed: int, round_share: float) -> list[dict
 
 
 def priorities(data: Replay, values: Floats, draws: Floats, open_: NDArray[np.bool_]) -> Floats:
-    """Values with the discount that `transforms.routers._queue` gives the further pairs of one prompt."""
+    """Values with the discount that `transforms.routers.queue.fill` gives the further pairs of one prompt."""
     frame = pl.DataFrame({"prompt_id": data.prompts, "value": values, "draw": draws, "open": open_})
     place = pl.struct(~pl.col("open"), -pl.col("value"), "draw").rank("ordinal").over("prompt_id") - 1
     discounted = pl.col("value") * pl.lit(QueueConfig().same_prompt_decay).pow(place)

@@ -34,16 +34,16 @@ import numpy as np
 import polars as pl
 import yaml
 
-from pipelines.fuse import FUSED_COLUMNS, fusion_columns
-from pipelines.route import candidates_of
+from pipelines.stages.fuse import FUSED_COLUMNS, fusion_columns
+from pipelines.stages.route import candidates_of
 from schemas.recipe_file import load_recipe
 from tests.benchmarks.publish import WORDS
-from transforms.build import build
+from transforms.plugins.build import build
 from transforms.policies.noise import decision_frame
 from transforms.publish.rows import RowsConfig, dataset_rows
 from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
-from transforms.routers._queue import build_queue
-from transforms.routers._queue_config import QueueConfig
+from transforms.routers.queue.config import QueueConfig
+from transforms.routers.queue.fill import build_queue
 from transforms.sources.config import SOURCE_ADAPTER
 from transforms.sources.dedupe import dedupe_pairs, dedupe_votes
 from transforms.sources.read import read
@@ -227,7 +227,8 @@ def measure(folder: Path, n: int, bands: int | None, alone: bool) -> dict[str, d
     shutil.rmtree(folder, ignore_errors=True)
     make_input(folder / "input", n)
     out = folder / "out.json"
-    run = (sys.executable, "-m", "cli.main", "run", str(recipe(folder, n, bands)), "--workspace", str(folder / "w"))
+    prefine = (sys.executable, "-m", "prefine.cli.main")
+    run = (*prefine, "run", str(recipe(folder, n, bands)), "--workspace", str(folder / "w"))
     found = {}
     for name in () if alone else SCRIPTS:
         words = ("-m", "tests.benchmarks.tabular", "--one", name, "--folder", str(folder))

@@ -38,7 +38,7 @@ class Project:
         return path
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "cli.main", *words]
+        return [sys.executable, "-m", "prefine.cli.main", *words]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.transforms.resources import parse_resource_hints
 
-from pipelines.beam import beam_flags
+from pipelines.runtime.beam_options import beam_flags
 from schemas.recipe import BeamSection
 from tests.conftest import ROOT
 

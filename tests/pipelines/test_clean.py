@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.clean import Clean
-from pipelines.hygiene import HygieneStage
-from pipelines.ingest import Ingest
-from pipelines.screen import Screen
-from pipelines.stage import Summary, run_stage
+from pipelines.runtime.hygiene_stage import HygieneStage
+from pipelines.runtime.stage import Summary, run_stage
+from pipelines.stages.clean import Clean
+from pipelines.stages.ingest import Ingest
+from pipelines.stages.screen import Screen
 from schemas.messages import message
 from schemas.pairs import make_pair
 from schemas.recipe import Recipe

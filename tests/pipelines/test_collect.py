@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import pipelines.collect
-import pipelines.ingest
-from pipelines.collect import Group, groups_of
-from pipelines.ingest import Ingest
-from pipelines.stage import run_stage
+import pipelines.runtime.shuffle
+import pipelines.stages.ingest
+from pipelines.runtime.shuffle import Group, groups_of
+from pipelines.runtime.stage import run_stage
+from pipelines.stages.ingest import Ingest
 from schemas.errors import WorkspaceError
 from schemas.recipe import Recipe
 from transforms.sources.slices import slices
@@ -34,8 +34,8 @@ def rows(start: int, n: int) -> list[dict[str, Any]]:
 
 
 def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: int) -> Ingest:
-    monkeypatch.setattr(pipelines.collect, "_READ_DIRECTLY", opened)
-    monkeypatch.setattr(pipelines.ingest, "slices", partial(slices, rows_per_slice=10))
+    monkeypatch.setattr(pipelines.runtime.shuffle, "_READ_DIRECTLY", opened)
+    monkeypatch.setattr(pipelines.stages.ingest, "slices", partial(slices, rows_per_slice=10))
     vote = {"kind": "judge", "column": "judged", "voter": "voter", "label": "label"}
     source = {"name": "rows", "kind": "pairs", "path": "in", "votes": [vote], "max_reject_share": 0.5}
     source |= {"columns": {"prompt": "prompt", "response_a": "a", "response_b": "b", "label": "label"}}
@@ -74,7 +74,7 @@ def pair_of_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Inges
     write(tmp_path, "1.jsonl", rows(0, 200))
     direct, grouped = stage(tmp_path, monkeypatch, 10_000), stage(tmp_path, monkeypatch, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines.collect, "_READ_DIRECTLY", 10_000)
+        patch.setattr(pipelines.runtime.shuffle, "_READ_DIRECTLY", 10_000)
         run_stage(direct, quiet=True)
     assert not direct.groups
     return direct, grouped
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_named_and_made_anew(pair_of_ways: tuple[Ingest, Inges
     direct, grouped = pair_of_ways
     if where == "slices":  # read, not yet dealt
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipelines.ingest, "CollectGroup", lambda workspace: interrupted)
+            patch.setattr(pipelines.stages.ingest, "CollectGroup", lambda workspace: interrupted)
             with pytest.raises(RuntimeError, match="killed"):
                 run_stage(grouped, quiet=True)
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.lookup import table_frame
+from pipelines.inspect.lookup import table_frame
 from tests.conftest import ROOT
 from transforms.storage.workspace import Workspace
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 def run(workspace: Path, *words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "cli.main", "run", "recipes/demo.yaml", "--workspace", str(workspace), "--json"]
+    prefine = [sys.executable, "-m", "prefine.cli.main"]
+    command = [*prefine, "run", "recipes/demo.yaml", "--workspace", str(workspace), "--json"]
     done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from pipelines.lookup import table_frame
-from pipelines.run import run_recipe
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import run_recipe
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.beam import beam_flags, is_local
-from pipelines.judge import Judge
-from pipelines.run import run_recipe
-from pipelines.stage import StageWork
+from pipelines.runtime.beam_options import beam_flags, is_local
+from pipelines.runtime.run import run_recipe
+from pipelines.runtime.stage import StageWork
+from pipelines.stages.judge import Judge
 from schemas.recipe import BeamSection
 from schemas.recipe_file import load_recipe
 from tests.pipelines.test_failing_servers import STATES, judging, votes_of

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.lookup import table_frame
-from pipelines.run import run_recipe
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import run_recipe
 from schemas.tables import Pairs, Prompts
-from transforms.registry import names
+from transforms.plugins.registry import names
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.fuse import judgement
-from pipelines.lookup import fusion_notes, table_frame
-from pipelines.run import run_stages
-from pipelines.sample import RANDOM_SHARE, chosen, sample
-from pipelines.stage import ANSWER_STAGES, VOTE_STAGES
+from pipelines.inspect.lookup import fusion_notes, table_frame
+from pipelines.runtime.run import run_stages
+from pipelines.runtime.sample import RANDOM_SHARE, chosen, sample
+from pipelines.runtime.stage import ANSWER_STAGES, VOTE_STAGES
+from pipelines.stages.fuse import judgement
 from schemas.ids import hash_fields
 from transforms.storage.workspace import Workspace
 

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.lookup import table_frame
-from pipelines.run import dry_run, run_recipe
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import dry_run, run_recipe
 from schemas.errors import EngineError
 from tests.pipelines.conftest import Project
 from tests.stub_llm import Options, StubServer

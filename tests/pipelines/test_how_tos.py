@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.lookup import table_frame
-from pipelines.run import run_recipe
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import run_recipe
 from tests.conftest import ROOT
 from tests.pipelines.test_every_generator import LOGS, PAIR, REFERENCE
 from tests.stub_llm import StubServer, draw
-from transforms.generators._contrasts import contrasts
+from transforms.generators.preferences.contrasts import contrasts
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import json
 import polars as pl
 import pytest
 
-from pipelines.lookup import table_frame
+from pipelines.inspect.lookup import table_frame
 from tests.pipelines.conftest import Project
 from transforms.storage.workspace import Workspace
 

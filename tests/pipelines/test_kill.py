@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.run import run_recipe
+from pipelines.runtime.run import run_recipe
 from tests.pipelines.conftest import Project
 from tests.pipelines.test_failing_servers import STATES, judging, votes_of
 
@@ -21,7 +21,7 @@ LIFE = REQUESTS // 60  # requests a life lasts at most, beyond those in flight w
 
 # Lives are forked off a process that has all imported, or starting the interpreter would take most of the time.
 LIVES = multiprocessing.get_context("forkserver")
-LIVES.set_forkserver_preload(["pipelines.run", "transforms.ptransforms"])
+LIVES.set_forkserver_preload(["pipelines.runtime.run", "pipelines.runtime.beam"])
 
 
 def project_of(folder: Path, url: str) -> Project:

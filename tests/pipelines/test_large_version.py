@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.export import export_version
-from pipelines.lookup import explain_pair
-from pipelines.run import RunResult, run_recipe
-from pipelines.versions import check, compare
+from pipelines.inspect.lookup import explain_pair
+from pipelines.inspect.versions import check, compare
+from pipelines.publish.export import export_version
+from pipelines.runtime.run import RunResult, run_recipe
 from tests.pipelines.annotator_pairs import annotator_pairs
+from transforms.plugins.registry import names
 from transforms.publish.read import Version, open_version
-from transforms.registry import names
 
 pytestmark = pytest.mark.slow
 

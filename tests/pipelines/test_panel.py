@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.lookup import table_frame
-from pipelines.run import RunResult, run_recipe
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import RunResult, run_recipe
 from tests.pipelines.conftest import Project
 from tests.stub_llm import StubServer
 from transforms.storage.workspace import Workspace

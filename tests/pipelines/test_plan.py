@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipelines import plan as planning
-from pipelines.made_up import fitting, made_up
-from pipelines.plan import Plan, plan
+from pipelines.runtime import dry_run as planning
+from pipelines.runtime.dry_run import Plan, plan
+from pipelines.runtime.dry_run_replies import fitting, made_up
 from schemas.recipe_file import parse_recipe
 from tests.transforms.generators.harness import babble, first_token, from_schema
 from tests.transforms.generators.test_every_strategy import CONFIGS, DOCUMENTS, TRAJECTORIES
 from transforms.generators.translate import LANGUAGES, sample_text
-from transforms.hygiene.language import language_of
-from transforms.plugins import Reply, Request
-from transforms.registry import find, names
+from transforms.plugins.kinds import Reply, Request
+from transforms.plugins.registry import find, names
+from transforms.text.language import language_of
 
 pydantic_schema = {
     "$defs": {"Side": {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 10}}}},

@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 import yaml
 
-from cli.main import main
-from pipelines import publish as publish_module
-from pipelines.export import export_version
-from pipelines.lookup import explain_pair, rebuild_catalog, sql
-from pipelines.publish import code_version
-from pipelines.run import RunResult, run_recipe
-from pipelines.versions import check, compare, prune_versions
+from pipelines.inspect.lookup import explain_pair, rebuild_catalog, sql
+from pipelines.inspect.versions import check, compare, prune_versions
+from pipelines.publish import publication as publish_module
+from pipelines.publish.export import export_version
+from pipelines.publish.publication import code_version
+from pipelines.runtime.run import RunResult, run_recipe
+from prefine.cli.main import main
 from schemas.errors import RecipeError, UsageError
 from transforms.hygiene.decontamination import index_of
 from transforms.publish.explain import plain_text
@@ -109,9 +109,10 @@ def test_the_manifest_says_what_was_read_who_voted_and_with_which_code(
 def test_the_code_version_depends_on_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def at(name: str, text: str) -> str:
         for room in ("schemas", "transforms", "pipelines"):
-            (tmp_path / name / room).mkdir(parents=True)
-        (tmp_path / name / "pipelines" / "publish.py").write_text(text)
-        monkeypatch.setattr(publish_module, "__file__", str(tmp_path / name / "pipelines" / "publish.py"))
+            (tmp_path / name / room / "publish").mkdir(parents=True)
+        file = tmp_path / name / "pipelines" / "publish" / "publication.py"
+        file.write_text(text)
+        monkeypatch.setattr(publish_module, "__file__", str(file))
         return code_version.__wrapped__()
 
     assert at("one", "x = 1\n") == at("two", "x = 1\n") != at("three", "x = 2\n")

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.annotation import ledger, rankings
-from pipelines.lookup import table_frame
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.annotation import ledger, rankings
 from schemas.messages import text_of
 from tests.label_studio_server import LEGACY_TOKEN, Server
 from tests.pipelines.conftest import Project

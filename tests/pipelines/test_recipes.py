@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.export import export_version
-from pipelines.lookup import table_frame
-from pipelines.run import run_recipe
-from pipelines.versions import check
+from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.versions import check
+from pipelines.publish.export import export_version
+from pipelines.runtime.run import run_recipe
 from tests.conftest import ROOT
 from transforms.storage.workspace import Workspace
 

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.lookup import table_frame
-from pipelines.run import run_stages
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.run import run_stages
 from schemas.errors import EngineError
 from transforms.storage.workspace import Workspace
 

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.fitted import CURRENT
-from pipelines.humans import outlook
-from pipelines.lookup import table_frame
+from pipelines.inspect.annotations import outlook
+from pipelines.inspect.lookup import table_frame
+from pipelines.runtime.fitted_stage import CURRENT
 from tests.pipelines.conftest import Project
 from tests.transforms.annotate.replay import pandalm_pairs
 from transforms.storage.workspace import Workspace

@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines import versions
-from pipelines.lookup import TABLE_STAGES, table_frame
-from pipelines.stages import RUN_ORDER
+from pipelines.inspect import versions
+from pipelines.inspect.lookup import TABLE_STAGES, table_frame
+from pipelines.runtime.order import RUN_ORDER
 from schemas.tables import TABLES
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
 from transforms.publish.read import open_version

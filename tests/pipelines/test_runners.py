@@ -20,7 +20,7 @@ import polars as pl
 import psutil
 import pytest
 
-from pipelines.lookup import status, table_frame
+from pipelines.inspect.lookup import status, table_frame
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
 from transforms.storage.workspace import Workspace
 

@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.evolve import Evolve
-from pipelines.generate import Generate
-from pipelines.ingest import Ingest
-from pipelines.screen import Screen
-from pipelines.stage import Summary, run_stage
-from pipelines.stages import RUN_ORDER
+from pipelines.runtime.order import RUN_ORDER
+from pipelines.runtime.stage import Summary, run_stage
+from pipelines.stages.evolve import Evolve
+from pipelines.stages.generate import Generate
+from pipelines.stages.ingest import Ingest
+from pipelines.stages.screen import Screen
 from schemas.ids import bucket_of
 from schemas.messages import message, messages_id
 from schemas.recipe import Recipe

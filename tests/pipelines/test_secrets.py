@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.run import checked_recipe
+from pipelines.runtime.run import checked_recipe
 from schemas.errors import RecipeError
 from tests.pipelines.conftest import Project
 

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.labels import counted
-from pipelines.lookup import table_frame
+from pipelines.inspect.labels import counted
+from pipelines.inspect.lookup import table_frame
 from schemas.tables import Annotations, Queue, polars_schema
 from tests.pipelines.conftest import Project, version_bytes
 from transforms.storage.workspace import Workspace

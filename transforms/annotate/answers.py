@@ -18,7 +18,7 @@ from schemas.pairs import mirrored
 from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text, shown_text, stored_span
 from transforms.annotate.page import FLAGS, LABELS, PageConfig
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 if TYPE_CHECKING:
     from transforms.annotate.ranking import Ranking

@@ -12,7 +12,7 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, rows_frame
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 STAGE = "pull"
 

@@ -21,7 +21,7 @@ from transforms.annotate.answers import flags, seconds, utc
 from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text
 from transforms.annotate.page import LABELS
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 _KNOWN = frozenset((*Annotations.columns(), "shown"))
 _SPAN = frozenset(("response", "start", "end", "text", "kind"))

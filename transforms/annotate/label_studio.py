@@ -31,7 +31,7 @@ from transforms.annotate.tasks import (
     with_overlap,
     without,
 )
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 BATCH = 500
 RAW = pl.Schema(

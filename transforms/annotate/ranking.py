@@ -22,7 +22,7 @@ from transforms.annotate.collected import AnswerError
 from transforms.annotate.display import images, page_text
 from transforms.annotate.page import ranking_page
 from transforms.annotate.tasks import Task, Tasks, ranking_data
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 LEAST = 3  # responses that are worth a ranking
 RANKINGS = pl.Schema(

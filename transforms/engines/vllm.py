@@ -14,9 +14,9 @@ from pydantic import Field
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
 from schemas.secrets import Address
-from transforms.engines._base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
-from transforms.engines._supervisor import PORT, ServerSpec, shared_server
-from transforms.registry import register
+from transforms.engines.base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
+from transforms.llm.supervisor import PORT, ServerSpec, shared_server
+from transforms.plugins.registry import register
 
 # What prefine asks for unless the recipe says otherwise: how many tokens of each prompt came from the prefix cache.
 DEFAULT_FLAGS: Mapping[str, bool] = {"enable-prompt-tokens-details": True}

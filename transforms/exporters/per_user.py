@@ -8,9 +8,9 @@ import polars as pl
 from pydantic import Field
 
 from schemas.ids import unit_interval
-from transforms.exporters._base import PreferenceConfig, PreferenceExporter
 from transforms.exporters._messages import messages
-from transforms.registry import register
+from transforms.exporters.base import PreferenceConfig, PreferenceExporter
+from transforms.plugins.registry import register
 
 
 class PerUserConfig(PreferenceConfig):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from transforms.exporters._base import FileConfig, made_by, write_splits
-from transforms.plugins import PluginConfig
-from transforms.registry import register
+from transforms.exporters.base import FileConfig, made_by, write_splits
+from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.registry import register
 
 
 class JsonlConfig(FileConfig):

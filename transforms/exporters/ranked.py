@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from transforms.exporters._base import PreferenceConfig, PreferenceExporter
 from transforms.exporters._messages import messages
-from transforms.registry import register
+from transforms.exporters.base import PreferenceConfig, PreferenceExporter
+from transforms.plugins.registry import register
 
 
 class RankedConfig(PreferenceConfig):

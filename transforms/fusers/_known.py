@@ -5,8 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from transforms.fusers._verdicts import MAX_LOG_ODDS
-
-VOTER = "control"  # under which a known answer appears among the contributions
+from transforms.stats.controls import CONTROL
 
 
 def known_labels(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -27,7 +26,7 @@ def with_known_answers(cells: pl.DataFrame, priors: pl.DataFrame, known: pl.Data
         known: `known_labels`.
 
     Returns:
-        `cells` with a row a control, voter `VOTER`, no votes; its log-odds bring the sum to at least
+        `cells` with a row a control, voter `CONTROL`, no votes; its log-odds bring the sum to at least
         `MAX_LOG_ODDS` on the known side. A known tie adds nothing to either side; see `with_known_ties`.
     """
     if not len(known):
@@ -41,7 +40,7 @@ def with_known_answers(cells: pl.DataFrame, priors: pl.DataFrame, known: pl.Data
         .join(priors.select("pair_id", "prior").unique("pair_id"), on="pair_id", how="left", maintain_order="left")
         .select(
             "pair_id",
-            pl.lit(VOTER).alias("voter"),
+            pl.lit(CONTROL).alias("voter"),
             pl.lit(0, dtype=pl.Int32).alias("n_votes"),
             pl.when(pl.col("known") > 0)
             .then(pl.lit("a"))

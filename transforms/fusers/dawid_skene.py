@@ -8,12 +8,12 @@ import polars as pl
 from pydantic import Field
 
 from schemas.tables import PREFERENCES
-from transforms.configured import Configured
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 
 
 @register("fusers", "dawid_skene")

@@ -7,13 +7,13 @@ import math
 import polars as pl
 from pydantic import Field
 
-from transforms.configured import Configured
 from transforms.fusers._crowdkit import aggregation, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
 from transforms.fusers.majority import tie_share
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 
 
 @register("fusers", "glad")

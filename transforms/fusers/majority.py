@@ -7,11 +7,11 @@ import math
 import polars as pl
 from pydantic import Field
 
-from transforms.configured import Configured
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 
 
 @register("fusers", "majority")

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from transforms.configured import Configured
 from transforms.fusers._crowdkit import labels_of_humans, with_workers
-from transforms.fusers._logistic import fit_logistic
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
 from transforms.fusers.majority import tie_share
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
+from transforms.stats.logistic import fit_logistic
 
 LENGTH = "(length)"  # a recipe's voters have no brackets in their names
 

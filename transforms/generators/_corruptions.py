@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from transforms.generators._edits import Edit, replace
-from transforms.hygiene.similarity import words
+from transforms.text.similarity import words
 
 Draw = Callable[..., float]
 Rule = Callable[[str, str, Draw], Edit | None]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.errors import DataError
 from schemas.ids import hash_bytes
-from transforms.hygiene.similarity import words
+from transforms.text.similarity import words
 
 
 def relevance(question: str, passages: Sequence[str]) -> list[float]:

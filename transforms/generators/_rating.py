@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, Tally
 from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.plugins import Reply, Row
+from transforms.generators.base import BaseGenerator, Tally
+from transforms.plugins.kinds import Reply, Row
 
 RATE, COMPARE = "rate.v1", "compare.v1"
 _RATING = re.compile(r"(?<![\d.])(10|[1-9])(?![\d.])")

@@ -10,7 +10,7 @@ import orjson
 from schemas.ids import hash_fields
 from schemas.messages import Message, message, text_of
 from schemas.tables import PAYLOAD_LIMIT
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 
 @dataclass(frozen=True)

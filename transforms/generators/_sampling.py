@@ -14,10 +14,10 @@ from pydantic import Field, field_validator
 
 from schemas.ids import unit_interval
 from schemas.messages import message
-from transforms.generators._base import BaseGenerator, GeneratorConfig, Tally
 from transforms.generators._records import Response, written
-from transforms.hygiene.similarity import jaccard, normalised, shingles
-from transforms.plugins import Row, Yield
+from transforms.generators.base import BaseGenerator, GeneratorConfig, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.text.similarity import jaccard, normalised, shingles
 
 Draw = Callable[..., float]
 Policy = Literal["all", "adjacent", "random", "best_worst", "random_of_top"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from transforms.generators._base import BaseGenerator, Tally
-from transforms.plugins import Reply, Request, Row, Yield
+from transforms.generators.base import BaseGenerator, Tally
+from transforms.plugins.kinds import Reply, Request, Row, Yield
 
 
 def object_schema(**limits: int) -> dict[str, Any]:

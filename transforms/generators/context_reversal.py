@@ -14,15 +14,15 @@ import orjson
 from pydantic import Field, model_validator
 
 from schemas.messages import message, text_of
-from transforms.generators._base import BaseGenerator, Tally
-from transforms.generators._contrasts import Contrast, contrasts
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import Policy, SamplingConfig, drawer, pairings, sample
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Tally
+from transforms.generators.preferences.contrasts import Contrast, contrasts
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
 
 _WRITE = "contrast.v1"
 _WRITTEN = object_schema(name=60, criterion=300, opposite=300)

@@ -15,12 +15,12 @@ import yaml
 from pydantic import Field
 
 from schemas.messages import message
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._sampling import drawer
-from transforms.hygiene.similarity import near_identical
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical
 
 
 @cache

@@ -8,16 +8,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
 from transforms.generators._flaws import FLAWS
 from transforms.generators._records import Response, written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.hygiene.similarity import normalised
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Decoding, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import normalised
 
 _REWRITE = "corrupt.v1"
 _INSTRUCTIONS = {

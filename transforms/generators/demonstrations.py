@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.generators._base import BaseGenerator, Tally
 from transforms.generators._rating import COMPARE, prefer_each
 from transforms.generators._records import written
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.hygiene.similarity import near_identical
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical
 
 
 @register("generators", "demonstrations")

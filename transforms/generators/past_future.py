@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._rating import COMPARE, RATE, prefer, rate
 from transforms.generators._records import Response
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Decoding, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
 
 Rated = tuple[float, Response]
 

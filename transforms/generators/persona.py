@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.messages import message
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
-from transforms.generators._contrasts import contrast_of, contrasts
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators._views import Persona, exemplar, favours_first, label_entropy, library_id, persona
-from transforms.hygiene.similarity import near_identical
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.generators.preferences.contrasts import contrast_of, contrasts
+from transforms.generators.preferences.views import Persona, exemplar, favours_first, label_entropy, library_id, persona
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical
 
 _CONTEXT, _ANSWER, _PROFILE = "persona_context.v1", "persona_answer.v1", "persona_profile.v1"
 _PROSE = object_schema(profile=1200)

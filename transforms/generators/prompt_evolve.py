@@ -15,16 +15,16 @@ from pydantic import Field, field_validator
 
 from schemas.ids import hash_json
 from schemas.messages import message, messages_id, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._records import group_of, json_text, read_meta
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
 from transforms.hygiene.decontamination import index_of, read_prompts
 from transforms.hygiene.sanity import is_refusal, residue
-from transforms.hygiene.similarity import near_identical, words
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical, words
 
 _EVOLVE = "evolve.v1"
 _REPLY = object_schema(prompt=2000)

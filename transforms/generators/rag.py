@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from schemas.messages import message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._corruptions import negation, sentences, wrong_number
 from transforms.generators._edits import Edit, replace
 from transforms.generators._passages import numbered, relevance
@@ -23,9 +22,10 @@ from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response, written
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.hygiene.similarity import near_identical, words
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical, words
 
 Scenario = Literal["multi_hop", "citation", "abstain", "conflict"]
 _ANSWER = "rag_answer.v1"

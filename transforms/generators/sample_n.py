@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from transforms.generators._base import BaseGenerator, Tally
 from transforms.generators._rating import RATE, rate
 from transforms.generators._sampling import RANKED, Policy, SamplingConfig, drawer, pairings, sample
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
 
 
 @register("generators", "sample_n")

@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.messages import message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._passages import cached_passages, content_id, numbered, relevance
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.hygiene.similarity import near_identical
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import near_identical
 
 _ANSWER = "rag_answer.v1"
 _SEPARATOR = "\n\n"

@@ -25,13 +25,13 @@ from pydantic import Field, model_validator
 
 from schemas.ids import hash_json
 from schemas.messages import Message, MessageError, message, messages_id, to_messages
-from transforms.generators._base import BaseGenerator, Decoding, Tally
 from transforms.generators._records import Response, read_meta
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, Decoding, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
 
 Defect = Literal["truncated", "foreign", "redundant"]
 _INTENT = "intent.v1"

@@ -18,14 +18,14 @@ from pydantic import Field
 
 from schemas.ids import hash_fields
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.hygiene.language import MIN_CHARS, language_of
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
 from transforms.hygiene.sanity import degenerate, is_refusal
-from transforms.hygiene.similarity import normalised, words
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.language import MIN_CHARS, language_of
+from transforms.text.similarity import normalised, words
 
 _TRANSLATE = "translate.v1"
 _NO_NAME = 3  # words from which a text that stays the same is no name

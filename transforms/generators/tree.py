@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from schemas.messages import Message, message, text_of
-from transforms.generators._base import BaseGenerator, OneEngine, Tally
 from transforms.generators._records import written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.hygiene.similarity import normalised
-from transforms.plugins import Row, Yield
-from transforms.registry import register
+from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.plugins.kinds import Row, Yield
+from transforms.plugins.registry import register
+from transforms.text.similarity import normalised
 
 _CONTINUE = "continue.v1"
 

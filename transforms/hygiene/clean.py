@@ -17,7 +17,6 @@ from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
 from transforms.hygiene import sanity
 from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
-from transforms.hygiene.language import language_of
 from transforms.hygiene.masking import (
     Fault,
     beside,
@@ -29,7 +28,8 @@ from transforms.hygiene.masking import (
     masked_beside,
     with_tags,
 )
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
+from transforms.text.language import language_of
 
 STAGE = "hygiene"
 Vectors = npt.NDArray[np.float32]

@@ -20,7 +20,7 @@ import polars as pl
 
 from schemas.errors import DataError
 from schemas.messages import MessageError, text_of, to_messages
-from transforms.hygiene.similarity import words
+from transforms.text.similarity import words
 
 MIN_WORDS = 8
 _COLUMNS = ("prompt", "question", "instruction", "query", "text", "input", "problem", "messages")

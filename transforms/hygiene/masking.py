@@ -14,7 +14,7 @@ from schemas.pairs import make_pair
 from schemas.pairs import mirrored as mirrored_label
 from transforms.hygiene import personal
 from transforms.hygiene.config import PersonalConfig
-from transforms.plugins import Row
+from transforms.plugins.kinds import Row
 
 _BUILT = ("pair_id", "prompt_id", "prompt", "context", "response_a", "response_b", "model_a", "model_b", "source_label")
 SECRETS = ("private_key", "token", "secret")

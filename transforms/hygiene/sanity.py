@@ -6,7 +6,7 @@ import re
 import zlib
 from collections import Counter
 
-from transforms.hygiene.similarity import normalised, words
+from transforms.text.similarity import normalised, words
 
 _CANNOT = r"(?:can(?:no|['’])t|can not|cannot|won['’]t|will not|am unable to|['’]m unable to|(?:am|['’]m) not able to)"
 _DECLINE = rf"(?:{_CANNOT}|(?:must|have to|will have to) decline(?: to)?|decline to)"

@@ -1,4 +1,4 @@
-"""MinHash signatures of many texts at once, for near-duplicates (`transforms.minhash`)."""
+"""MinHash signatures of many texts at once, for near-duplicates (`transforms.stats.minhash`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.minhash import U32, U64, Ints, band_keys, chunks, minima, shingles
+from transforms.stats.minhash import U32, U64, Ints, band_keys, chunks, minima, shingles
 
 SHINGLE = 3
 BANDS = 21

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from transforms.engines._usage import TOKENIZE
-from transforms.plugins import Ask, Request, Row
+from transforms.llm.usage import TOKENIZE
+from transforms.plugins.kinds import Ask, Request, Row
 
 PER_MESSAGE = 8  # tokens a chat template adds to a message, at most
 BYTES_PER_TOKEN = 3

@@ -11,7 +11,7 @@ import orjson
 
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
-from transforms.plugins import Reply, Row
+from transforms.plugins.kinds import Reply, Row
 
 STATES = ("invalid", "refused", "error")
 RAW_LIMIT = 20_000  # characters of a reply kept with the vote; the memo has all of it

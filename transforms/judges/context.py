@@ -17,8 +17,8 @@ import orjson
 
 from transforms.judges._votes import STATES
 from transforms.judges.logprob import LogprobJudge
-from transforms.plugins import Ask, Row
-from transforms.registry import register
+from transforms.plugins.kinds import Ask, Row
+from transforms.plugins.registry import register
 
 _LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before logarithms
 

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._parsing import openai_schema, validated
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.plugins import Ask, Reply, Row
-from transforms.registry import register
+from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.plugins.registry import register
 
 Score = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 

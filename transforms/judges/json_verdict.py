@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._parsing import LABELS, Letter, openai_schema, validated
 from transforms.judges._votes import Opinion, invalid
-from transforms.plugins import Reply, Row
-from transforms.registry import register
+from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.plugins.kinds import Reply, Row
+from transforms.plugins.registry import register
 
 
 class Verdict(BaseModel):

@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id, text_of
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._length import shortened
 from transforms.judges._parsing import validated
 from transforms.judges._templates import fence
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
+from transforms.judges.base import JudgeConfig, LlmJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins import Ask, Reply, Row
-from transforms.registry import register
+from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.plugins.registry import register
 
 
 class Ranking(BaseModel):

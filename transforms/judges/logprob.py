@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._votes import Opinion, invalid
-from transforms.plugins import Reply, Row
-from transforms.registry import register
+from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.plugins.kinds import Reply, Row
+from transforms.plugins.registry import register
 
 _LETTERS = {"a": "a", "b": "b", "c": "tie"}
 _SPACE = " \t\n\r▁Ġ*\"'(`"  # blanks as tokenizers spell them, and what a model may put round a letter

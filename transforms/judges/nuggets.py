@@ -18,14 +18,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.messages import text_of
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._length import Messages, shortened
 from transforms.judges._parsing import openai_schema, validated
 from transforms.judges._templates import JudgeTemplate, fence, harmless
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
+from transforms.judges.base import JudgeConfig, LlmJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins import Ask, Reply, Row
-from transforms.registry import register
+from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.plugins.registry import register
 
 CREDIT: Mapping[str, float] = {"support": 1.0, "partial": 0.5, "not_support": 0.0}
 Support = Literal["support", "partial", "not_support"]

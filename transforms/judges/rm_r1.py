@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transforms.judges._base import JudgeConfig, LlmJudge
 from transforms.judges._parsing import LABELS, bracketed_letter, spoken, tagged
 from transforms.judges._votes import Opinion, invalid
+from transforms.judges.base import JudgeConfig, LlmJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins import Reply, Row
-from transforms.registry import register
+from transforms.plugins.kinds import Reply, Row
+from transforms.plugins.registry import register
 
 _KINDS = ("reasoning", "chat")
 

@@ -7,10 +7,10 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from transforms.configured import Configured
-from transforms.plugins import PluginConfig, Row
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 from transforms.policies.noise import action_shares, with_actions
-from transforms.registry import register
 
 
 @register("policies", "human_only")

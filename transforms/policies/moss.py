@@ -8,10 +8,10 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.errors import DataError
-from transforms.configured import Configured
-from transforms.plugins import PluginConfig, Row
+from transforms.plugins.configured import Configured
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 from transforms.policies.noise import action_shares, with_actions
-from transforms.registry import register
 
 
 @register("policies", "moss")

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.tables import SPLITS
-from transforms.minhash import U64, text_hashes
+from transforms.stats.minhash import U64, text_hashes
 from transforms.storage.files import without_slack
 
 BRIDGES = "bridges_splits"

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.errors import UsageError
 from schemas.ids import canonical_json
 from schemas.tables import PREFERENCES
-from transforms.controls import known_label
+from transforms.plugins.registry import find
 from transforms.policies.noise import decision_frame
 from transforms.publish.read import Version
-from transforms.registry import find
+from transforms.stats.controls import known_label
 
 FUSER, POLICY = "evidence/fuser.json", "evidence/policy.json"
 KINDS = {FUSER: "fusers", POLICY: "policies"}

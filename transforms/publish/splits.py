@@ -1,7 +1,7 @@
 """Train, validation and test: by cluster of prompts, stratified, and stable while the dataset grows.
 
 A cluster is a connected component of prompts that share a `group_id` or a similarity key
-(`transforms.publish.similarity`). A prompt that was in an earlier version keeps its split for ever. A new
+(`transforms.publish.prompt_keys`). A prompt that was in an earlier version keeps its split for ever. A new
 prompt near an old one takes the old one's split; a new prompt near old ones of different splits
 can have none without a leak, so it is left out with reason `bridges_splits`.
 """
@@ -14,10 +14,10 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from transforms.minhash import text_hashes
 from transforms.publish.assign import Parts, assign
+from transforms.publish.prompt_keys import canonical_texts, key_lists, similarity_keys
 from transforms.publish.rows import PUBLISHED
-from transforms.publish.similarity import canonical_texts, key_lists, similarity_keys
+from transforms.stats.minhash import text_hashes
 
 Split = Literal["train", "validation", "test"]
 KEYS_SCHEMA = pl.Schema(

@@ -16,10 +16,10 @@ from schemas.manifest import MANIFEST
 from schemas.messages import messages_id, text_of
 from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes, polars_schema
 from transforms.publish.files import EVIDENCE_SCHEMAS, reject_sum, row_sum
+from transforms.publish.prompt_keys import canonical_texts, key_lists, shared_keys, similarity_keys
 from transforms.publish.read import Table, Version
 from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, parts, unheard
 from transforms.publish.rows import STAGE
-from transforms.publish.similarity import canonical_texts, key_lists, shared_keys, similarity_keys
 from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig
 from transforms.publish.store import Datasets
 

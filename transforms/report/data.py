@@ -13,13 +13,13 @@ import polars as pl
 
 from schemas.manifest import Manifest
 from schemas.tables import ACTIONS
-from transforms.agreement.people import People
 from transforms.publish.read import Version
 from transforms.publish.rows import PUBLISHED
 from transforms.report import voters
 from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
 from transforms.report.judges import judge_table
+from transforms.stats.people import People
 
 SAMPLE_PAIRS = 100_000
 SLICES = ("kind", "language", "origin")

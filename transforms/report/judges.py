@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.judges._statistics import context_worth, human_labels, judge_statistics
+from transforms.stats.judge_quality import context_worth, human_labels, judge_statistics
 
 MOST_JUDGES = 40
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.manifest import Manifest
-from transforms.agreement.people import People
-from transforms.agreement.table import interval, sentences
+from transforms.report.people_tables import interval, sentences
+from transforms.stats.people import People
 
 
 def people_context(people: People | None, manifest: Manifest) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from transforms.fusers._known import VOTER as KNOWN_ANSWER
+from transforms.stats.controls import CONTROL
 
 BINS = 10
 MOST_VOTERS = 24
@@ -111,7 +111,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     voters = votes.filter(pl.col("kind") == "human")["voter"].unique().to_list()
     humans = human_majority(votes)
     others = pl.col("contributions").list.eval(
-        pl.when(~pl.element().struct.field("voter").is_in([*voters, KNOWN_ANSWER])).then(
+        pl.when(~pl.element().struct.field("voter").is_in([*voters, CONTROL])).then(
             pl.element().struct.field("log_odds")
         )
     )

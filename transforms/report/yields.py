@@ -17,7 +17,7 @@ _STEPS = ("#c9d6df", "#97b5c9", "#5f93b5", "#2f6f9f", "#d2603a")
 
 
 def yield_panels(table: pl.DataFrame) -> str:
-    """One row a generator; panels without a figure in `transforms.generators._yield.yield_table` are left out.
+    """One row a generator; panels without a figure in `transforms.report.strategies.yield_table` are left out.
 
     Counts; tokens per kept pair or prompt; |log-odds| of the verdicts as median, quartiles and the 10th
     and 90th percentile; distinct-1, distinct-2 and mean cosine distance of the responses.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.plugins import Row
-from transforms.registry import register
-from transforms.routers._base import BaseRouter
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
+from transforms.routers.base import BaseRouter
 
 
 @register("routers", "all")

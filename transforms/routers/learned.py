@@ -10,10 +10,10 @@ from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
-from transforms.routers._base import BaseRouter
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 from transforms.routers._posterior import Floats, gain_of_answers, loss, outcomes, without_humans
+from transforms.routers.base import BaseRouter
 
 _CATEGORIES = ("kind", "language", "origin", "context_kind")
 _OPTIONAL = ("similarity", "length_difference")

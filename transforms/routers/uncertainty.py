@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.plugins import Row
-from transforms.registry import register
-from transforms.routers._base import BaseRouter
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.routers._posterior import loss, outcomes
+from transforms.routers.base import BaseRouter
 
 
 @register("routers", "uncertainty")

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from transforms.plugins import PluginConfig, Row
-from transforms.registry import register
-from transforms.routers._base import BaseRouter
+from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.registry import register
 from transforms.routers._posterior import gain_of_answers, human_agreement, outcomes, reliability_of
+from transforms.routers.base import BaseRouter
 
 _TIE_BREAK = 1e-6
 

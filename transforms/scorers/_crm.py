@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.scorers._bradley_terry import Loss, fit_head
-from transforms.scorers._noise_rate import estimate_flip_rate
+from transforms.stats.bradley_terry import Loss, fit_head
+from transforms.stats.noise_rate import estimate_flip_rate
 
 Array = NDArray[np.float64]
 

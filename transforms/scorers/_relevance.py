@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from transforms.scorers._surface import words
+from transforms.text.surface import words
 
 # Function words say nothing of the topic; English only, other languages are compared with all their words.
 _STOP = frozenset(

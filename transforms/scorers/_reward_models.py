@@ -16,9 +16,9 @@ from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.ids import hash_bytes, hash_json
 from schemas.messages import Message, chat_messages, text_of
 from schemas.secrets import secret
-from transforms.engines._http import Client, Patience
-from transforms.plugins import Request
-from transforms.scorers._embedding import VectorCache
+from transforms.llm.client import Client, Patience
+from transforms.plugins.kinds import Request
+from transforms.text.embedding import VectorCache
 
 Array = NDArray[np.float64]
 FAMILY = "reward_models"  # group of what such models vote
@@ -153,7 +153,7 @@ class EndpointRewardModel:
     Each conversation is one POST to `<url>/pooling` with the messages; the server renders its own chat template and
     keeps the first `max_tokens` tokens, or as many as its model takes where that is less. The reward is the last
     number of the reply (models that pool every token give one per token), raw. What is retried, and what stops the
-    run, is the engines' law: see `transforms.engines._http`.
+    run, is the engines' law: see `transforms.llm.client`.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ import polars as pl
 from pydantic import Field
 
 from schemas.messages import text_of
-from transforms.plugins import Row
-from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.plugins.kinds import Row
+from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
 
 SURFACE = "surface"  # family of length, repetition, relevance and their product
 

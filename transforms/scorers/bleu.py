@@ -9,8 +9,8 @@ import orjson
 from pydantic import Field
 
 from schemas.errors import MissingExtra
-from transforms.plugins import Row
-from transforms.registry import register
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._rules import Rule, RuleConfig
 
 

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.registry import register
-from transforms.scorers._bradley_terry import LossName
-from transforms.scorers._ensemble import Ensemble, Settings, fit_ensemble
-from transforms.scorers._heads import HeadConfig, HeadScorer, Sample
+from transforms.plugins.registry import register
+from transforms.scorers.heads.base import HeadConfig, HeadScorer, Sample
+from transforms.scorers.heads.ensemble import Ensemble, Settings, fit_ensemble
+from transforms.stats.bradley_terry import LossName
 
 
 @register("scorers", "bt_heads")

@@ -13,13 +13,13 @@ from pydantic import Field
 from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
-from transforms.plugins import Row
-from transforms.registry import register
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._cream import consistency, soft_label
-from transforms.scorers._embedding import MemoryCache, VectorCache
 from transforms.scorers._reward_models import FAMILY, Array, LocalRewardModel
-from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
 from transforms.scorers.hf_reward import pair_rewards
+from transforms.text.embedding import MemoryCache, VectorCache
 
 _COLUMN = "meta:"
 

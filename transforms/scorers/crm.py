@@ -7,12 +7,12 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from transforms.registry import register
+from transforms.plugins.registry import register
 from transforms.scorers._crm import peer_review
-from transforms.scorers._ensemble import Design, Ensemble, Settings, folds_of, random_part
-from transforms.scorers._heads import HeadConfig, HeadScorer, Sample
-from transforms.scorers._noise_rate import FlipRate, estimate_flip_rate
-from transforms.scorers._siblings import Siblings
+from transforms.scorers.heads.base import HeadConfig, HeadScorer, Sample
+from transforms.scorers.heads.ensemble import Design, Ensemble, Settings, folds_of, random_part
+from transforms.scorers.heads.siblings import Siblings
+from transforms.stats.noise_rate import FlipRate, estimate_flip_rate
 
 
 @register("scorers", "crm")

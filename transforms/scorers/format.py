@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from transforms.plugins import Row
-from transforms.registry import register
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._rules import Rule
-from transforms.scorers._votes import Opinion
+from transforms.scorers.base import Opinion
 
 _TEMPLATE_TOKEN = re.compile(r"<\|[\w-]+\|>|\[/?INST\]|</?s>|<<SYS>>|<(?:start|end)_of_turn>")
 _ROLE_PREFIX = re.compile(r"^(?:human|user|assistant|system)\s*:", re.IGNORECASE | re.MULTILINE)

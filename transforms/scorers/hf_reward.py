@@ -10,10 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit
 
 from schemas.secrets import Address
-from transforms.plugins import Row
-from transforms.registry import register
-from transforms.scorers._embedding import MemoryCache, VectorCache
-from transforms.scorers._moss import moments
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._reward_models import (
     FAMILY,
     Array,
@@ -24,7 +22,9 @@ from transforms.scorers._reward_models import (
     RewardModel,
     memoised_rewards,
 )
-from transforms.scorers._votes import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.stats.ensemble import moments
+from transforms.text.embedding import MemoryCache, VectorCache
 
 
 class Endpoint(BaseModel):

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from transforms.plugins import Row
-from transforms.registry import register
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig
-from transforms.scorers._surface import words
+from transforms.text.surface import words
 
 
 @register("scorers", "length")

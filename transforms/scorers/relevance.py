@@ -9,12 +9,12 @@ import polars as pl
 from pydantic import Field
 
 from schemas.messages import text_of
-from transforms.plugins import Row
-from transforms.registry import register
-from transforms.scorers._embedding import PACKAGED, Embedder, MemoryCache, VectorCache
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._relevance import lexical_relevance
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
-from transforms.scorers._votes import Opinion, label_by_difference, vote_frame
+from transforms.scorers.base import Opinion, label_by_difference, vote_frame
+from transforms.text.embedding import PACKAGED, Embedder, MemoryCache, VectorCache
 
 
 @register("scorers", "relevance")

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.plugins import Row
-from transforms.registry import register
+from transforms.plugins.kinds import Row
+from transforms.plugins.registry import register
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig
-from transforms.scorers._surface import distinct_ngram_ratio, words
+from transforms.text.surface import distinct_ngram_ratio, words
 
 
 @register("scorers", "repetition")

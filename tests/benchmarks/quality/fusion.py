@@ -31,8 +31,8 @@ from threadpoolctl import threadpool_limits
 
 from schemas.ids import unit_interval
 from tests.benchmarks.quality.real_data import fuser_pairs, load
-from transforms.fusers._calibration import expected_calibration_error, expit
-from transforms.registry import find
+from transforms.plugins.registry import find
+from transforms.stats.calibration import expected_calibration_error, expit
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_]

@@ -16,7 +16,7 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.tables import Votes, conform
-from transforms.registry import find
+from transforms.plugins.registry import find
 
 VOTERS = 20
 BUCKET = 10_000  # pairs

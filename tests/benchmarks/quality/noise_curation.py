@@ -13,13 +13,13 @@ from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
 from tests.benchmarks.quality.noise_data import Array, Pairs, inject
 from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, heads_view, out_of_fold
+from transforms.plugins.registry import find
 from transforms.policies.noise import decision_frame
-from transforms.registry import find
-from transforms.scorers._bradley_terry import deviance, fit_head
-from transforms.scorers._ensemble import Settings
-from transforms.scorers._noise_rate import FlipRate, posterior_right
-from transforms.scorers._pair_features import Projection
-from transforms.scorers._votes import Opinion, vote_frame
+from transforms.scorers.base import Opinion, vote_frame
+from transforms.scorers.heads.ensemble import Settings
+from transforms.scorers.heads.pair_features import Projection
+from transforms.stats.bradley_terry import deviance, fit_head
+from transforms.stats.noise_rate import FlipRate, posterior_right
 
 TRAINED_ON = ("raw", "curated", "published", "relabelled", "distilled", "clean")
 HELD_OUT = 0.3

@@ -21,7 +21,7 @@ import numpy as np
 from tests.benchmarks.quality.noise import interval
 from tests.benchmarks.quality.noise_curation import held_out_accuracy_of_few
 from tests.benchmarks.quality.noise_data import SETS, Array, FolderCache, Pairs, inject, prepare
-from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers.heads.ensemble import Settings, fit_ensemble, folds_of, score_pairs
 
 
 def auroc(pairs: Pairs, labels: Array, seed: int) -> float:

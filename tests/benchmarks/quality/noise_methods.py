@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.benchmarks.quality.noise_data import Array, Pairs
-from transforms.scorers._bradley_terry import deviance, fit_head
-from transforms.scorers._ensemble import Settings, fit_ensemble, folds_of, score_pairs
-from transforms.scorers._moss import percentiles, toward_label
-from transforms.scorers._pair_features import Projection
+from transforms.scorers.heads.ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers.heads.pair_features import Projection
+from transforms.stats.bradley_terry import deviance, fit_head
+from transforms.stats.ensemble import percentiles, toward_label
 
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 N_FOLDS = 5

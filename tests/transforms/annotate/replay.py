@@ -12,8 +12,8 @@ from schemas.messages import to_messages
 from schemas.pairs import make_pair, mirrored
 from transforms.annotate.page import PageConfig
 from transforms.annotate.tasks import Tasks, pair_tasks
-from transforms.routers._queue import build_queue
-from transforms.routers._queue_config import QueueConfig
+from transforms.routers.queue.config import QueueConfig
+from transforms.routers.queue.fill import build_queue
 
 Pairs = dict[str, dict[str, Any]]
 

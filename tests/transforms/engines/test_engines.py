@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.recipe_file import load_recipe
 from tests.stub_llm import StubServer
-from transforms.engines._supervisor import free_port
-from transforms.plugins import Reply, Request
-from transforms.registry import find, names
+from transforms.llm.supervisor import free_port
+from transforms.plugins.kinds import Reply, Request
+from transforms.plugins.registry import find, names
 
 SKYWORK = "Skywork/Skywork-Critic-Llama-3.1-8B"
 

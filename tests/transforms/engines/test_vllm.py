@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.lookup import table_frame
+from pipelines.inspect.lookup import table_frame
 from tests.conftest import ROOT
 from tests.pipelines.conftest import Project
 from transforms.engines.vllm import VLLM
-from transforms.plugins import Reply, Request
+from transforms.plugins.kinds import Reply, Request
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow

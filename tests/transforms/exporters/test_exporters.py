@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from schemas.errors import DataError
 from schemas.messages import message
 from tests.transforms.exporters.rows import row, table
-from transforms.exporters._base import PreferenceConfig, soft_rows
 from transforms.exporters._messages import inspected
-from transforms.registry import find, names
+from transforms.exporters.base import PreferenceConfig, soft_rows
+from transforms.plugins.registry import find, names
 
 CALLS = '[{"id":"c1","type":"function","function":{"name":"add","arguments":{"a":1,"b":[2]}}}]'
 

@@ -14,7 +14,7 @@ import transforms.exporters
 from schemas.messages import text_of
 from tests.transforms.exporters import tiny
 from tests.transforms.exporters.rows import row, table
-from transforms.registry import find, names
+from transforms.plugins.registry import find, names
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 from schemas.messages import message, text_of
 from tests.transforms.exporters import tiny
 from tests.transforms.exporters.rows import row, table
-from transforms.registry import find
+from transforms.plugins.registry import find
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import pytest
 from scipy.optimize import approx_fprime, minimize
 
 from tests.transforms.fusers.vote_makers import simulated
-from transforms.fusers._calibration import expected_calibration_error, fit_temperature
-from transforms.fusers._logistic import fit_logistic
-from transforms.registry import find, names
+from transforms.plugins.registry import find, names
+from transforms.stats.calibration import expected_calibration_error, fit_temperature
+from transforms.stats.logistic import fit_logistic
 
 crowdkit = pytest.importorskip("crowdkit.aggregation", reason="crowd-kit is not installed")
 

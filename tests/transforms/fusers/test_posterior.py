@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.quality.real_data import fuser_pairs, load
 from tests.transforms.fusers.vote_makers import pairs_frame, simulated, vote, votes_frame
-from transforms.registry import find
+from transforms.plugins.registry import find
 
 
 def posterior(**config: Any) -> Any:

@@ -20,7 +20,7 @@ from tests.transforms.fusers.vote_makers import (
     votes_frame,
 )
 from transforms.fusers._verdicts import COLUMNS
-from transforms.registry import find
+from transforms.plugins.registry import find
 
 LABELS = ("a", "b", "tie", "invalid", "refused", "error")
 SLOW = settings(

@@ -12,8 +12,8 @@ from schemas.ids import hash_fields, unit_interval
 from schemas.messages import Message, message, messages_id
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Prompts, Rejects, rows_frame
-from transforms.plugins import Reply, Request, Yield
-from transforms.registry import find
+from transforms.plugins.kinds import Reply, Request, Yield
+from transforms.plugins.registry import find
 
 # fmt: off
 WORDS = [

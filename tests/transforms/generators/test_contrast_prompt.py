@@ -1,6 +1,6 @@
 from tests.transforms.generators.harness import FakeEngine, build, failed, meta, prompt_row, run, text
 from transforms.generators.contrast_prompt import opposed
-from transforms.plugins import Reply, Request
+from transforms.plugins.kinds import Reply, Request
 
 GOOD = {sides["better"] for sides in opposed().values()}
 

@@ -10,7 +10,7 @@ from tests.transforms.generators.harness import FakeEngine, build, meta, pair_ro
 from transforms.generators._corruptions import RULES, sentences
 from transforms.generators._edits import changed_share, difference
 from transforms.generators._flaws import FLAWS
-from transforms.hygiene.similarity import normalised
+from transforms.text.similarity import normalised
 
 ANSWER = (
     "The bridge is 1280 metres long and was opened in 1937. It is painted orange, so that ships see it in fog. "

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from schemas.errors import UsageError
 from schemas.messages import message
 from tests.transforms.generators.harness import FakeEngine, build, failed, pair_row, prompt_row, run
-from transforms.plugins import Reply, Request
-from transforms.registry import find, names
+from transforms.plugins.kinds import Reply, Request
+from transforms.plugins.registry import find, names
 
 DOCUMENTS = [
     "The lighthouse of Cape Norr was built in 1871 and stands 42 metres high.",

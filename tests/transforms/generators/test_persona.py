@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
-from transforms.generators import _views
-from transforms.generators._contrasts import MEASURES, contrast_of
-from transforms.generators._views import (
+from transforms.generators.preferences import views
+from transforms.generators.preferences.contrasts import MEASURES, contrast_of
+from transforms.generators.preferences.views import (
     exemplar,
     favours_first,
     label_entropy,
@@ -18,7 +18,7 @@ from transforms.generators._views import (
     population_spread,
     view_contrasts,
 )
-from transforms.plugins import Request
+from transforms.plugins.kinds import Request
 
 PROMPTS = [f"Explain matter number {i} to me." for i in range(6)]
 
@@ -128,10 +128,10 @@ def test_identity_follows_what_personas_are_made_of(monkeypatch: pytest.MonkeyPa
     generator = build("persona", engine="small")
     before = generator.identity
     assert before == build("persona", engine="small").identity
-    changed = {**_views._library(), "attributes": {"age": ["young", "old"]}}
-    monkeypatch.setattr(_views, "_library", lambda: changed)
-    _views.library_id.cache_clear()
+    changed = {**views._library(), "attributes": {"age": ["young", "old"]}}
+    monkeypatch.setattr(views, "_library", lambda: changed)
+    views.library_id.cache_clear()
     try:
         assert generator.identity != before
     finally:
-        _views.library_id.cache_clear()
+        views.library_id.cache_clear()

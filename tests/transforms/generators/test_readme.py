@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import transforms.generators
-from transforms.registry import find, names
+from transforms.plugins.registry import find, names
 
 TEXT = (Path(transforms.generators.__path__[0]) / "README.md").read_text(encoding="utf-8")
 USES = [use for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL) for use in yaml.safe_load(block)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import DataError
 from transforms.hygiene.decontamination import NgramIndex, nearest, read_prompts
-from transforms.hygiene.similarity import words
+from transforms.text.similarity import words
 
 vocabulary = st.sampled_from([f"w{i}" for i in range(6)])
 texts = st.lists(vocabulary, max_size=40).map(" ".join)

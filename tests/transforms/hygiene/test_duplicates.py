@@ -13,7 +13,7 @@ from schemas.tables import Pairs, Prompts, rows_frame
 from transforms.hygiene.duplicates import KEYS, pair_keys, prompt_keys, resolve
 from transforms.hygiene.semantic import semantic_duplicates
 from transforms.hygiene.signatures import BANDS, PERMUTATIONS, ROWS, signatures, similarity, word_texts
-from transforms.hygiene.similarity import jaccard, normalised, shingles, words
+from transforms.text.similarity import jaccard, normalised, shingles, words
 
 VOCABULARY = [f"word{i}" for i in range(400)]
 

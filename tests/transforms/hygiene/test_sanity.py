@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.hygiene.language import language_of
 from transforms.hygiene.sanity import degenerate, echoes, is_empty, is_refusal, repetition, residue
+from transforms.text.language import language_of
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "...", "-- ?", "\u00a0"])

@@ -8,8 +8,8 @@ from typing import Any
 
 from schemas.messages import to_messages
 from schemas.pairs import make_pair
-from transforms.plugins import Reply, Request, Row
-from transforms.registry import find
+from transforms.plugins.kinds import Reply, Request, Row
+from transforms.plugins.registry import find
 
 MODELS = {"llm": "model@1"}
 

@@ -19,8 +19,8 @@ from schemas.messages import text_of
 from schemas.tables import VOTE_LABELS, Votes, rows_frame
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
 from transforms.judges._templates import FOLDER, JudgeTemplate
-from transforms.plugins import Reply, Request, Row
-from transforms.registry import names
+from transforms.plugins.kinds import Reply, Request, Row
+from transforms.plugins.registry import names
 
 EVERY = ["logprob", "json_verdict", "rm_r1", "grm", "listwise", "nuggets", "context"]
 PAIR_KINDS = {

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
 from transforms.judges._length import head_and_tail, upper_bound, windowed
-from transforms.plugins import Reply, Request
-from transforms.registry import names
+from transforms.plugins.kinds import Reply, Request
+from transforms.plugins.registry import names
 
 
 def counting(request: Request, limit: int = 400) -> Reply:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.tables import ACTIONS, Verdicts
+from transforms.plugins.registry import find, names
 from transforms.policies.noise import (
     action_shares,
     decision_frame,
@@ -22,7 +23,6 @@ from transforms.policies.noise import (
     noise_rate,
     noise_sums,
 )
-from transforms.registry import find, names
 
 
 def policy(name: str, **config: Any) -> Any:

@@ -130,7 +130,7 @@ def test_the_commands(tmp_path: Path, server: Hub) -> None:
     }
 
     def prefine(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli.main", *words]
+        command = [sys.executable, "-m", "prefine.cli.main", *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
     pushed = prefine("hub-push", "demo", "-w", str(tmp_path / "here"), "--repository", "me/demo")

@@ -11,13 +11,13 @@ from schemas.messages import message
 from schemas.pairs import make_pair, mirrored
 from schemas.tables import Pairs, Verdicts, Votes, rows_frame
 from tests.transforms.publish import frames
+from transforms.plugins.registry import find, names
 from transforms.publish.diff import diff
 from transforms.publish.explain import explain
 from transforms.publish.read import Version, open_version
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish
-from transforms.registry import find, names
 from transforms.report.data import report_data
 from transforms.report.render import render
 

@@ -15,7 +15,7 @@ from schemas.tables import Pairs, Verdicts, rows_frame
 from tests.transforms.publish import frames
 from transforms.publish import assign
 from transforms.publish.assign import BRIDGES
-from transforms.publish.similarity import canonical_texts, similarity_keys
+from transforms.publish.prompt_keys import canonical_texts, similarity_keys
 from transforms.publish.splits import SplitsConfig, assign_parts, assign_splits, prompt_keys, remembered
 
 CONFIG = SplitsConfig(fractions={"train": 0.6, "validation": 0.2, "test": 0.2})

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from pipelines.fuse import fusion_columns
+from pipelines.stages.fuse import fusion_columns
 from schemas.manifest import Manifest
 from schemas.recipe import PluginUse
 from tests.transforms.publish import frames
-from transforms.build import build
+from transforms.plugins.build import build
 from transforms.policies.noise import decision_frame
 from transforms.publish.files import Tally, file_entry, row_sum, write_parquet
 from transforms.publish.read import Version, open_version

@@ -14,7 +14,6 @@ import pytest
 
 from schemas.tables import Verdicts, Votes, rows_frame
 from tests.transforms.publish import frames
-from transforms.generators._yield import yield_table
 from transforms.publish.card import dataset_card
 from transforms.publish.read import Version, open_version
 from transforms.publish.version import Provenance, publish
@@ -22,6 +21,7 @@ from transforms.report import voters
 from transforms.report.data import report_data
 from transforms.report.plots import routing_curve
 from transforms.report.render import render
+from transforms.report.strategies import yield_table
 from transforms.report.yields import yield_panels
 
 EVIL = '<script>alert("x")</script><img src=x onerror=y>{{ 7 * 7 }} & "quotes"'

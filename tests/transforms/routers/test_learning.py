@@ -10,7 +10,7 @@ import pytest
 
 from schemas.ids import hash_fields
 from schemas.tables import Verdicts, polars_schema
-from transforms.registry import find
+from transforms.plugins.registry import find
 from transforms.routers._posterior import without_humans
 
 

@@ -13,7 +13,7 @@ from schemas.ids import hash_fields
 from schemas.messages import message
 from schemas.pairs import mirrored
 from schemas.tables import Pairs, Votes, rows_frame
-from transforms.scorers._embedding import Embedder
+from transforms.text.embedding import Embedder
 
 
 def pair_row(prompt: str, a: str, b: str, label: str | None = None, **fields: Any) -> dict[str, Any]:

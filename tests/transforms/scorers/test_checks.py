@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.scorers._checks import CheckError, check, final_answer, final_number, parse_checks
+from transforms.scorers.checks.vocabulary import CheckError, check, final_answer, final_number, parse_checks
 
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "max_words", "n": 3}, "one two three", "one two three four"),

@@ -18,7 +18,7 @@ from tests.benchmarks.quality.noise_data import FolderCache, inject
 from tests.benchmarks.quality.noise_methods import cleanlab_tuned, group_folds, nested_ridges, single_head
 from tests.benchmarks.quality.real_data import load
 from tests.transforms.scorers.pair_rows import LetterEmbedder, no_votes
-from transforms.registry import find
+from transforms.plugins.registry import find
 
 groups = st.lists(st.sampled_from("abcdefghijkl"), min_size=5, max_size=80)
 

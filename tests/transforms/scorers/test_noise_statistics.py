@@ -15,8 +15,8 @@ from scipy.stats import kendalltau
 
 from transforms.scorers._cream import consistency, kendall_tau, soft_label
 from transforms.scorers._crm import peer_review, select_low_loss
-from transforms.scorers._moss import moments, percentiles, toward_label
-from transforms.scorers._noise_rate import FlipRate, estimate_flip_rate, posterior_right
+from transforms.stats.ensemble import moments, percentiles, toward_label
+from transforms.stats.noise_rate import FlipRate, estimate_flip_rate, posterior_right
 
 numbers = st.floats(-5, 5, allow_nan=False)
 

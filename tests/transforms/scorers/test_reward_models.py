@@ -19,9 +19,9 @@ from schemas.errors import DataError, EngineError, UsageError
 from schemas.messages import message
 from schemas.tables import Votes
 from tests.transforms.scorers.pair_rows import frame, no_votes, pair_row, swapped
-from transforms.registry import find
-from transforms.scorers._embedding import MemoryCache
+from transforms.plugins.registry import find
 from transforms.scorers._reward_models import CHUNK, Conversation, Reward, memoised_rewards
+from transforms.text.embedding import MemoryCache
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "cat", "dog", "why"]
 

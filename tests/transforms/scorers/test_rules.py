@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.pairs import mirrored
 from schemas.tables import Votes
 from tests.transforms.scorers.pair_rows import LetterEmbedder, frame, pair_row, swapped
-from transforms.registry import find
+from transforms.plugins.registry import find
 from transforms.scorers.format import defects
 
 RULES = ("bleu", "checks", "format", "length", "r3", "relevance", "repetition")

@@ -12,7 +12,7 @@ import pytest
 from schemas.pairs import mirrored
 from schemas.tables import Pairs, Prompts, Votes
 from tests.transforms.sources.support import assert_conserved, read_path
-from transforms.scorers._checks import parse_checks
+from transforms.scorers.checks.vocabulary import parse_checks
 from transforms.sources.dedupe import dedupe_pairs
 
 ROOT = Path(__file__).resolve().parents[3]

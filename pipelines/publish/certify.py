@@ -1,0 +1,77 @@
+"""The certificate of a version: how many of its labels are right, from the audit that was drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from pipelines.runtime.annotation import asked
+from pipelines.runtime.stage import PAIR_STAGES
+from transforms.annotate.votes import held_out_answers
+from transforms.stats.certificate import certify, certify_slices
+from transforms.storage.workspace import Workspace
+
+SLICES = ("kind", "language", "origin")
+
+
+def certificate(workspace: Workspace) -> dict[str, Any] | None:
+    """Accuracy of the published labels with a 95% interval, overall and by slice; None without an audit's answers."""
+    columns = ("pair_id", "chosen_is", *SLICES)
+    return _certified(
+        workspace, (workspace.read("rows", bucket, ("materialise",), columns) for bucket in workspace.buckets)
+    )
+
+
+def audited(workspace: Workspace, rows: pl.DataFrame) -> dict[str, Any] | None:
+    """The certificate of rows published earlier, from the answers there are now."""
+    return _certified(workspace, [rows])
+
+
+def audited_noise(workspace: Workspace) -> dict[str, Any] | None:
+    """Share of wrong source labels by the audit's answers, with a 95% interval; None without them.
+
+    The audit is a random sample of all pairs and its answers took no part in any label, so unlike the posterior's
+    estimate this one needs no belief in the model. `rate`, `low`, `high`, `level`, `audited`, `population`.
+    """
+    held = _held_out(workspace)
+    if held.is_empty():
+        return None
+    sided = pl.col("source_label").is_in(["a", "b"])
+    labels = [
+        workspace.read("pairs", bucket, PAIR_STAGES, ("source_label",)).filter(sided) for bucket in workspace.buckets
+    ]
+    audit = pl.concat([held.join(found, on="pair_id") for found in labels]).rename({"source_label": "published"})
+    found = certify(audit, sum(frame.height for frame in labels)).as_dict()
+    if found["accuracy"] is None:
+        return None
+    rates = {"rate": 1 - found["accuracy"], "low": 1 - found["high"], "high": 1 - found["low"]}
+    return {**rates, **{name: found[name] for name in ("level", "audited", "population")}}
+
+
+def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[str, Any] | None:
+    held = _held_out(workspace)
+    if held.is_empty():
+        return None
+    answers, sizes, population = [], {column: dict[str, int]() for column in SLICES}, 0
+    for rows in published:
+        population += rows.height
+        for column, counts in sizes.items():
+            for value, n in rows[column].drop_nulls().value_counts().iter_rows():
+                counts[value] = counts.get(value, 0) + n
+        labels = rows.select("pair_id", pl.col("chosen_is").alias("published"), *SLICES)
+        answers.append(held.join(labels, on="pair_id"))
+    audit = pl.concat(answers) if answers else None
+    if audit is None or audit.is_empty():
+        return None
+    slices = certify_slices(audit, sizes)
+    by_slice = {c: {v: found.as_dict() for v, found in values.items()} for c, values in slices.items()}
+    return {**certify(audit, population).as_dict(), "slices": by_slice}
+
+
+def _held_out(workspace: Workspace) -> pl.DataFrame:
+    """Every answer that serves the audit alone: `annotation_id`, `pair_id`, `answer`."""
+    queue = asked(workspace)
+    annotations = [workspace.read("annotations", bucket, ("pull",)) for bucket in workspace.buckets]
+    return held_out_answers(pl.concat(annotations), queue)

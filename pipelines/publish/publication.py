@@ -1,0 +1,153 @@
+"""Making the next version of a dataset from what materialise left in the workspace."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipelines.inspect.estimates import estimates
+from pipelines.publish.certify import audited_noise, certificate
+from pipelines.publish.report import report_documents
+from pipelines.runtime.annotation import queue
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Summary, summarise
+from pipelines.stages.fuse import judgement
+from pipelines.stages.ingest import inputs_read
+from pipelines.stages.judge import JUDGES
+from pipelines.stages.materialise import REJECT_STAGES, Materialise
+from schemas.errors import DataError
+from schemas.ids import hash_json
+from schemas.recipe_file import RecipeFile
+from transforms.plugins.build import plugin_uses
+from transforms.publish.recompute import FUSER, POLICY
+from transforms.publish.version import Provenance, PublishResult, publish
+from transforms.report.census import Census, added_up, counted
+from transforms.storage.workspace import Workspace
+
+_PARTS = {"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",), "rejects": REJECT_STAGES}
+_JUDGEMENT = {"fuser": FUSER, "policy": POLICY}
+_ROOMS, _SOURCES = ("schemas", "transforms", "pipelines"), (".py", ".jinja2", ".jsonl", ".xml", ".css")
+_DATA_SECTIONS = ("name", "seed", "sources", "engines", "hygiene", "generate", "judge", "score", "fuse", "materialise")
+
+
+@cache
+def code_version() -> str:
+    """Version of the installed package and the hash of its sources: `0.1.0+3f2a…`, 12 hex digits."""
+    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    for room in _ROOMS:
+        files = [f for f in (root / room).rglob("*") if f.suffix in _SOURCES]
+        for file in sorted(files):
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    try:
+        release = version("prefine")
+    except PackageNotFoundError:
+        release = "uninstalled"
+    return f"{release}+{digest.hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A recipe about to publish."""
+
+    file: RecipeFile
+    stage: Materialise
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace published from."""
+        return self.stage.workspace
+
+    def provenance(self) -> Provenance:
+        """What the version is made of."""
+        recipe = self.file.recipe
+        return Provenance(
+            recipe=self.file.text,
+            recipe_hash=hash_json(
+                recipe.model_dump(mode="json", include=set(_DATA_SECTIONS), exclude={"materialise": {"exports"}})
+            ),
+            code_version=code_version(),
+            inputs=inputs_read(self.workspace),
+            parts={table: self._fingerprint(table, stages) for table, stages in _PARTS.items()},
+            voters=self._voters(),
+            splits=self.stage.splits_config.model_dump(mode="json"),
+            certificate=certificate(self.workspace),
+            estimates=self._estimates(),
+        )
+
+    def unchanged(self) -> PublishResult | None:
+        """The latest version, if it was made of exactly what lies in the workspace now."""
+        latest = self.stage.parent
+        if latest is None:
+            return None
+        manifest, now = latest.manifest, self.provenance()
+        same = all(getattr(manifest, f) == getattr(now, f) for f in ("recipe_hash", "parts", "code_version"))
+        return PublishResult(manifest.name, manifest.version, False, latest.base, manifest) if same else None
+
+    def check_rows(self, summary: Summary) -> None:
+        """Refuse to publish a version without rows.
+
+        Args:
+            summary: of materialise.
+
+        Raises:
+            DataError: there is none; with what became of all rows, by stage and reason.
+        """
+        if summary.rows_out:
+            return
+        workspace, recipe = self.workspace, self.file.recipe
+        summaries = [summarise(stage, list(workspace.checkpoints(stage).values())) for stage in REJECT_STAGES]
+        reasons = {f"{s.stage}/{reason}": n for s in summaries for reason, n in s.rejects.items()}
+        said = [f"none of {summary.rows_in:,} pairs became a row" if summary.rows_in else "there are no pairs"]
+        if reasons:
+            by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+            said.append("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in by_count))
+            said.append(f"`prefine rejects -w {workspace.root}` shows them")
+        elif not recipe.generate.generators:
+            said.append("the sources hold prompts alone and the recipe has no generators")
+        waiting = queue(workspace).height
+        if waiting:
+            said.append(f"{waiting:,} pairs wait for people's answers (`prefine queue`)")
+        raise DataError(f"nothing to publish in {recipe.dataset!r}, so no version was made: {'; '.join(said)}")
+
+    def publish(self) -> PublishResult:
+        """Write the version, or find that it exists."""
+        counts: list[Census] = []
+        return publish(
+            self.stage.datasets,
+            self.file.recipe.dataset,
+            counted(self.stage.buckets(), counts),
+            self.stage.splits(),
+            self.provenance(),
+            parent=self.stage.parent.manifest.version if self.stage.parent else None,
+            evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
+            documents=lambda manifest, folder: report_documents(
+                self.workspace, manifest, folder, added_up(counts), self.file.recipe.materialise.spread_pairs
+            ),
+        )
+
+    def _estimates(self) -> dict[str, Any] | None:
+        found = estimates(self.workspace)
+        return None if found is None else {**found, "audited_noise": audited_noise(self.workspace)}
+
+    def _voters(self) -> dict[str, Any]:
+        """What the recipe says of its judges and scorers, and of the judges their template's hash and model."""
+        judges: dict[str, Any] = orjson.loads(self.workspace.read_artefact("judge", JUDGES) or b"{}")
+        return {
+            use.name: {"kind": kind.removesuffix("s"), "plugin": use.plugin, **use.settings, **judges.get(use.name, {})}
+            for kind, _, use in plugin_uses(self.file.recipe)
+            if kind in ("judges", "scorers")
+        }
+
+    def _fingerprint(self, table: str, stages: tuple[str, ...]) -> str:
+        return hash_json([self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets])
+
+
+def report_path(result: PublishResult) -> str:
+    """Path or URL of the version's report."""
+    return f"{result.path.rstrip('/')}/report.html"

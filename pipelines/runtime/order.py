@@ -1,0 +1,27 @@
+"""All stages by name, and the order a run takes them in."""
+
+from __future__ import annotations
+
+from pipelines.runtime.stage import Stage
+from pipelines.stages.clean import Clean
+from pipelines.stages.evolve import Evolve
+from pipelines.stages.fuse import Fuse
+from pipelines.stages.generate import Generate
+from pipelines.stages.ingest import Ingest
+from pipelines.stages.judge import Judge
+from pipelines.stages.materialise import Materialise
+from pipelines.stages.pull import Pull
+from pipelines.stages.push import Push
+from pipelines.stages.route import Route
+from pipelines.stages.score import Score
+from pipelines.stages.screen import Screen
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
+}
+# Answers are pulled before judges are asked: a sequential panel learns from them in the run that brings them.
+RUN_ORDER = (
+    *("ingest", "evolve", "screen", "generate", "clean", "pull"),
+    *("judge", "score", "fuse", "route", "push", "materialise"),
+)

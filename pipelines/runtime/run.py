@@ -1,0 +1,125 @@
+"""A run: the stages of a recipe in order, then the version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.publish.export import export_all
+from pipelines.publish.publication import Publication, report_path
+from pipelines.runtime.beam_options import beam_flags
+from pipelines.runtime.dry_run import Plan, plan
+from pipelines.runtime.order import RUN_ORDER, STAGES
+from pipelines.runtime.stage import Summary, run_stage
+from pipelines.stages.materialise import Materialise
+from schemas.errors import UsageError
+from schemas.recipe import Recipe
+from schemas.recipe_file import RecipeFile, load_recipe
+from transforms.plugins.build import check_environment, check_recipe
+from transforms.storage.workspace import Workspace
+
+
+@dataclass
+class RunResult:
+    """What a run did, for people and programs."""
+
+    recipe: str
+    workspace: str
+    stages: list[Summary] = field(default_factory=list)
+    dataset: str | None = None
+    version: str | None = None
+    published: bool = False
+    path: str | None = None
+    report: str | None = None
+    certificate: dict[str, object] | None = None
+    exports: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def checked_recipe(path: Path) -> RecipeFile:
+    """Load a recipe and check it whole.
+
+    Raises:
+        RecipeError: with file, line and field.
+    """
+    file = load_recipe(path)
+    check_recipe(file)
+    return file
+
+
+def dry_run(path: Path, root: str, limit: int | None, flags: Sequence[str]) -> Plan:
+    """What the run would cost; see `pipelines.runtime.dry_run`."""
+    file = checked_recipe(path)
+    return plan(file, root, limit, tuple(beam_flags(file.recipe.beam, flags)))
+
+
+def run_recipe(
+    path: Path,
+    root: str,
+    until: str | None,
+    limit: int | None,
+    flags: Sequence[str],
+    quiet: bool,
+    budget: int | None = None,
+) -> RunResult:
+    """Run every stage up to `until` (all, if None) and publish.
+
+    Raises:
+        UsageError: unknown stage, wrong recipe.
+        PrefineError: a stage failed; run again to resume.
+    """
+    if until is not None and until not in RUN_ORDER:
+        raise UsageError(f"no stage {until!r}; known: {', '.join(RUN_ORDER)}")
+    last = len(RUN_ORDER) if until is None else RUN_ORDER.index(until) + 1
+    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet, budget)
+
+
+def run_stages(
+    path: Path,
+    root: str,
+    names: Sequence[str],
+    limit: int | None,
+    flags: Sequence[str],
+    quiet: bool,
+    budget: int | None = None,
+) -> RunResult:
+    """Run the named stages of a recipe in the order given; `budget` replaces the recipe's budget of human answers."""
+    file = checked_recipe(path)
+    check_environment(file)
+    recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
+    workspace = Workspace.create(root, recipe.buckets)
+    workspace.write_artefact("recipe", "last.yaml", file.text.encode())
+    result = RunResult(str(path), root)
+    ours = tuple(beam_flags(recipe.beam, flags))
+    with workspace.alone():
+        for name in names:
+            stage = STAGES[name](workspace, recipe, file.base_dir.resolve(), limit, ours)
+            if isinstance(stage, Materialise):
+                _publish(Publication(file, stage), result, quiet)
+            else:
+                result.stages.append(run_stage(stage, quiet))
+                result.notes += stage.notes(result.stages[-1])
+    return result
+
+
+def with_budget(recipe: Recipe, answers: int) -> Recipe:
+    """The recipe asking people for `answers` answers in total, whatever its own budget."""
+    queue = {name: value for name, value in recipe.route.queue.items() if name != "budget_seconds"}
+    route = recipe.route.model_copy(update={"queue": {**queue, "budget": answers}})
+    return recipe.model_copy(update={"route": route})
+
+
+def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
+    outcome = publication.unchanged()
+    if outcome is None:
+        result.stages.append(run_stage(publication.stage, quiet))
+        publication.check_rows(result.stages[-1])
+        outcome = publication.publish()
+    result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
+    result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
+    result.certificate = outcome.manifest.certificate
+    recipe = publication.file.recipe
+    exported = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
+    result.exports = {export.name: export.path for export in exported}
+    result.notes += [f"export {export.name}: {note}" for export in exported for note in export.notes]

@@ -1,0 +1,113 @@
+"""A bounded sample of the whole workspace, for fitting models on the driver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from pipelines.runtime.stage import PAIR_STAGES
+from schemas.tables import Pairs, Votes, polars_schema
+from transforms.stats.controls import known_label
+from transforms.storage.files import without_slack
+from transforms.storage.workspace import Workspace
+
+RANDOM_SHARE = 0.2  # of the limit, kept for prompts drawn at random however many pairs are labelled
+_MACHINE_STAGES = ("judge", "score")  # no votes of people among theirs
+
+
+class Sample(NamedTuple):
+    """What models are fitted on.
+
+    `pairs` and `votes` are sorted by id. `pairs` has a column `drawn`: in the random part, whole prompts each as
+    likely as any other. Shares and percentiles of the data set are estimated on that part alone; the other pairs
+    are here because people answered them, and those are not like the rest.
+    """
+
+    pairs: pl.DataFrame
+    votes: pl.DataFrame
+
+
+def sample(
+    workspace: Workspace,
+    limit: int,
+    vote_stages: Sequence[str],
+    pair_columns: Sequence[str] | None = None,
+) -> Sample:
+    """Up to about `limit` pairs and their votes, the same ones in every run; all of them where there are no more.
+
+    Otherwise every pair that people answered or whose answer is known is in it, as long as these leave
+    `RANDOM_SHARE` of the limit; what remains goes to whole prompts in the order of their draw. A draw is eight
+    digits in the middle of the prompt's id, which is a hash, so the sample depends neither on the number of
+    buckets nor on who is asked next. Replies and rationales are left out: nobody fits on them.
+    """
+    n_pairs = sum(
+        checkpoint.counts.get("pairs", 0)
+        for stage in PAIR_STAGES
+        for checkpoint in workspace.checkpoints(stage).values()
+    )
+    kept, last = _chosen_of(workspace, limit, vote_stages) if n_pairs > limit else (_no_ids(), None)
+    columns = None if pair_columns is None else list(dict.fromkeys(["pair_id", *pair_columns, "prompt_id"]))
+    vote_columns = [c for c in polars_schema(Votes) if c not in ("raw", "rationale")]
+    pairs, votes = [], []
+    for bucket in workspace.buckets:
+        found = workspace.read("pairs", bucket, PAIR_STAGES, columns).with_columns(
+            (pl.lit(value=True) if last is None else draw() <= last).alias("drawn")
+        )
+        found = found.filter(pl.col("drawn") | pl.col("pair_id").is_in(kept["pair_id"].implode()))
+        if found.height:
+            pairs.append(without_slack(found))
+            answers = workspace.read("votes", bucket, vote_stages, vote_columns)
+            votes.append(without_slack(answers.join(found.select("pair_id"), on="pair_id", how="semi")))
+    if not pairs:
+        empty = pl.DataFrame(schema=polars_schema(Pairs))
+        empty = empty if columns is None else empty.select(columns)
+        none = pl.DataFrame(schema=polars_schema(Votes)).select(vote_columns)
+        return Sample(empty.with_columns(pl.lit(value=True).alias("drawn")), none)
+    return Sample(pl.concat(pairs).sort("pair_id"), pl.concat(votes).sort("vote_id"))
+
+
+def draw() -> pl.Expr:
+    """A prompt's draw: a number in [0, 2^32) that neither its bucket nor its fold depends on."""
+    return pl.col("prompt_id").str.slice(16, 8).str.to_integer(base=16, dtype=pl.Int64).alias("draw")
+
+
+def chosen(prompts: pl.DataFrame, labelled: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, int]:
+    """Which labelled pairs stay, and up to which draw prompts are taken whole.
+
+    Args:
+        prompts: `draw, n`: pairs of each prompt; at least one row.
+        labelled: `pair_id, draw` of the pairs that people answered or whose answer is known.
+        limit: most pairs.
+
+    Returns:
+        `pair_id` of the labelled pairs, all or those with the lowest draws, and the largest draw taken. The prompt
+        with the lowest draw is always taken, so that one huge prompt cannot leave the random part empty.
+    """
+    most = limit - math.ceil(limit * RANDOM_SHARE)
+    kept = labelled.sort("draw", "pair_id").head(most).select("pair_id")
+    ordered = prompts.group_by("draw").agg(pl.col("n").sum()).sort("draw")
+    fitting = ordered.filter(pl.col("n").cum_sum() <= limit - kept.height)
+    last = fitting["draw"].max() if fitting.height else ordered["draw"].min()
+    return kept, int(last)  # type: ignore[arg-type]
+
+
+def _chosen_of(workspace: Workspace, limit: int, vote_stages: Sequence[str]) -> tuple[pl.DataFrame, int | None]:
+    prompts, labelled = [], []
+    stages = [stage for stage in vote_stages if stage not in _MACHINE_STAGES]
+    for bucket in workspace.buckets:
+        keys = workspace.read("pairs", bucket, PAIR_STAGES, ("prompt_id", "source_label", "tags")).select(
+            "pair_id", draw(), known_label()
+        )
+        people = workspace.read("votes", bucket, stages, ("pair_id", "kind")).filter(pl.col("kind") == "human")
+        answered = pl.col("pair_id").is_in(people["pair_id"].unique().implode())
+        known = keys.filter(answered | pl.col("known_label").is_not_null())
+        labelled.append(without_slack(known.select("pair_id", "draw")))
+        prompts.append(keys.group_by("draw").agg(pl.len().cast(pl.Int64).alias("n")))
+    return chosen(pl.concat(prompts), pl.concat(labelled), limit)
+
+
+def _no_ids() -> pl.DataFrame:
+    return pl.DataFrame(schema={"pair_id": pl.String})

@@ -1,0 +1,1 @@
+"""prefine: preference-data curation."""

@@ -1,0 +1,270 @@
+"""Commands that read: status, judges, datasets, show, explain, rejects, queue, export, report, sql."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from pipelines.inspect import judges as judge_statistics
+from pipelines.inspect import lookup
+from pipelines.publish.export import export_version
+from pipelines.publish.report import write_report
+from prefine.cli.options import AsJson, WorkspaceRoot
+from prefine.cli.output import console, print_json, print_table, say
+from schemas.errors import UsageError
+from transforms.publish.explain import render
+from transforms.publish.query import SECONDS
+from transforms.publish.store import Datasets
+from transforms.storage.workspace import Workspace
+
+Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
+_REQUESTS = (
+    *("engine", "who", "calls", "from memo", "failed", "retries", "tokens in", "cached"),
+    *("tokens out", "ms/call", "calls/s", "tokens/s"),
+)
+_JUDGES = (
+    *("judge", "votes", "ties", "invalid", "refused", "errors", "flips", "for the first", "for the longer"),
+    *("humans: longer", "agrees", "compared", "Brier", "with / without context"),
+)
+_ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (status, judges, datasets, show, explain, rejects, queue, export, report, sql):
+        app.command()(command)
+
+
+def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Per stage: rows, rejects by reason, calls, tokens, seconds, ETA."""
+    stages = lookup.status(workspace)
+    if as_json:
+        print_json(stages)
+        return
+    rows = []
+    for s in stages:
+        usage: dict[str, dict[str, float]] = s["usage"]
+        total = {
+            k: int(sum(u.get(k, 0) for u in usage.values())) for k in ("calls", "memo_hits", "tokens_in", "tokens_out")
+        }
+        reasons = ", ".join(f"{reason} {n}" for reason, n in s["rejects"].items())
+        eta = s["eta_seconds"] if s["buckets"] < s["n_buckets"] else None
+        done = f"{s['buckets']}/{s['n_buckets']}"
+        rows.append((s["stage"], done, s["rows_in"], s["rows_out"], reasons, *total.values(), s["seconds"], eta))
+    columns = ("stage", "buckets", "rows in", "rows out", "rejects", "calls", "memo hits", "tokens in", "tokens out")
+    print_table(f"Workspace {workspace}", (*columns, "seconds", "ETA s"), rows)
+    asked = [(s["stage"], *_request_cells(row)) for s in stages for row in s["requests"]]
+    if asked:
+        print_table("Requests", ("stage", *_REQUESTS), asked)
+    for s in stages:
+        for engine, share in s["prefix_caches"].items():
+            say(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
+    for note in lookup.fusion_notes(workspace):
+        say(note)
+
+
+def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Per judge: ties, failures, order flips, biases of position and length, agreement with humans."""
+    found = judge_statistics.judges(workspace)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            row["voter"],
+            row["n_votes"],
+            *(_share(row[name]) for name in ("tie_rate", "invalid_rate", "refused_rate", "error_rate", "flip_rate")),
+            *(_share(row[name]) for name in ("first_rate", "longer_rate", "human_longer_rate", "agreement")),
+            row["n_compared"],
+            row["brier"],
+            None if row["with_context"] is None else f"{row['with_context']:.1%} / {row['without_context']:.1%}",
+        )
+        for row in found
+    ]
+    print_table("Judges", _JUDGES, rows)
+
+
+def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """Every published dataset and its versions."""
+    store = _store(workspace)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "version": f"v{v:04d}",
+            "rows": m.n_rows,
+            "splits": m.rows_by_split,
+            "path": store.url(name, f"v{v:04d}"),
+        }
+        for name in store.names()
+        for v in store.versions(name)
+        for m in [store.manifest(name, v)]
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    cells = [(r["name"], r["version"], r["rows"], _counts(r["splits"]), r["path"]) for r in rows]
+    print_table("Datasets", ("name", "version", "rows", "splits", "path"), cells)
+
+
+def show(dataset: Dataset, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+    """What a version was made of and holds."""
+    store = _store(workspace)
+    manifest = store.manifest(*store.resolve(dataset))
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    rows = [
+        ("version", manifest.label),
+        ("parent", "" if manifest.parent is None else f"v{manifest.parent:04d}"),
+        ("pairs", manifest.n_pairs),
+        ("rows", f"{manifest.n_rows} ({_counts(manifest.rows_by_split)})"),
+        ("actions", _counts(manifest.actions)),
+        *_estimated(manifest.estimates),
+        ("rejects", f"{manifest.n_rejects} ({_counts(manifest.rejects_by_reason)})"),
+        ("voters", _voters(manifest.voters)),
+        ("certificate", orjson.dumps(manifest.certificate).decode() if manifest.certificate else "none"),
+        ("code", manifest.code_version),
+        ("row hash", manifest.row_hash),
+        ("path", store.url(manifest.name, f"v{manifest.version:04d}")),
+    ]
+    print_table(manifest.label, ("what", "value"), [(name, str(value)) for name, value in rows])
+
+
+def _voters(voters: dict[str, Any], most: int = 20) -> str:
+    """The busiest voters with their votes, and how many more there are."""
+    busiest = sorted(voters.items(), key=lambda v: (-v[1].get("votes", 0), v[0]))
+    names = [f"{name} {voter['votes']:,}" if "votes" in voter else name for name, voter in busiest[:most]]
+    return ", ".join(names) + (f" and {len(busiest) - most:,} more" if len(busiest) > most else "")
+
+
+def explain(
+    pair_id: str,
+    workspace: WorkspaceRoot,
+    dataset: Annotated[str | None, typer.Option(help="explain from this version's evidence alone")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every vote on a pair and the arithmetic to its label."""
+    explanation = lookup.explain_pair(workspace, pair_id, dataset)
+    if as_json:
+        print_json(explanation.model_dump(mode="json"))
+    else:
+        console().print(render(explanation))
+
+
+def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+    """Records that left the pipeline, with reason and detail."""
+    frame = lookup.rejects(workspace, rows)
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    columns = ("stage", "reason", "record_id", "detail")
+    print_table("Rejects", columns, frame.select(columns).rows())
+
+
+def queue(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+    """Pairs waiting for a human, best first."""
+    frame = lookup.queue(workspace, rows)
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    print_table("Queue", frame.columns, frame.rows())
+
+
+def export(
+    dataset: Dataset,
+    workspace: WorkspaceRoot,
+    form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
+    out: Annotated[Path, typer.Option(help="folder to write to")],
+    option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="if OUT is there, leave it as it is and succeed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version in the format a trainer reads."""
+    options = dict(_option(text) for text in option or [])
+    if keep and out.exists():
+        print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
+        return
+    exported = export_version(workspace, dataset, form, out, options)
+    if as_json:
+        print_json({"out": str(out), "format": form, "rows": exported.rows, "notes": exported.notes})
+        return
+    say(f"{out}: {_counts(exported.rows)}")
+    for note in exported.notes:
+        say(note)
+
+
+def report(
+    dataset: Dataset,
+    workspace: WorkspaceRoot,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: say where the version's report is")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A version's report as one HTML file."""
+    where = write_report(workspace, dataset, out)
+    if as_json:
+        print_json({"report": where})
+    else:
+        say(where)
+
+
+def sql(
+    query: str,
+    workspace: WorkspaceRoot,
+    rows: _ROWS = 1000,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="stop the query after so long")] = SECONDS,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
+    columns, found = lookup.sql(workspace, query, rows, seconds)
+    if not as_json:
+        print_table("", columns, found)
+        return
+    again = [name for name, n in Counter(columns).items() if n > 1]
+    if again:
+        raise UsageError(f"SQL: several columns are named {again[0]!r}; give each a name of its own (AS)")
+    print_json([dict(zip(columns, row, strict=True)) for row in found])
+
+
+def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What fusion estimated of the whole data set."""
+    if estimates is None:
+        return []
+    rows = [("actions, predicted", ", ".join(f"{a} {share:.1%}" for a, share in estimates["predicted"].items()))]
+    for name, found in (("wrong source labels", estimates["noise"]), ("by the audit", estimates["audited_noise"])):
+        if found is not None:
+            interval = f"{found['level']:.0%} interval {found['low']:.1%} to {found['high']:.1%}"
+            rows.append((name, f"{found['rate']:.1%} ({interval})"))
+    return rows
+
+
+def _store(workspace: str) -> Datasets:
+    Workspace.open(workspace)
+    return Datasets(f"{workspace.rstrip('/')}/datasets")
+
+
+def _request_cells(row: dict[str, Any]) -> list[Any]:
+    rounded = {name: value if value is None else round(value) for name, value in row.items() if name.endswith("_call")}
+    per_second = {name: None if row[name] is None else f"{row[name]:,.1f}" for name in ("calls_per_s", "tokens_per_s")}
+    return list((row | rounded | per_second | {"cached": _share(row["cached"])}).values())
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
+
+
+def _counts(numbers: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in numbers.items())
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise UsageError(f"--option {text!r}: write NAME=VALUE")
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value

@@ -1,0 +1,142 @@
+"""What all engines share: how many requests may be in flight, how patient the client is, who may be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from schemas.errors import EngineError
+from schemas.secrets import Redaction, secret
+from transforms.llm.client import Client, Patience
+from transforms.llm.metrics import PrefixCache, prefix_cache
+from transforms.llm.supervisor import ServerSpec, standing
+from transforms.plugins.kinds import PluginConfig
+
+_log = logging.getLogger(__name__)
+
+
+class EngineConfig(PluginConfig):
+    """Fields every engine has. Times in seconds."""
+
+    concurrency: int = Field(256, ge=1, description="requests in flight, all worker processes together")
+    attempt_s: float = Field(300.0, gt=0, description="limit of one attempt")
+    deadline_s: float = Field(900.0, gt=0, description="limit of one request with all its attempts")
+    retries: int = Field(6, ge=0, description="repeated attempts after 408, 429, 5xx, timeouts and lost connections")
+    backoff_s: float = Field(0.5, ge=0, description="first wait between attempts; doubles")
+    outage_s: float = Field(120.0, gt=0, description="how long nothing may answer before the run stops")
+
+
+class HttpEngine:
+    """Base of the engines: a subclass sets `config`, `model`, `served_model` and gives `serve`."""
+
+    config: EngineConfig
+    name: str
+    model: str
+    served_model: str
+
+    @property
+    def server(self) -> ServerSpec | None:
+        """The server that `serve` starts on whichever host it is called; None: servers already there."""
+        return None
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens that one request may use, prompt and reply together; None: only the server knows."""
+        return None
+
+    @property
+    def identity(self) -> Any:
+        """Replies depend on the model alone, not on where it runs."""
+        return self.model
+
+    def serve(self) -> AbstractContextManager[list[str]]:
+        """Make the server answer and give its base URLs, each ending in /v1."""
+        raise NotImplementedError
+
+    def headers(self) -> Mapping[str, str]:
+        """Extra headers of every request."""
+        return {}
+
+    def prefix_cache(self, urls: Sequence[str]) -> PrefixCache | None:
+        """What the servers count of their prefix caches; None where they do not."""
+        return prefix_cache(urls, self.headers())
+
+    def connect(self, urls: Sequence[str], workers: int = 1) -> Client:
+        """A client for one of `workers` processes, each with its share of the concurrency."""
+        config = self.config
+        patience = Patience(
+            attempt_s=config.attempt_s,
+            deadline_s=config.deadline_s,
+            retries=config.retries,
+            backoff_s=config.backoff_s,
+            outage_s=config.outage_s,
+        )
+        share = max(1, config.concurrency // max(1, workers))
+        tended = None if self.server is None else partial(standing, self.server)
+        return Client(self.name, urls, self.served_model, share, patience, self.headers(), tended)
+
+
+def api_key(variable: str | None) -> str | None:
+    """The value of the environment variable that holds a key, where one is named; see `schemas.secrets.secret`."""
+    return None if variable is None else secret(variable)
+
+
+def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str], timeout_s: float) -> None:
+    """Wait until `url/models` of any of the servers answers; warn of those that do not.
+
+    Raises:
+        EngineError: none does within `timeout_s`.
+    """
+    give_up = time.monotonic() + timeout_s
+    while True:
+        silent = {url: reason for url in urls if (reason := _silence(url, headers)) is not None}
+        if len(silent) < len(urls):
+            break
+        if time.monotonic() >= give_up:
+            raise EngineError(f"engine {name!r}: nothing answers at {_listed(silent)}. Is the server running?")
+        time.sleep(0.5)
+    if silent:
+        _log.warning(
+            "engine %r: nothing answers at %s; the other %d of its %d servers do, and the run goes on with them",
+            *(name, _listed(silent), len(urls) - len(silent), len(urls)),
+        )
+
+
+def _silence(url: str, headers: Mapping[str, str]) -> str | None:
+    """Why nothing answers at the URL; None where something does."""
+    try:
+        request = urllib.request.Request(f"{url}/models", headers=dict(headers))  # noqa: S310 given by the user
+        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        # Somebody answers; whether this key and model will do shows with the first request.
+        return None if error.code < 500 else f"status {error.code}"
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        return Redaction(headers.values()).error(str(error) or type(error).__name__)
+
+
+def _listed(silent: Mapping[str, str]) -> str:
+    return ", ".join(f"{url}/models ({reason})" for url, reason in silent.items())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file (0.3 s a 100 MB), computed once a process for the same size and time stamp."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

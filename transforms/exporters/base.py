@@ -1,0 +1,188 @@
+"""What the exporters share: options, soft labels, files and the README that `load_dataset` reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from schemas.errors import DataError
+from schemas.ids import canonical_json, unit_interval
+from transforms.exporters._messages import ContextRule, inspected, refuse_media, with_context
+from transforms.exporters._readme import readme
+from transforms.plugins.kinds import PluginConfig
+from transforms.storage.files import writing
+
+SPLIT_ORDER = ("train", "validation", "test")
+ROWS_PER_FILE = 500_000
+_ROUNDING = 1e-9  # of a p_chosen that was computed as 1 - p
+
+
+class FileConfig(PluginConfig):
+    """`file_format` of what is written; a split is cut into files of at most `rows_per_file` rows."""
+
+    file_format: Literal["parquet", "jsonl"] = "parquet"
+    rows_per_file: int = Field(default=ROWS_PER_FILE, ge=1)
+
+
+class PreferenceConfig(FileConfig):
+    """How contexts and soft labels reach a trainer that reads hard preferences.
+
+    `context`: where a row's context goes (`system`, `user`, `column`, `drop`), through `context_template`.
+    `soft_labels`: `filter` leaves out rows whose chosen side is less likely than `min_p_chosen`, by default 2:1: such a
+    label is little better than a coin's, and a trainer would take it for certain. `ignore` exports every row as it is.
+    `resample` writes every training row `copies` times, of which a share 1 - p_chosen (rounded by a seeded coin) has
+    chosen and rejected exchanged: the expected DPO loss is then the soft-label cross-entropy.
+    """
+
+    context: ContextRule = "system"
+    context_template: str = "{context}"
+    soft_labels: Literal["filter", "ignore", "resample"] = "filter"
+    min_p_chosen: float = Field(default=2 / 3, ge=0.5, le=1.0)
+    copies: int = Field(default=4, ge=1, le=64)
+
+    @field_validator("context_template")
+    @classmethod
+    def _one_context(cls, template: str) -> str:
+        if template.count("{context}") != 1:
+            raise ValueError("context_template must hold {context} exactly once")
+        return template
+
+
+class PreferenceExporter:
+    """An exporter of one file set per split. Subclasses give the columns."""
+
+    Config: ClassVar[type[PreferenceConfig]] = PreferenceConfig
+    plugin_name: ClassVar[str]
+    holds_media: ClassVar[bool] = False
+
+    def __init__(self, name: str, config: PreferenceConfig, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+
+    @property
+    def identity(self) -> Any:
+        """Everything that can change the output."""
+        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed]
+
+    def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
+        """Write `<split>-00000.parquet` (or .jsonl) and README.md under `out`; returns rows written per split.
+
+        Raises:
+            DataError: the rows cannot be expressed in this format without losing or inventing something.
+        """
+        parts = inspected(rows, self.plugin_name)
+        if not self.holds_media:
+            refuse_media(parts, self.plugin_name)
+        prompt = with_context(self.config.context, self.config.context_template, parts)
+        table = self.table(soft_rows(self.eligible(rows), self.config, self.seed), prompt, parts)
+        return write_splits(table, out, self.config, about=[made_by(self), *self.notes(rows)])
+
+    def eligible(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows that this format is for; by default all."""
+        return rows
+
+    def notes(self, rows: pl.LazyFrame) -> list[str]:
+        """How many of the eligible rows are left out as doubtful, and how to keep them."""
+        if self.config.soft_labels != "filter":
+            return []
+        counts = self.eligible(rows).select(pl.len(), _is_likely(self.config).sum().alias("kept"))
+        total, kept = counts.collect().row(0)
+        if kept == total:
+            return []
+        least = self.config.min_p_chosen
+        doubt = f"less than {least / (1 - least):.3g}:1 likely" if least < 1 else "not certain"
+        return [
+            f"{total - kept:,} of {total:,} rows left out: their chosen side is {doubt} (p_chosen below {least:.3g}). "
+            "To keep them: option soft_labels: ignore; to weigh them: soft_labels: resample"
+        ]
+
+    def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
+        """The rows in this format; must keep the column `split`."""
+        raise NotImplementedError
+
+
+def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
+    """Apply the policy for soft labels."""
+    if config.soft_labels == "filter":
+        return rows.filter(_is_likely(config))
+    if config.soft_labels == "ignore":
+        return rows
+    copies = config.copies
+
+    def flips(frame: pl.Series) -> pl.Series:
+        counts = [
+            math.floor((1 - row["p_chosen"]) * copies + unit_interval(str(seed), "resample", row["pair_id"]))
+            for row in frame
+        ]
+        return pl.Series(counts, dtype=pl.Int64)
+
+    n_flipped = pl.struct("pair_id", "p_chosen").map_batches(flips, return_dtype=pl.Int64, is_elementwise=True)
+    train = pl.col("split") == "train"
+    copied = rows.with_columns(
+        _flipped=n_flipped, _copy=pl.int_ranges(0, pl.when(train).then(copies).otherwise(1))
+    ).explode("_copy")
+    exchange = train & (pl.col("_copy") < pl.col("_flipped"))
+    pairs = (("chosen", "rejected"), ("model_chosen", "model_rejected"))
+    exchanged = {a: pl.when(exchange).then(b).otherwise(a) for x, y in pairs for a, b in ((x, y), (y, x))}
+    return copied.with_columns(**exchanged).drop("_copy", "_flipped")
+
+
+def made_by(exporter: Any) -> str:
+    """The line of an export's README that says with which exporter and options it was made."""
+    return f"Exporter, options, seed: {canonical_json(exporter.identity).decode()}"
+
+
+def _is_likely(config: PreferenceConfig) -> pl.Expr:
+    return pl.col("p_chosen") >= config.min_p_chosen - _ROUNDING
+
+
+def write_splits(
+    table: pl.LazyFrame, out: Path, config: FileConfig, about: Sequence[str], keep_split: bool = False
+) -> dict[str, int]:
+    """Write each split's rows in order; splits without rows get no file.
+
+    Args:
+        about: what the README says of the rows, a line each: how they were made, what is left out.
+
+    Raises:
+        DataError: there is no row, which no trainer can load, or `out` holds something already, which would be mixed
+            with the export.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise DataError(f"{out} is not empty; export into a new folder, so that nothing old is mixed in")
+    counts = dict(table.group_by("split").len().collect().iter_rows())
+    if not counts:
+        raise DataError(". ".join(["no row is left to export", *about[1:]]))
+    order = [s for s in SPLIT_ORDER if s in counts] + sorted(set(counts) - set(SPLIT_ORDER))
+    suffix = config.file_format
+    for split in order:
+        part = table.filter(pl.col("split") == split)
+        if not keep_split:
+            part = part.drop("split")
+        target = pl.PartitionBy(
+            out,
+            max_rows_per_file=config.rows_per_file,
+            approximate_bytes_per_file=None,
+            file_path_provider=partial(_file_name, split, suffix),
+        )
+        with writing(out):
+            if suffix == "parquet":
+                part.sink_parquet(target, mkdir=True)
+            else:
+                part.sink_ndjson(target, mkdir=True)
+    schema = table.collect_schema()
+    if not keep_split:
+        schema.pop("split")
+    with writing(out / "README.md"):
+        (out / "README.md").write_text(readme(schema, order, suffix, about))
+    return {split: counts[split] for split in order}
+
+
+def _file_name(split: str, suffix: str, file: Any) -> str:
+    return f"{split}-{file.index_in_partition:05d}.{suffix}"

@@ -1,0 +1,1 @@
+"""`posterior`: one calibrated regression over all voters, its parts in one place."""

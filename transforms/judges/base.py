@@ -1,0 +1,166 @@
+"""What all LLM judges share: configuration, identity, both orders, long inputs, states."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.ids import unit_interval
+from transforms.judges._length import Messages, fit, windowed
+from transforms.judges._templates import JudgeTemplate, case, shown_exemplar
+from transforms.judges._votes import Opinion, failed, vote
+from transforms.plugins.kinds import Ask, PluginConfig, Reply, Request, Row
+
+T = TypeVar("T")
+
+
+class Exemplar(BaseModel):
+    """A labelled example shown to the judge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str
+    response_a: str
+    response_b: str
+    label: Literal["a", "b", "tie"]
+    note: str | None = None
+
+
+class JudgeConfig(PluginConfig):
+    """Fields every LLM judge has."""
+
+    engine: str = Field(description="name of the engine that answers")
+    orders: Literal["both", "ab", "ba", "coin"] = Field(
+        "both", description="orders in which the responses are shown; coin: one, drawn per pair from the seed"
+    )
+    template: str = Field(description="`<name>.v<N>` of a template of ours, or the path of a .jinja2 file")
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=1, description="tokens the judge may write")
+    samples: int = Field(1, ge=1, description="replies per order; more than one needs temperature > 0")
+    use_context: bool = Field(True, description="show the pair's context; without it a judge is its own baseline")
+    exemplars: list[Exemplar] = Field([], description="labelled examples shown with every pair")
+    context_tokens: int | None = Field(
+        None, ge=64, description="tokens of a request, reply included; default: the engine's, where it is known"
+    )
+    too_long: Literal["refuse", "window"] = Field(
+        "refuse", description="what to do beyond context_tokens: an error vote, or head and tail of the long texts"
+    )
+    extra_body: dict[str, Any] = Field({}, description="further fields of the request, e.g. chat_template_kwargs")
+
+
+class LlmJudge:
+    """Base of judges that ask about one pair at a time. A subclass gives `body` and `read`."""
+
+    Config: ClassVar[type[PluginConfig]]
+    version: ClassVar[int] = 2  # of what is asked and how replies are read
+
+    def __init__(self, name: str, config: JudgeConfig, seed: int) -> None:
+        self.name, self.config, self.seed = name, config, seed
+        self.template = JudgeTemplate(config.template)
+        self.models: dict[str, str] = {}
+        self._engine_context: int | None = None
+
+    def bind(self, models: dict[str, str]) -> None:
+        """Learn the identity of the engines' models."""
+        self.models = {self.config.engine: models[self.config.engine]}
+
+    def bind_contexts(self, contexts: Mapping[str, int | None]) -> None:
+        """Learn how many tokens a request to each engine may have, where that is known."""
+        self._engine_context = contexts.get(self.config.engine)
+
+    @property
+    def identity(self) -> Any:
+        """Everything that can change a vote: template, model, sampling, how replies are read."""
+        settings = self.config.model_dump(mode="json", exclude={"engine"})
+        return [type(self).__name__, self.version, self.template.hash, self.models, settings, self.seed]
+
+    async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
+        """One vote per pair, order and sample; pairs of one prompt and both orders go out together."""
+        asked = [
+            self._vote(pair, order, sample, ask)
+            for pair in pairs
+            for order in self.orders(pair)
+            for sample in range(self.config.samples)
+        ]
+        return list(await asyncio.gather(*asked))
+
+    def orders(self, pair: Row) -> list[str]:
+        """The orders in which a pair is shown."""
+        if self.config.orders == "both":
+            return ["ab", "ba"]
+        if self.config.orders == "coin":
+            return ["ab" if unit_interval(str(self.seed), self.name, pair["pair_id"]) < 0.5 else "ba"]
+        return [self.config.orders]
+
+    def values(self, pair: Row, order: str) -> dict[str, Any]:
+        """What the template is rendered with. `exemplars` of the row come after those of the configuration."""
+        given = [exemplar.model_dump() for exemplar in self.config.exemplars]
+        exemplars = [shown_exemplar(exemplar) for exemplar in [*given, *(pair.get("exemplars") or [])]]
+        return {**case(pair, order, self.config.use_context), "exemplars": exemplars}
+
+    def messages(self, pair: Row, order: str) -> list[dict[str, str]]:
+        """The chat messages about a pair."""
+        return self.template.messages(self.values(pair, order))
+
+    def body(self, messages: list[dict[str, str]], sample: int) -> dict[str, Any]:
+        """The request body."""
+        config = self.config
+        body = {"messages": messages, "temperature": config.temperature, "max_tokens": config.max_tokens}
+        if config.temperature > 0:
+            body["seed"] = self.seed + sample
+        return {**body, **config.extra_body}
+
+    def request(self, body: dict[str, Any], sample: int = 0) -> Request:
+        """A request to the judge's engine."""
+        model = self.models[self.config.engine]
+        return Request(self.config.engine, model, body, salt=str(sample) if sample else "", purpose=self.name)
+
+    def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
+        """The opinion in an `ok` reply, in terms of the responses as shown."""
+        raise NotImplementedError
+
+    async def _vote(self, pair: Row, order: str, sample: int, ask: Ask) -> Row:
+        reply, problem = await self.reply(pair, order, sample, ask)
+        replies = [reply] if reply is not None else []
+        opinion = problem or failed(replies)
+        if opinion is None:
+            assert reply is not None
+            opinion = self.read(reply, pair, order)
+        return vote(pair, self.name, order, opinion, replies, sample=sample)
+
+    async def reply(self, pair: Row, order: str, sample: int, ask: Ask) -> tuple[Reply | None, Opinion | None]:
+        """The reply about a pair, or the reason why nothing was asked."""
+        row = pair if self.config.use_context else {**pair, "context": None}
+        fitting = await self.fitting(row, lambda shown: self.messages(shown, order), windowed, ask)
+        if isinstance(fitting, Opinion):
+            return None, fitting
+        return await ask(self.request(self.body(fitting, sample), sample)), None
+
+    async def fitting(
+        self, item: T, render: Callable[[T], Messages], shorten: Callable[[T, float], T | None], ask: Ask
+    ) -> Messages | Opinion:
+        """The messages about an item, shortened where the policy says so, or an error because they are too long.
+
+        Args:
+            item: what is asked about; `render` gives its messages, `shorten` cuts its texts to a share.
+        """
+        room = self.room
+        if room is None:
+            return render(item)
+        fitting, tokens = await fit(item, render, shorten, room, self.config, self.models, ask)
+        if fitting is None:
+            return Opinion("error", detail=f"too long: {tokens} tokens of input, {room} fit beside the reply")
+        return fitting
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of input a request may have; None where nothing is known."""
+        reply = self.config.max_tokens
+        if self.config.context_tokens is not None:
+            return self.config.context_tokens - reply
+        # The reply may be allowed more than the engine has: it will hardly need all of it.
+        limit = self._engine_context
+        return None if limit is None else limit - min(reply, limit // 2)

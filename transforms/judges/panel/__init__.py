@@ -1,0 +1,1 @@
+"""The sequential panel: which judge is asked next, and when to stop."""

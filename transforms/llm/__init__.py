@@ -1,0 +1,1 @@
+"""How requests reach a language model: the window, the client, the wire, and the servers of this host."""

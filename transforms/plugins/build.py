@@ -1,0 +1,153 @@
+"""From recipe to plug-ins: find each by name, validate its settings, give it its engines."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.errors import RecipeError, UsageError
+from schemas.recipe import PluginUse, Recipe
+from schemas.recipe_file import Location, RecipeFile
+from transforms.hygiene.config import HygieneConfig
+from transforms.plugins.registry import find
+from transforms.publish.rows import RowsConfig
+from transforms.publish.splits import SplitsConfig
+from transforms.routers.queue.config import QueueConfig
+from transforms.sources.check import check_sources
+
+
+def build(kind: str, use: PluginUse, seed: int, folder: Path | None = None) -> Any:
+    """An instance of the plug-in that `use` names; relative paths in its settings start from `folder`.
+
+    Raises:
+        UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
+            also names the line).
+    """
+    plugin = find(kind, use.plugin)
+    try:
+        config = plugin.Config.model_validate(use.settings)
+    except ValidationError as error:
+        raise UsageError(f"{kind} {use.name}: {error}") from None
+    return plugin(use.name, config if folder is None else config.beside(folder), seed)
+
+
+def build_all(
+    kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, str], folder: Path | None = None
+) -> list[Any]:
+    """Instances of several uses in order, each bound to the identities of its engines."""
+    plugins = [build(kind, use, seed, folder) for use in uses]
+    for plugin in plugins:
+        if hasattr(plugin, "bind"):
+            plugin.bind(dict(models))
+    return plugins
+
+
+def engines_of(kind: str, use: PluginUse) -> list[tuple[str, str]]:
+    """The engines a plug-in use asks, as (field, engine name); the Config's `engine_fields` says where they stand."""
+    fields = getattr(find(kind, use.plugin).Config, "engine_fields", ("engine", "engines"))
+    found: list[tuple[str, str]] = []
+    for field in fields:
+        value = use.settings.get(field)
+        found += [(field, str(name)) for name in (value if isinstance(value, list) else [value]) if name is not None]
+    return found
+
+
+def plugin_uses(recipe: Recipe) -> Iterator[tuple[str, Location, PluginUse]]:
+    """Every plug-in use of a recipe with its kind and place."""
+    for name, use in recipe.engines.items():
+        yield "engines", ("engines", name), use
+    for index, use in enumerate(recipe.generate.generators):
+        yield "generators", ("generate", "generators", index), use
+    for index, use in enumerate(recipe.judge.judges):
+        yield "judges", ("judge", "judges", index), use
+    for index, use in enumerate(recipe.score.scorers):
+        yield "scorers", ("score", "scorers", index), use
+    yield "fusers", ("fuse", "fuser"), recipe.fuse.fuser
+    yield "policies", ("fuse", "policy"), recipe.fuse.policy
+    yield "routers", ("route", "router"), recipe.route.router
+    for index, export in enumerate(recipe.materialise.exports):
+        yield "exporters", ("materialise", "exports", index), export.use
+
+
+def check_recipe(file: RecipeFile) -> None:
+    """Check a recipe's sources, and of every plug-in use that it exists, its settings fit, its engines are declared.
+
+    Raises:
+        RecipeError: with file, line, field and the nearest valid name.
+    """
+    check_sources(file)
+    _check_sections(file)
+    seen: dict[tuple[str, str], Location] = {}
+    for kind, location, use in plugin_uses(file.recipe):
+        field = "format" if kind == "exporters" else "plugin"
+        try:
+            plugin = find(kind, use.plugin)
+        except UsageError as error:
+            raise file.error((*location, field), str(error)) from None
+        where = (*location, "options") if kind == "exporters" else location
+        _check_paths(file, file.validated(plugin.Config, use.settings, where), where)
+        for where_field, engine in engines_of(kind, use):
+            if engine not in file.recipe.engines:
+                near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                known = ", ".join(sorted(file.recipe.engines)) or "none"
+                raise file.error((*location, where_field), f"no engine named {engine!r}{hint} Declared: {known}")
+        if kind in ("generators", "judges", "scorers", "exporters"):
+            group = "voters" if kind in ("judges", "scorers") else kind
+            folder = use.name.casefold()  # names that differ in case alone are one folder on some disks
+            if (group, folder) in seen:
+                raise file.error((*where, "name"), f"the name {use.name!r} is used twice; give this one another name")
+            seen[group, folder] = location
+
+
+def _check_sections(file: RecipeFile) -> None:
+    """Sections whose models live beside the code that obeys them."""
+    recipe = file.recipe
+    hygiene = file.validated(HygieneConfig, recipe.hygiene, ("hygiene",))
+    if hygiene.decontamination is not None:
+        _check_paths(file, hygiene.decontamination, ("hygiene", "decontamination"))
+    for index, path in enumerate(recipe.annotate.files):
+        _check_path(file, path, ("annotate", "files", index))
+    file.validated(QueueConfig, recipe.route.queue, ("route", "queue"))
+    file.validated(SplitsConfig, recipe.materialise.splits, ("materialise", "splits"))
+    file.validated(RowsConfig, recipe.materialise.rows, ("materialise", "rows"))
+
+
+def _check_paths(file: RecipeFile, config: Any, location: Location) -> None:
+    """The files that a plug-in's settings name."""
+    for field in getattr(config, "path_fields", ()):
+        value = getattr(config, field)
+        if isinstance(value, str):
+            _check_path(file, value, (*location, field))
+        for index, path in enumerate(value if isinstance(value, (tuple, list)) else ()):
+            _check_path(file, path, (*location, field, index))
+
+
+def _check_path(file: RecipeFile, given: str, location: Location) -> None:
+    if given.startswith("datasets:"):
+        return
+    path = file.base_dir / Path(given).expanduser()
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*") if p.is_file()]
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"; nearest name there: {near[0]!r}" if near else ""
+        raise file.error(location, f"no file at {given!r} (looked at {path}){hint}")
+
+
+def check_environment(file: RecipeFile) -> None:
+    """Check that every environment variable the recipe needs is set and holds a secret.
+
+    Raises:
+        RecipeError: a line for each that is not; never with its value.
+    """
+    faults = [
+        str(file.error(location, text))
+        for location, text in file.environment_faults()
+        if location[0] != "annotate" or file.recipe.annotate.plugin == "label_studio"
+    ]
+    if faults:
+        raise RecipeError("\n".join(faults))

@@ -1,0 +1,1 @@
+"""The queue for people: from values to a choice of pairs under a budget."""

@@ -1,0 +1,1 @@
+"""`checks`: the vocabulary of checkable constraints and answers, and the voter that counts them."""
