@@ -37,7 +37,7 @@ from typing import Any
 import httpx
 import polars as pl
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.annotation import ledger
 from tests.label_studio_server import LEGACY_TOKEN, Server, executable
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes

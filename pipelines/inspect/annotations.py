@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.annotation import asked, ledger, pairs_by_id, queue
 from pipelines.runtime.fitted_stage import CURRENT
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES

@@ -10,7 +10,11 @@ import orjson
 import typer
 
 from pipelines.inspect import judges as judge_statistics
-from pipelines.inspect import lookup
+from pipelines.inspect import tables
+from pipelines.inspect.explain import explain_pair
+from pipelines.inspect.sql import sql as run_sql
+from pipelines.inspect.status import fusion_notes
+from pipelines.inspect.status import status as stage_status
 from pipelines.publish.export import export_version
 from pipelines.publish.report import write_report
 from prefine.cli.options import AsJson, WorkspaceRoot
@@ -41,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Per stage: rows, rejects by reason, calls, tokens, seconds, ETA."""
-    stages = lookup.status(workspace)
+    stages = stage_status(workspace)
     if as_json:
         print_json(stages)
         return
@@ -63,7 +67,7 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     for s in stages:
         for engine, share in s["prefix_caches"].items():
             say(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
-    for note in lookup.fusion_notes(workspace):
+    for note in fusion_notes(workspace):
         say(note)
 
 
@@ -148,7 +152,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Every vote on a pair and the arithmetic to its label."""
-    explanation = lookup.explain_pair(workspace, pair_id, dataset)
+    explanation = explain_pair(workspace, pair_id, dataset)
     if as_json:
         print_json(explanation.model_dump(mode="json"))
     else:
@@ -157,7 +161,7 @@ def explain(
 
 def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
     """Records that left the pipeline, with reason and detail."""
-    frame = lookup.rejects(workspace, rows)
+    frame = tables.rejects(workspace, rows)
     if as_json:
         print_json(frame.to_dicts())
         return
@@ -167,7 +171,7 @@ def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False)
 
 def queue(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
     """Pairs waiting for a human, best first."""
-    frame = lookup.queue(workspace, rows)
+    frame = tables.queue(workspace, rows)
     if as_json:
         print_json(frame.to_dicts())
         return
@@ -219,7 +223,7 @@ def sql(
     as_json: AsJson = False,
 ) -> None:
     """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
-    columns, found = lookup.sql(workspace, query, rows, seconds)
+    columns, found = run_sql(workspace, query, rows, seconds)
     if not as_json:
         print_table("", columns, found)
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.inspect import maintenance, versions
-from pipelines.inspect.lookup import rebuild_catalog
+from pipelines.inspect.sql import rebuild_catalog
 from prefine.cli.options import AsJson, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
 from transforms.publish.diff import SLICES, render

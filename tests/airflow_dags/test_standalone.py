@@ -23,7 +23,7 @@ import yaml
 from datasets import load_dataset
 
 from airflow_dags.prefine_airflow.local import USER, Standalone, free_port
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.annotation import asked, ledger
 from tests.airflow_dags.environment import airflow_bin
 from tests.conftest import ROOT

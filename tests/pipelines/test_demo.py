@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from tests.conftest import ROOT
 from transforms.storage.workspace import Workspace
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_recipe
 from transforms.storage.workspace import Workspace
 

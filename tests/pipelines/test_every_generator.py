@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_recipe
 from schemas.tables import Pairs, Prompts
 from transforms.plugins.registry import names

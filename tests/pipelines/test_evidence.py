@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import fusion_notes, table_frame
+from pipelines.inspect.status import fusion_notes
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_stages
 from pipelines.runtime.sample import RANDOM_SHARE, chosen, sample
 from pipelines.runtime.stage import ANSWER_STAGES, VOTE_STAGES

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import dry_run, run_recipe
 from schemas.errors import EngineError
 from tests.pipelines.conftest import Project

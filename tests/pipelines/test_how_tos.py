@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_recipe
 from tests.conftest import ROOT
 from tests.pipelines.test_every_generator import LOGS, PAIR, REFERENCE

@@ -7,7 +7,7 @@ import json
 import polars as pl
 import pytest
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from tests.pipelines.conftest import Project
 from transforms.storage.workspace import Workspace
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import explain_pair
+from pipelines.inspect.explain import explain_pair
 from pipelines.inspect.versions import check, compare
 from pipelines.publish.export import export_version
 from pipelines.runtime.run import RunResult, run_recipe

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import RunResult, run_recipe
 from tests.pipelines.conftest import Project
 from tests.stub_llm import StubServer

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import explain_pair, rebuild_catalog, sql
+from pipelines.inspect.explain import explain_pair
+from pipelines.inspect.sql import rebuild_catalog, sql
 from pipelines.inspect.versions import check, compare, prune_versions
 from pipelines.publish import publication as publish_module
 from pipelines.publish.export import export_version

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.annotation import ledger, rankings
 from schemas.messages import text_of
 from tests.label_studio_server import LEGACY_TOKEN, Server

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.inspect.versions import check
 from pipelines.publish.export import export_version
 from pipelines.runtime.run import run_recipe

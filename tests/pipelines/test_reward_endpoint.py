@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_stages
 from schemas.errors import EngineError
 from transforms.storage.workspace import Workspace

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.inspect.annotations import outlook
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from pipelines.runtime.fitted_stage import CURRENT
 from tests.pipelines.conftest import Project
 from tests.transforms.annotate.replay import pandalm_pairs

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from pipelines.inspect import versions
-from pipelines.inspect.lookup import TABLE_STAGES, table_frame
+from pipelines.inspect.tables import TABLE_STAGES, table_frame
 from pipelines.runtime.order import RUN_ORDER
 from schemas.tables import TABLES
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes

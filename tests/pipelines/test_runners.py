@@ -20,7 +20,8 @@ import polars as pl
 import psutil
 import pytest
 
-from pipelines.inspect.lookup import status, table_frame
+from pipelines.inspect.status import status
+from pipelines.inspect.tables import table_frame
 from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
 from transforms.storage.workspace import Workspace
 

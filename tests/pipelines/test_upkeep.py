@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.inspect.labels import counted
-from pipelines.inspect.lookup import table_frame
+from pipelines.inspect.tables import table_frame
 from schemas.tables import Annotations, Queue, polars_schema
 from tests.pipelines.conftest import Project, version_bytes
 from transforms.storage.workspace import Workspace

@@ -1,0 +1,54 @@
+"""The tables of a workspace as lazy frames, and the files they are in."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from pipelines.runtime.order import RUN_ORDER
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from schemas.tables import TABLES, polars_schema
+from transforms.storage.files import is_local
+from transforms.storage.workspace import Workspace
+
+TABLE_STAGES: dict[str, tuple[str, ...]] = {
+    "prompts": ("screen",),
+    "pairs": PAIR_STAGES,
+    "votes": VOTE_STAGES,
+    "verdicts": ("fuse",),
+    "queue": ("route",),
+    "rows": ("materialise",),
+    "annotations": ("pull",),
+    "rejects": tuple(RUN_ORDER),
+}
+
+
+def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:
+    """A table of the workspace, all buckets, lazily."""
+    paths = [address(workspace, part) for part in parts(workspace, table)]
+    schema = polars_schema(TABLES[table])
+    return pl.scan_parquet(paths, schema=schema) if paths else pl.LazyFrame(schema=schema)
+
+
+def rejects(root: str, limit: int) -> pl.DataFrame:
+    """Rejected records of every stage, by stage and reason."""
+    workspace = Workspace.open(root)
+    return table_frame(workspace, "rejects").sort("stage", "reason", "record_id").head(limit).collect()
+
+
+def queue(root: str, limit: int) -> pl.DataFrame:
+    """The queue for humans, best first."""
+    return table_frame(Workspace.open(root), "queue").sort("rank").head(limit).collect()
+
+
+def parts(workspace: Workspace, table: str) -> list[str]:
+    """Paths of the Parquet files that a table consists of, by bucket."""
+    return [
+        f"{workspace.bucket_dir(table, bucket)}/{part}"
+        for bucket in workspace.buckets
+        for part in workspace.parts(table, bucket, TABLE_STAGES[table])
+    ]
+
+
+def address(workspace: Workspace, path: str) -> str:
+    """A path of the workspace as DuckDB reads it."""
+    return path if is_local(workspace.fs) else str(workspace.fs.unstrip_protocol(path))
