@@ -8,6 +8,7 @@ profiles of the reader.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import orjson
@@ -78,7 +79,7 @@ class ContextReversal(BaseGenerator):
     @property
     def identity(self) -> Any:
         """As every generator's, plus the list of contrasts."""
-        return {**super().identity, "contrasts": [repr(c) for c in contrasts()]}
+        return {**super().identity, "contrasts": [asdict(c) for c in contrasts()]}
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         candidates = await sample(self, self.config, row, ask, out)

@@ -8,6 +8,7 @@ labels follow from what is said about it.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -62,7 +63,7 @@ class PersonaPairs(BaseGenerator):
     @property
     def identity(self) -> Any:
         """As every generator's, plus the list of contrasts and what personas are made of."""
-        return {**super().identity, "contrasts": [repr(c) for c in contrasts()], "personas": library_id()}
+        return {**super().identity, "contrasts": [asdict(c) for c in contrasts()], "personas": library_id()}
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         draw = drawer(self, row)

@@ -55,6 +55,7 @@ class LlmJudge:
     """Base of judges that ask about one pair at a time. A subclass gives `body` and `read`."""
 
     Config: ClassVar[type[PluginConfig]]
+    plugin_name: ClassVar[str]
     version: ClassVar[int] = 2  # of what is asked and how replies are read
 
     def __init__(self, name: str, config: JudgeConfig, seed: int) -> None:
@@ -75,7 +76,7 @@ class LlmJudge:
     def identity(self) -> Any:
         """Everything that can change a vote: template, model, sampling, how replies are read."""
         settings = self.config.model_dump(mode="json", exclude={"engine"})
-        return [type(self).__name__, self.version, self.template.hash, self.models, settings, self.seed]
+        return [self.plugin_name, self.version, self.template.hash, self.models, settings, self.seed]
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         """One vote per pair, order and sample; pairs of one prompt and both orders go out together."""
