@@ -1,1 +1,1 @@
-"""The stages of a run: each a Beam pipeline over buckets, thin, with its logic in transforms/."""
+"""The stages of a run, what runs them, and what a workspace can be asked."""

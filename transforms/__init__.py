@@ -1,1 +1,1 @@
-"""The methods: one folder a plug-in kind, one file a plug-in. Pure logic; Beam appears only in `ptransforms`."""
+"""The methods: pure functions and plug-ins, a folder for one kind of thing. Nothing here imports Beam."""
