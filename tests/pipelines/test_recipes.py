@@ -1,4 +1,4 @@
-"""The recipes for real preference data, as they come: ingest, score, fuse, route, publish, verify, export."""
+"""Recipes as they come: ingest, score, fuse, route, publish, verify, export."""
 
 from __future__ import annotations
 
@@ -13,16 +13,32 @@ from pipelines.runtime.run import run_recipe
 from tests.conftest import ROOT
 from transforms.storage.workspace import Workspace
 
-pytestmark = pytest.mark.slow
-
 LIMIT = 240
 
 
+def test_every_recipe_of_the_repository_has_a_test() -> None:
+    """`demo.yaml` has its own, `test_demo.py`."""
+    assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} == {"demo", "pairs"}
+
+
+def test_labelled_pairs_become_a_dataset(tmp_path: Path) -> None:
+    result = run_recipe(ROOT / "recipes" / "pairs.yaml", str(tmp_path / "w"), None, None, (), quiet=True)
+    assert result.published
+    assert {stage.stage: stage.rejects for stage in result.stages if stage.rejects} == {}
+    counts = {stage.stage: stage.counts for stage in result.stages}
+    assert counts["ingest"]["pairs"] == 60
+    assert counts["score"]["votes"] == 3 * 60
+    verdicts = table_frame(Workspace.open(str(tmp_path / "w")), "verdicts").collect()
+    assert verdicts["n_votes"].min() > 3  # the rules, the model, and the people who saw the pair
+    assert all(found.ok for found in check(str(tmp_path / "w"), str(result.dataset), []))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pandalm", "hh_harmless", "llmbar", "ukpconvarg"])
 def test_real_preferences_become_a_dataset(name: str, tmp_path: Path, shared_data: Path) -> None:
-    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
-    assert "../../shared/data/" in text
-    (tmp_path / "recipe.yaml").write_text(text.replace("../../shared/data", str(shared_data)))
+    text = (ROOT / "tests" / "recipes" / f"{name}.yaml").read_text()
+    assert "../../../shared/data/" in text
+    (tmp_path / "recipe.yaml").write_text(text.replace("../../../shared/data", str(shared_data)))
     result = run_recipe(tmp_path / "recipe.yaml", str(tmp_path / "w"), None, LIMIT, (), quiet=True)
     assert result.published
     for stage in result.stages:

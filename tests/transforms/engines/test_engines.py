@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.recipe_file import load_recipe
+from tests.conftest import ROOT
 from tests.stub_llm import StubServer
 from transforms.llm.supervisor import free_port
 from transforms.plugins.kinds import Reply, Request
@@ -202,10 +204,9 @@ def test_vllm_servers_already_there_are_used() -> None:
 
 def test_a_served_command_is_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "vllm"
-    root = Path(__file__).resolve().parents[3]
     script.write_text(
         f"#!{sys.executable}\nimport os, sys\n"
-        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(root)!r})\n"
+        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(ROOT)!r})\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'tests.stub_llm', '--port', port])\n"
     )
     script.chmod(0o755)
@@ -217,13 +218,12 @@ def test_a_served_command_is_started_and_stopped(tmp_path: Path, monkeypatch: py
 def slow_vllm(folder: Path, loading_s: float) -> Path:
     """A `vllm` that listens after so many seconds, writes its pid beside itself, and finds no model if `broken` is."""
     script = folder / "vllm"
-    root = Path(__file__).resolve().parents[3]
     script.write_text(
         f"#!{sys.executable}\nimport os, pathlib, sys, time\n"
         f"here = pathlib.Path({str(folder)!r})\n"
         "if (here / 'broken').exists(): sys.exit('CUDA error: device lost')\n"
         f"(here / 'pid').write_text(str(os.getpid()))\ntime.sleep({loading_s})\n"
-        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(root)!r})\n"
+        f"port = sys.argv[sys.argv.index('--port') + 1]\nos.chdir({str(ROOT)!r})\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'tests.stub_llm', '--port', port, "
         '"--options", \'{"latency_s": 0.3}\'])\n'
     )
@@ -298,8 +298,11 @@ def test_the_embedded_model_answers_with_text_logprobs_and_json() -> None:
     assert count.text.isdigit()
 
 
-def test_the_gpu_recipe_is_valid_and_gives_the_command_it_promises() -> None:
-    recipe = load_recipe(Path(__file__).resolve().parents[3] / "recipes" / "gpu_judge.yaml").recipe
+def test_the_gpu_recipe_of_the_docs_is_valid_and_gives_the_command_it_promises(tmp_path: Path) -> None:
+    found = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "gpu.md").read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / "recipe.yaml").write_text(found[1])
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
     use = recipe.engines["qwen"]
     made = engine(use.plugin, **use.settings)
     assert made.command() == [
