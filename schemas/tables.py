@@ -22,6 +22,8 @@ ORDERS = ("ab", "ba", "none")
 ACTIONS = ("keep", "flip", "soften", "drop", "tie", "route")
 SPLITS = ("train", "validation", "test")
 
+Row = dict[str, Any]  # a row of a table as a dict of its columns
+
 
 def _id(primary_key: bool = False, nullable: bool = False) -> dy.String:
     return dy.String(primary_key=primary_key, nullable=nullable, regex=ID_PATTERN)

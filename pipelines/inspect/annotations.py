@@ -14,9 +14,9 @@ from pipelines.runtime.fitted_stage import CURRENT
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
 from pipelines.stages.route import text_length
 from schemas.errors import DataError
+from schemas.tables import Row
 from transforms.annotate.files import to_jsonl
 from transforms.annotate.tasks import waiting
-from transforms.plugins.kinds import Row
 from transforms.stats.people import SLICES, People, people_statistics
 from transforms.storage.workspace import Workspace
 

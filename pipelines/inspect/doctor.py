@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from transforms.plugins.registry import KINDS, names
+from transforms.plugins.registry import BASES, distribution_of, names
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,14 @@ def examine() -> list[Finding]:
     )
     token = "LABEL_STUDIO_TOKEN" in os.environ
     found.append(Finding("annotate", "LABEL_STUDIO_TOKEN", token, "set" if token else "", "no push to Label Studio"))
-    found += [Finding("plug-ins", kind, True, ", ".join(names(kind)), "") for kind in KINDS]
+    found += [Finding("plug-ins", kind, True, ", ".join(_labelled(kind)), "") for kind in BASES]
     return found
+
+
+def _labelled(kind: str) -> list[str]:
+    """The plug-ins of a kind; those of other packages with package and version."""
+    packages = {name: distribution_of(kind, name) for name in names(kind)}
+    return [name if package is None else f"{name} ({' '.join(package)})" for name, package in packages.items()]
 
 
 def _package(area: str, name: str, cost: str) -> Finding:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from schemas.errors import DataError, UsageError
 from schemas.manifest import Manifest, version_name
 from schemas.recipe import ExportUse, PluginUse
-from transforms.exporters.base import made_by
+from transforms.exporters.base import Exporter
 from transforms.plugins.build import build
 from transforms.publish.read import open_version
 from transforms.storage.files import writing
@@ -48,7 +48,7 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
         DataError: the format cannot hold the rows, or holds none of them.
     """
     workspace = Workspace.open(root)
-    exporter = build("exporters", _use(form, options), 0)
+    exporter = build(Exporter, _use(form, options), 0)
     rows = open_version(workspace.datasets, dataset).scan("rows")
     if out.exists():
         return Exported(form, str(out), exporter.export(rows, out), exporter.notes(rows))
@@ -83,10 +83,10 @@ def export_all(workspace: Workspace, manifest: Manifest, exports: list[ExportUse
     rows = open_version(workspace.datasets, manifest.label).scan("rows") if exports else pl.LazyFrame()
     done, faults = [], []
     for use in (export.use for export in exports):
-        exporter, folder = build("exporters", use, seed), workspace.path(EXPORTS, manifest.name, version, use.name)
+        exporter, folder = build(Exporter, use, seed), workspace.path(EXPORTS, manifest.name, version, use.name)
         counts: dict[str, int] = {}
         try:
-            if not _is_made(workspace.fs, folder, made_by(exporter)):
+            if not _is_made(workspace.fs, folder, exporter.made_by):
                 with TemporaryDirectory(prefix="prefine-") as staged:
                     counts = exporter.export(rows, Path(staged))
                     with writing(folder):

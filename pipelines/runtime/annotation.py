@@ -10,12 +10,11 @@ import polars as pl
 from pipelines.runtime.stage import PAIR_STAGES
 from schemas.recipe import AnnotateSection, Recipe
 from schemas.secrets import secret
-from schemas.tables import Queue, polars_schema
+from schemas.tables import Queue, Row, polars_schema
 from transforms.annotate.label_studio import LabelStudioServer
 from transforms.annotate.page import PageConfig
 from transforms.annotate.ranking import RANKINGS
 from transforms.annotate.tasks import empty_ledger
-from transforms.plugins.kinds import Row
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Workspace
 

@@ -17,8 +17,8 @@ from pipelines.stages.ingest import Ingest
 from pipelines.stages.judge import Judge
 from pipelines.stages.screen import Screen
 from schemas.recipe_file import RecipeFile
+from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE
-from transforms.plugins.kinds import Reply, Request
 from transforms.sources.count import count_rows
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Workspace

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from schemas.ids import hash_fields, unit_interval
+from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE
-from transforms.plugins.kinds import Reply, Request
 
 CHARACTERS_PER_TOKEN = 4.0
 _MESSAGE_TOKENS = 8  # what a chat template adds to each message

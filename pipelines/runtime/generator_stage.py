@@ -14,9 +14,11 @@ import polars as pl
 from pipelines.runtime.llm_stage import AskingStage, Unit
 from schemas.ids import canonical_json, hash_fields
 from schemas.recipe import AskingSection, PluginUse
-from schemas.tables import PAYLOAD_LIMIT, Rejects, rows_frame
-from transforms.plugins.build import build_all
-from transforms.plugins.kinds import Ask, Row, Yield
+from schemas.tables import PAYLOAD_LIMIT, Rejects, Row, rows_frame
+from transforms.generators.base import Generator, Yield
+from transforms.llm.request import Ask
+from transforms.plugins.base import Plugin
+from transforms.plugins.build import build
 from transforms.plugins.registry import find
 from transforms.storage.workspace import Output
 
@@ -27,7 +29,7 @@ Made = list[tuple[str, Yield]]
 class GeneratingStage(AskingStage):
     """The recipe's generators that make `makes` ("pairs" or "prompts"), over the rows of `tables`."""
 
-    kind: ClassVar[str] = "generators"
+    kind: ClassVar[type[Plugin]] = Generator
     version: ClassVar[int] = 2
     makes: ClassVar[str]
     tables: ClassVar[Mapping[str, tuple[str, ...]]]  # table that generators consume -> the stages that give it
@@ -35,7 +37,7 @@ class GeneratingStage(AskingStage):
     @property
     def uses(self) -> list[PluginUse]:
         """The recipe's generators of this stage."""
-        return [use for use in self.recipe.generate.generators if find(self.kind, use.plugin).makes == self.makes]
+        return [use for use in self.recipe.generate.generators if find(Generator, use.plugin).makes == self.makes]
 
     @property
     def is_idle(self) -> bool:
@@ -48,9 +50,12 @@ class GeneratingStage(AskingStage):
         return self.recipe.generate
 
     @cached_property
-    def generators(self) -> list[Any]:
+    def generators(self) -> list[Generator]:
         """The generators in order."""
-        return build_all(self.kind, self.uses, self.recipe.seed, self.models, self.base_dir)
+        generators = [build(Generator, use, self.recipe.seed, self.base_dir) for use in self.uses]
+        for generator in generators:
+            generator.bind(self.models)
+        return generators
 
     @property
     def identity(self) -> Any:
@@ -80,7 +85,7 @@ class GeneratingStage(AskingStage):
         """The bucket's output from what every generator yielded, by its name and in order."""
 
 
-async def _yields(generators: list[Any], row: Row, ask: Ask) -> Made:
+async def _yields(generators: list[Generator], row: Row, ask: Ask) -> Made:
     """What the generators make of a row, in order; a generator also gets the prompts that earlier ones made."""
     rows: list[Row] = [row]
     found: Made = []

@@ -18,9 +18,11 @@ from pipelines.runtime.stage import Stage, Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse
+from transforms.engines.base import Engine
+from transforms.llm.request import Ask
 from transforms.llm.window import Budget, Caller, Ledger, Work, answer
-from transforms.plugins.build import build, engines_of
-from transforms.plugins.kinds import Ask
+from transforms.plugins.base import Plugin
+from transforms.plugins.build import build, engine_names
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
@@ -49,7 +51,7 @@ class AskingStage(Stage):
 
     counts_units: ClassVar[bool] = True
 
-    kind: ClassVar[str]  # of the stage's plug-ins
+    kind: ClassVar[type[Plugin]]  # of the stage's plug-ins
 
     @property
     @abstractmethod
@@ -70,10 +72,10 @@ class AskingStage(Stage):
         """A bucket's units of work, and what makes its output of their results in order."""
 
     @cached_property
-    def engines(self) -> dict[str, Any]:
+    def engines(self) -> dict[str, Engine]:
         """The engines that this stage's plug-ins name."""
-        names = sorted({name for use in self.uses for _, name in engines_of(self.kind, use)})
-        return {name: build("engines", self.recipe.engines[name], self.recipe.seed) for name in names}
+        names = engine_names(self.kind, self.uses)
+        return {name: build(Engine, self.recipe.engines[name], self.recipe.seed) for name in names}
 
     @property
     def models(self) -> dict[str, str]:

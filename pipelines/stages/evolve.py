@@ -10,8 +10,7 @@ import orjson
 
 from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, duplicate
 from pipelines.runtime.stage import Reads
-from schemas.tables import Prompts, rows_frame
-from transforms.plugins.kinds import Row
+from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
 
 

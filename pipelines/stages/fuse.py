@@ -17,7 +17,9 @@ from pipelines.runtime.sample import sample
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage, Summary
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, Votes, conform, polars_schema
+from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
+from transforms.policies.base import Policy
 from transforms.policies.noise import decision_frame
 from transforms.publish.recompute import Fitted, described
 from transforms.stats.controls import known_label
@@ -38,14 +40,14 @@ class Fuse(FittedStage):
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES))
 
     @cached_property
-    def fuser(self) -> Any:
+    def fuser(self) -> Fuser:
         """The recipe's fuser."""
-        return build("fusers", self.recipe.fuse.fuser, self.recipe.seed)
+        return build(Fuser, self.recipe.fuse.fuser, self.recipe.seed)
 
     @cached_property
-    def policy(self) -> Any:
+    def policy(self) -> Policy:
         """The recipe's decision policy."""
-        return build("policies", self.recipe.fuse.policy, self.recipe.seed)
+        return build(Policy, self.recipe.fuse.policy, self.recipe.seed)
 
     @property
     def fit_identity(self) -> Any:

@@ -10,8 +10,7 @@ from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, 
 from pipelines.runtime.stage import Reads, run_stage
 from pipelines.stages.evolve import Evolve
 from pipelines.stages.screen import Screen
-from schemas.tables import Pairs, Votes, rows_frame
-from transforms.plugins.kinds import Row
+from schemas.tables import Pairs, Row, Votes, rows_frame
 from transforms.sources.votes import vote_id
 from transforms.storage.workspace import Output
 

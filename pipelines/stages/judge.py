@@ -20,11 +20,13 @@ from pipelines.runtime.stage import PAIR_STAGES, Reads, Stage, Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import JudgeSection, PluginUse
-from schemas.tables import Votes, rows_frame
+from schemas.tables import Row, Votes, rows_frame
+from transforms.judges.base import Judge as JudgePlugin
 from transforms.judges.panel.sequential import PanelModel, fit_panel, panel_votes, untrained_panel, words_of
+from transforms.llm.request import Ask
 from transforms.llm.window import Caller, Ledger, Work
-from transforms.plugins.build import build_all
-from transforms.plugins.kinds import Ask, Row
+from transforms.plugins.base import Plugin
+from transforms.plugins.build import build
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
@@ -41,7 +43,7 @@ class Judge(AskingStage):
     panel: PanelModel | None = None
 
     name: ClassVar[str] = "judge"
-    kind: ClassVar[str] = "judges"
+    kind: ClassVar[type[Plugin]] = JudgePlugin
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES),)
 
     @property
@@ -55,13 +57,12 @@ class Judge(AskingStage):
         return self.recipe.judge
 
     @cached_property
-    def judges(self) -> list[Any]:
+    def judges(self) -> list[JudgePlugin]:
         """The judges in order."""
-        judges = build_all("judges", self.uses, self.recipe.seed, self.models)
+        judges = [build(JudgePlugin, use, self.recipe.seed) for use in self.uses]
         contexts = {name: engine.context_tokens for name, engine in self.engines.items()}
         for judge in judges:
-            if hasattr(judge, "bind_contexts"):
-                judge.bind_contexts(contexts)
+            judge.bind(self.models, contexts)
         return judges
 
     @property
@@ -73,11 +74,7 @@ class Judge(AskingStage):
 
     def refresh(self) -> None:
         """Keep what the judges' votes rest on, for the manifest."""
-        known = {
-            judge.name: {"template_hash": judge.template.hash, "models": dict(sorted(judge.models.items()))}
-            for judge in self.judges
-            if hasattr(judge, "template")
-        }
+        known = {judge.name: judge.evidence for judge in self.judges}
         data = canonical_json(known)
         if self.workspace.read_artefact(self.name, JUDGES) != data:
             self.workspace.write_artefact(self.name, JUDGES, data)

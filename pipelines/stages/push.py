@@ -23,10 +23,10 @@ from pipelines.runtime.annotation import (
 )
 from pipelines.runtime.progress import LaneProgress
 from pipelines.runtime.stage import Stage
+from schemas.tables import Row
 from transforms.annotate.label_studio import push
 from transforms.annotate.ranking import new_rankings, ranked_queue, ranking_tasks, unasked
 from transforms.annotate.tasks import pair_tasks
-from transforms.plugins.kinds import Row
 from transforms.storage.workspace import Output
 
 

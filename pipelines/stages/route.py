@@ -18,6 +18,7 @@ from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.annotate.votes import HUMAN
 from transforms.plugins.build import build
+from transforms.routers.base import Router
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
 from transforms.routers.queue.fill import narrow, outlook, select, shortlist
@@ -38,9 +39,9 @@ class Route(FittedStage):
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES), ("verdicts", ("fuse",)))
 
     @cached_property
-    def router(self) -> Any:
+    def router(self) -> Router:
         """The recipe's router."""
-        return build("routers", self.recipe.route.router, self.recipe.seed)
+        return build(Router, self.recipe.route.router, self.recipe.seed)
 
     @property
     def queue_config(self) -> QueueConfig:

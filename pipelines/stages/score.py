@@ -15,7 +15,8 @@ from pipelines.runtime.sample import sample
 from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage, Summary
 from schemas.errors import EngineError
 from schemas.tables import Votes, polars_schema
-from transforms.plugins.build import build_all
+from transforms.plugins.build import build
+from transforms.scorers.base import Scorer
 from transforms.storage.memo import EmbeddingCache
 from transforms.storage.workspace import Output
 
@@ -31,12 +32,11 @@ class Score(FittedStage):
     reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", ANSWER_STAGES))
 
     @cached_property
-    def scorers(self) -> list[Any]:
+    def scorers(self) -> list[Scorer]:
         """The recipe's scorers, sharing one embedding memo."""
-        scorers = build_all("scorers", self.recipe.score.scorers, self.recipe.seed, {})
+        scorers = [build(Scorer, use, self.recipe.seed) for use in self.recipe.score.scorers]
         for scorer in scorers:
-            if hasattr(scorer, "use_cache"):
-                scorer.use_cache(EmbeddingCache(self.workspace.path("tables", "embeddings")))
+            scorer.use_cache(EmbeddingCache(self.workspace.path("tables", "embeddings")))
         return scorers
 
     @property
@@ -63,8 +63,7 @@ class Score(FittedStage):
         if pairs.height:
             answers = self._answers(bucket)
             for scorer in self.scorers:
-                heard = {"answers": answers} if _reads_votes(scorer) else {}
-                found = scorer.votes(pairs, self.artefact(scorer.name) or b"", **heard)
+                found = scorer.votes(pairs, self.artefact(scorer.name) or b"", answers if scorer.reads_votes else None)
                 frames.append(found.select(schema.names()))
         votes = pl.concat(frames)
         transient = pl.col("aspects").str.json_path_match("$.transient") == "true"
@@ -107,11 +106,7 @@ class Score(FittedStage):
 
     def _answers(self, bucket: int) -> pl.DataFrame | None:
         """What others said of the bucket's pairs, if a scorer wants to know."""
-        if not any(map(_reads_votes, self.scorers)):
+        if not any(scorer.reads_votes for scorer in self.scorers):
             return None
         columns = [c for c in polars_schema(Votes) if c not in ("raw", "rationale")]
         return self.workspace.read("votes", bucket, ANSWER_STAGES, columns)
-
-
-def _reads_votes(scorer: Any) -> bool:
-    return bool(getattr(scorer, "reads_votes", False))

@@ -24,9 +24,9 @@ from unittest import mock
 import orjson
 
 from schemas.messages import to_messages
+from schemas.tables import Row
 from transforms.engines.llamacpp import LlamaCpp
 from transforms.llm.window import Caller
-from transforms.plugins.kinds import Row
 from transforms.plugins.registry import find, names
 from transforms.storage.memo import Memo
 

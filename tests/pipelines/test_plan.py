@@ -15,7 +15,7 @@ from schemas.recipe_file import parse_recipe
 from tests.transforms.generators.harness import babble, first_token, from_schema
 from tests.transforms.generators.test_every_strategy import CONFIGS, DOCUMENTS, TRAJECTORIES
 from transforms.generators.translate import LANGUAGES, sample_text
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import find, names
 from transforms.text.language import language_of
 

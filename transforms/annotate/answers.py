@@ -15,10 +15,10 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
+from schemas.tables import Row
 from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text, shown_text, stored_span
 from transforms.annotate.page import FLAGS, LABELS, PageConfig
-from transforms.plugins.kinds import Row
 
 if TYPE_CHECKING:
     from transforms.annotate.ranking import Ranking

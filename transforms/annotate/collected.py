@@ -11,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from schemas.ids import hash_fields
-from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, rows_frame
-from transforms.plugins.kinds import Row
+from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, Row, rows_frame
 
 STAGE = "pull"
 

@@ -16,12 +16,11 @@ import polars as pl
 
 from schemas.ids import ID_PATTERN, hash_fields
 from schemas.pairs import mirrored
-from schemas.tables import Annotations
+from schemas.tables import Annotations, Row
 from transforms.annotate.answers import flags, seconds, utc
 from transforms.annotate.collected import AnswerError, Answers, collected, reject
 from transforms.annotate.display import page_text
 from transforms.annotate.page import LABELS
-from transforms.plugins.kinds import Row
 
 _KNOWN = frozenset((*Annotations.columns(), "shown"))
 _SPAN = frozenset(("response", "start", "end", "text", "kind"))

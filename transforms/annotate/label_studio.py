@@ -20,6 +20,7 @@ import polars as pl
 from schemas.errors import AnnotationServerError, MissingExtra
 from schemas.ids import hash_fields
 from schemas.secrets import Redaction
+from schemas.tables import Row
 from transforms.annotate.page import page_version
 from transforms.annotate.tasks import (
     Tasks,
@@ -31,7 +32,6 @@ from transforms.annotate.tasks import (
     with_overlap,
     without,
 )
-from transforms.plugins.kinds import Row
 
 BATCH = 500
 RAW = pl.Schema(

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from schemas.errors import RecipeError
 from schemas.ids import hash_fields
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import PluginConfig
 
 LABELS = ("a", "b", "tie", "both_bad")
 FLAGS = ("contains_pii", "prompt_unanswerable", "needs_expert")

@@ -17,12 +17,12 @@ import polars as pl
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
+from schemas.tables import Row
 from transforms.annotate.answers import text_of_answer
 from transforms.annotate.collected import AnswerError
 from transforms.annotate.display import images, page_text
 from transforms.annotate.page import ranking_page
 from transforms.annotate.tasks import Task, Tasks, ranking_data
-from transforms.plugins.kinds import Row
 
 LEAST = 3  # responses that are worth a ranking
 RANKINGS = pl.Schema(

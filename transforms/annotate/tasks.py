@@ -17,9 +17,9 @@ from typing import Any
 import polars as pl
 
 from schemas.messages import Message
+from schemas.tables import Row
 from transforms.annotate.display import dialogue, images, page_text, shown_text
 from transforms.annotate.page import PageConfig, pairwise_page
-from transforms.plugins.kinds import Row
 
 LEDGER = pl.Schema(
     {

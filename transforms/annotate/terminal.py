@@ -14,8 +14,8 @@ from rich.text import Text
 
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
+from schemas.tables import Row
 from transforms.annotate.display import page_text, shown_text
-from transforms.plugins.kinds import Row
 
 KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad"}
 SKIP, STOP = "s", "q"

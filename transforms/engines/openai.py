@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pydantic import Field, field_validator
 
 from schemas.secrets import Address, secret
-from transforms.engines.base import EngineConfig, HttpEngine, api_key, wait_until_answers
+from transforms.engines.base import Engine, EngineConfig, api_key, wait_until_answers
 from transforms.plugins.registry import register
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1
 
 
-@register("engines", "openai")
-class OpenAI(HttpEngine):
+@register("openai")
+class OpenAI(Engine):
     """One model behind one or several base URLs; several share the load, a prompt's requests stay together."""
 
     class Config(EngineConfig):
@@ -48,16 +48,22 @@ class OpenAI(HttpEngine):
                     raise ValueError(f"{header!r} is no name of an HTTP header: use letters, digits and '-'")
             return value
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name, self.config, self.seed = name, config, seed
-        self._config = config
-        self.served_model = config.model
-        self.model = f"{config.model}@{config.revision}" if config.revision else config.model
+    config: Config
+
+    @property
+    def served_model(self) -> str:
+        """The setting `model`."""
+        return self.config.model
+
+    @property
+    def model(self) -> str:
+        """The model's name, and its revision where one is given."""
+        return f"{self.config.model}@{self.config.revision}" if self.config.revision else self.config.model
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation and further headers, read from the environment when needed and never stored."""
-        key = api_key(self._config.api_key_env)
-        headers = {header: secret(variable) for header, variable in self._config.headers_env.items()}
+        key = api_key(self.config.api_key_env)
+        headers = {header: secret(variable) for header, variable in self.config.headers_env.items()}
         return {"authorization": f"Bearer {key}", **headers} if key else headers
 
     @contextmanager
@@ -68,7 +74,7 @@ class OpenAI(HttpEngine):
             EngineError: none does within `start_timeout_s`.
             UsageError: a named environment variable is not set, or is no header.
         """
-        given = self._config.base_url
+        given = self.config.base_url
         urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
-        wait_until_answers(self.name, urls, self.headers(), self._config.start_timeout_s)
+        wait_until_answers(self.name, urls, self.headers(), self.config.start_timeout_s)
         yield urls

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from pydantic import Field
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
 from schemas.secrets import Address
-from transforms.engines.base import EngineConfig, HttpEngine, api_key, file_sha256, wait_until_answers
+from transforms.engines.base import Engine, EngineConfig, api_key, file_sha256, wait_until_answers
 from transforms.llm.supervisor import PORT, ServerSpec, shared_server
 from transforms.plugins.registry import register
 
@@ -44,8 +45,8 @@ NEUTRAL_FLAGS = frozenset(
 )
 
 
-@register("engines", "vllm")
-class VLLM(HttpEngine):
+@register("vllm")
+class VLLM(Engine):
     """`vllm serve MODEL` from any environment; or, with `urls`, servers that are already there."""
 
     class Config(EngineConfig):
@@ -67,17 +68,24 @@ class VLLM(HttpEngine):
         start_timeout_s: float = Field(1200.0, gt=0, description="how long loading may take")
         max_restarts: int = Field(5, ge=0, description="crashes in a row after which the run stops")
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name, self.config, self.seed = name, config, seed
-        self._config = config
-        self.served_model = config.served_name or config.model
+    config: Config
+
+    @property
+    def served_model(self) -> str:
+        """The setting `served_name`, else the model's name."""
+        return self.config.served_name or self.config.model
+
+    @cached_property
+    def model(self) -> str:
+        """The model's name, its weights' revision or hash, and the hash of the flags that can change a reply."""
+        config = self.config
         telling = {flag: value for flag, value in config.flags.items() if flag not in NEUTRAL_FLAGS}
         weights = config.revision or _folder_hash(Path(config.model))
-        self.model = f"{config.model}@{weights or 'unpinned'}" + (f",{hash_json(telling)[:8]}" if telling else "")
+        return f"{config.model}@{weights or 'unpinned'}" + (f",{hash_json(telling)[:8]}" if telling else "")
 
     def command(self) -> list[str]:
         """The command line, with `{port}` for the port."""
-        config = self._config
+        config = self.config
         command = [*shlex.split(config.executable), "serve", config.model, "--host", "127.0.0.1", "--port", PORT]
         command += ["--served-model-name", self.served_model]
         if config.revision:
@@ -94,7 +102,7 @@ class VLLM(HttpEngine):
     @property
     def server(self) -> ServerSpec | None:
         """`vllm serve`; None where servers are already there."""
-        config = self._config
+        config = self.config
         if config.urls:
             return None
         return ServerSpec(
@@ -108,11 +116,11 @@ class VLLM(HttpEngine):
     @property
     def context_tokens(self) -> int | None:
         """The flag `max-model-len`, where it is given."""
-        return _tokens(self._config.flags.get("max-model-len"))
+        return _tokens(self.config.flags.get("max-model-len"))
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation for servers that are already there."""
-        key = api_key(self._config.api_key_env)
+        key = api_key(self.config.api_key_env)
         return {"authorization": f"Bearer {key}"} if key else {}
 
     @contextmanager
@@ -123,7 +131,7 @@ class VLLM(HttpEngine):
             MissingExtra: the executable is not found.
             EngineError: no server gets ready.
         """
-        config = self._config
+        config = self.config
         if config.urls:
             urls = [url.rstrip("/") for url in config.urls]
             wait_until_answers(self.name, urls, self.headers(), config.start_timeout_s)

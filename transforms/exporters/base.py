@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from schemas.errors import DataError
 from schemas.ids import canonical_json, unit_interval
 from transforms.exporters._messages import ContextRule, inspected, refuse_media, with_context
 from transforms.exporters._readme import readme
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import Plugin, PluginConfig
 from transforms.storage.files import writing
 
 SPLIT_ORDER = ("train", "validation", "test")
@@ -54,20 +55,36 @@ class PreferenceConfig(FileConfig):
         return template
 
 
-class PreferenceExporter:
-    """An exporter of one file set per split. Subclasses give the columns."""
+class Exporter(Plugin):
+    """A dataset version to the files a trainer reads."""
 
-    Config: ClassVar[type[PreferenceConfig]] = PreferenceConfig
-    plugin_name: ClassVar[str]
-    holds_media: ClassVar[bool] = False
-
-    def __init__(self, name: str, config: PreferenceConfig, seed: int) -> None:
-        self.name, self.config, self.seed = name, config, seed
+    kind: ClassVar[str] = "exporters"
 
     @property
-    def identity(self) -> Any:
-        """Everything that can change the output."""
-        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed]
+    def made_by(self) -> str:
+        """The line of an export's README that says with which exporter and options it was made."""
+        return f"Exporter, options, seed: {canonical_json(self.record()).decode()}"
+
+    def record(self) -> list[Any]:
+        """The exporter, all its options and what else can change the output, for a reader of the export."""
+        package = [] if self.distribution is None else [list(self.distribution)]
+        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed, *package]
+
+    @abstractmethod
+    def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
+        """Write files under `out`, README.md with the line `made_by` among them; returns rows written per split."""
+
+    def notes(self, rows: pl.LazyFrame) -> list[str]:
+        """What a person must know of the export of these rows: how many it leaves out, and why."""
+        return []
+
+
+class PreferenceExporter(Exporter):
+    """An exporter of one file set per split. Subclasses give the columns."""
+
+    Config: ClassVar[type[PluginConfig]] = PreferenceConfig
+    config: PreferenceConfig
+    holds_media: ClassVar[bool] = False
 
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
         """Write `<split>-00000.parquet` (or .jsonl) and README.md under `out`; returns rows written per split.
@@ -80,7 +97,7 @@ class PreferenceExporter:
             refuse_media(parts, self.plugin_name)
         prompt = with_context(self.config.context, self.config.context_template, parts)
         table = self.table(soft_rows(self.eligible(rows), self.config, self.seed), prompt, parts)
-        return write_splits(table, out, self.config, about=[made_by(self), *self.notes(rows)])
+        return write_splits(table, out, self.config, about=[self.made_by, *self.notes(rows)])
 
     def eligible(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The rows that this format is for; by default all."""
@@ -101,9 +118,9 @@ class PreferenceExporter:
             "To keep them: option soft_labels: ignore; to weigh them: soft_labels: resample"
         ]
 
+    @abstractmethod
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
         """The rows in this format; must keep the column `split`."""
-        raise NotImplementedError
 
 
 def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
@@ -130,11 +147,6 @@ def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.Laz
     pairs = (("chosen", "rejected"), ("model_chosen", "model_rejected"))
     exchanged = {a: pl.when(exchange).then(b).otherwise(a) for x, y in pairs for a, b in ((x, y), (y, x))}
     return copied.with_columns(**exchanged).drop("_copy", "_flipped")
-
-
-def made_by(exporter: Any) -> str:
-    """The line of an export's README that says with which exporter and options it was made."""
-    return f"Exporter, options, seed: {canonical_json(exporter.identity).decode()}"
 
 
 def _is_likely(config: PreferenceConfig) -> pl.Expr:

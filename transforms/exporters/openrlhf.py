@@ -23,7 +23,7 @@ class OpenRlhfConfig(PreferenceConfig):
     margin: bool = True
 
 
-@register("exporters", "openrlhf")
+@register("openrlhf")
 class OpenRlhf(PreferenceExporter):
     """Preferences for OpenRLHF's reward model and DPO trainers."""
 

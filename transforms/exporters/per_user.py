@@ -19,7 +19,7 @@ class PerUserConfig(PreferenceConfig):
     unseen_users: float = Field(default=0.1, ge=0.0, le=1.0)
 
 
-@register("exporters", "per-user")
+@register("per-user")
 class PerUser(PreferenceExporter):
     """Rows with a `user_id`, for models that learn a user's taste.
 

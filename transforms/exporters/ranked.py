@@ -17,7 +17,7 @@ class RankedConfig(PreferenceConfig):
     soft_labels: Literal["filter", "ignore", "resample"] = "ignore"
 
 
-@register("exporters", "ranked")
+@register("ranked")
 class Ranked(PreferenceExporter):
     """Per prompt and context: `responses` best first with `scores`, for listwise losses and best-of-n training.
 

@@ -11,7 +11,7 @@ from transforms.exporters.base import PreferenceConfig, PreferenceExporter
 from transforms.plugins.registry import register
 
 
-@register("exporters", "trl-dpo")
+@register("trl-dpo")
 class TrlDpo(PreferenceExporter):
     """Explicit-prompt conversational preferences for `DPOTrainer`: `chosen` and `rejected` are the assistant's turn."""
 
@@ -29,7 +29,7 @@ class TrlRewardConfig(PreferenceConfig):
     margin: bool = False
 
 
-@register("exporters", "trl-reward")
+@register("trl-reward")
 class TrlReward(PreferenceExporter):
     """Implicit-prompt preferences for `RewardTrainer`: `chosen` and `rejected` are whole conversations."""
 
@@ -46,7 +46,7 @@ class TrlReward(PreferenceExporter):
         return rows.select(*columns, "split")
 
 
-@register("exporters", "trl-kto")
+@register("trl-kto")
 class TrlKto(PreferenceExporter):
     """Unpaired preferences for `KTOTrainer`: prompt, completion, label.
 

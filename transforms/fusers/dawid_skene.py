@@ -7,17 +7,17 @@ import math
 import polars as pl
 from pydantic import Field
 
-from schemas.tables import PREFERENCES
+from schemas.tables import PREFERENCES, Row
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from transforms.fusers.base import Fuser
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 
 
-@register("fusers", "dawid_skene")
-class DawidSkene(Configured):
+@register("dawid_skene")
+class DawidSkene(Fuser):
     """A baseline: crowd-kit's EM, with the pairs that humans decided as its known answers.
 
     It takes voters as independent given the truth, so it is overconfident with correlated judges, and where

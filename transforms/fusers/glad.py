@@ -7,17 +7,18 @@ import math
 import polars as pl
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.fusers._crowdkit import aggregation, quiet_pandas, task_worker_label, worker_cells
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
+from transforms.fusers.base import Fuser
 from transforms.fusers.majority import tie_share
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 
 
-@register("fusers", "glad")
-class Glad(Configured):
+@register("glad")
+class Glad(Fuser):
     """A baseline: crowd-kit's GLAD on the votes for a or b.
 
     P(vote is right) = expit(alpha_voter * beta_pair). The log-odds of a pair are the sum of its votes' alpha

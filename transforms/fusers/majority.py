@@ -7,15 +7,16 @@ import math
 import polars as pl
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from transforms.fusers.base import Fuser
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 
 
-@register("fusers", "majority")
-class Majority(Configured):
+@register("majority")
+class Majority(Fuser):
     """A baseline: the log-odds of a pair are logit(`accuracy`) for each vote for a, less that for each for b.
 
     Nothing is learned, copies count twice, and p_a is calibrated only if voters are independent and all as

@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
+from schemas.tables import Row
 from transforms.fusers._crowdkit import labels_of_humans, with_workers
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import valid_votes
+from transforms.fusers.base import Fuser
 from transforms.fusers.majority import tie_share
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.stats.logistic import fit_logistic
 
 LENGTH = "(length)"  # a recipe's voters have no brackets in their names
 
 
-@register("fusers", "stack")
-class Stack(Configured):
+@register("stack")
+class Stack(Fuser):
     """A baseline: L2 logistic regression, one feature a (voter, order) in {-1, 0, 1} plus log(length_a / length_b).
 
     Voters are strangers to each other and a missing vote is a 0; it needs as many labels as it has voters. The

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from schemas.messages import Message, message, text_of
+from schemas.tables import Row
 from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, Tally
-from transforms.plugins.kinds import Reply, Row
+from transforms.generators.base import Generator, Tally
+from transforms.llm.request import Reply
 
 RATE, COMPARE = "rate.v1", "compare.v1"
 _RATING = re.compile(r"(?<![\d.])(10|[1-9])(?![\d.])")
@@ -60,7 +61,7 @@ def _mass(reply: Reply, answers: Sequence[str]) -> dict[str, float]:
 
 
 async def rate(
-    generator: BaseGenerator,
+    generator: Generator,
     engine: str,
     row: Row,
     responses: Sequence[Response],
@@ -99,7 +100,7 @@ async def rate(
 
 
 async def prefer(
-    generator: BaseGenerator,
+    generator: Generator,
     engine: str,
     prompt_id: str,
     prompt: Sequence[Message],
@@ -137,7 +138,7 @@ async def prefer(
 
 
 async def prefer_each(
-    generator: BaseGenerator, engine: str, row: Row, pairs: Sequence[tuple[Response, Response]], ask: Tally
+    generator: Generator, engine: str, row: Row, pairs: Sequence[tuple[Response, Response]], ask: Tally
 ) -> list[float | None]:
     """`prefer` for several pairs of one prompt, asked together."""
     return list(

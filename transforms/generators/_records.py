@@ -9,8 +9,7 @@ import orjson
 
 from schemas.ids import hash_fields
 from schemas.messages import Message, message, text_of
-from schemas.tables import PAYLOAD_LIMIT
-from transforms.plugins.kinds import Row
+from schemas.tables import PAYLOAD_LIMIT, Row
 
 
 @dataclass(frozen=True)

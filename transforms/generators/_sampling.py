@@ -14,9 +14,10 @@ from pydantic import Field, field_validator
 
 from schemas.ids import unit_interval
 from schemas.messages import message
+from schemas.tables import Row
 from transforms.generators._records import Response, written
-from transforms.generators.base import BaseGenerator, GeneratorConfig, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, Tally, Yield
+from transforms.plugins.base import PluginConfig
 from transforms.text.similarity import jaccard, normalised, shingles
 
 Draw = Callable[..., float]
@@ -24,7 +25,7 @@ Policy = Literal["all", "adjacent", "random", "best_worst", "random_of_top"]
 RANKED = ("best_worst", "random_of_top")
 
 
-class SamplingConfig(GeneratorConfig):
+class SamplingConfig(PluginConfig):
     """How candidates are sampled.
 
     `n` candidates are dealt round-robin over every (engine, temperature). `near_identical` is the
@@ -48,7 +49,7 @@ class SamplingConfig(GeneratorConfig):
         return (value,) if isinstance(value, (str, int, float)) else value
 
 
-async def sample(generator: BaseGenerator, config: SamplingConfig, row: Row, ask: Tally, out: Yield) -> list[Response]:
+async def sample(generator: Generator, config: SamplingConfig, row: Row, ask: Tally, out: Yield) -> list[Response]:
     """Distinct candidates for the row's prompt, in sampling order; unusable and repeated ones are rejects."""
     prompt = [message("system", config.system), *row["prompt"]] if config.system else row["prompt"]
     settings = [(engine, t) for t in config.temperatures for engine in config.engines]
@@ -80,7 +81,7 @@ async def sample(generator: BaseGenerator, config: SamplingConfig, row: Row, ask
 
 
 def distinct(
-    generator: BaseGenerator, candidates: Sequence[Response], row: Row, out: Yield, threshold: float
+    generator: Generator, candidates: Sequence[Response], row: Row, out: Yield, threshold: float
 ) -> list[Response]:
     """The candidates without those nearly identical to an earlier one; each dropped one is a reject."""
     kept: list[tuple[Response, str, frozenset[tuple[str, ...]]]] = []
@@ -137,7 +138,7 @@ def pairings(
     return [(i, j) for i, j in chosen if scores[i] > scores[j]]
 
 
-def drawer(generator: BaseGenerator, row: Row, *names: str) -> Draw:
+def drawer(generator: Generator, row: Row, *names: str) -> Draw:
     """Reproducible draws in [0, 1) named by (seed, generator use, prompt, ...)."""
 
     def draw(*fields: str) -> float:

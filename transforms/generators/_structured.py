@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from transforms.generators.base import BaseGenerator, Tally
-from transforms.plugins.kinds import Reply, Request, Row, Yield
+from schemas.tables import Row
+from transforms.generators.base import Generator, Tally, Yield
+from transforms.llm.request import Reply, Request
 
 
 def object_schema(**limits: int) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def read_object(text: str, response_format: dict[str, Any]) -> dict[str, str] | 
 
 
 async def ask_object(
-    generator: BaseGenerator, request: Request, response_format: dict[str, Any], row: Row, ask: Tally, out: Yield
+    generator: Generator, request: Request, response_format: dict[str, Any], row: Row, ask: Tally, out: Yield
 ) -> dict[str, str] | None:
     """The object the engine answers with; an unusable or unreadable reply is a reject (`unparsable`)."""
     reply: Reply = await ask(request)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -15,28 +17,16 @@ from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
 from schemas.messages import Message, chat_messages
 from schemas.pairs import make_pair, mirrored
+from schemas.tables import Row
 from transforms.generators._records import Response, group_of, json_text, read_meta, reject_row, written
 from transforms.generators._templates import template_version
-from transforms.plugins.kinds import Ask, PluginConfig, Reply, Request, Row, Yield
+from transforms.llm.request import Ask, Reply, Request
+from transforms.plugins.base import Plugin, PluginConfig
 
 _SEED_BITS = 31  # engines read `seed` as a signed 32-bit integer
 
 
-class GeneratorConfig(PluginConfig):
-    """Base of the generators' configurations; fields named in `engine_fields` hold engine names."""
-
-    engine_fields: ClassVar[tuple[str, ...]] = ("engine",)
-
-    def engine_names(self) -> list[str]:
-        """Every engine this use asks, each once, sorted."""
-        found: set[str] = set()
-        for name in self.engine_fields:
-            value = getattr(self, name)
-            found.update([value] if isinstance(value, str) else value or [])
-        return sorted(found)
-
-
-class Decoding(GeneratorConfig):
+class Decoding(PluginConfig):
     """How text is drawn from an engine."""
 
     temperature: float = Field(default=0.8, ge=0.0, le=5.0)
@@ -77,49 +67,52 @@ class Tally:
         self._counts["parsed"] += n
 
 
-class BaseGenerator(ABC):
-    """A generator: `_make` fills a `Yield` from one row; everything else is here.
+@dataclass
+class Yield:
+    """What a generator made of one row: `pairs` rows, further `prompts` rows, and `rejects` rows."""
+
+    pairs: list[Row] = field(default_factory=list)
+    prompts: list[Row] = field(default_factory=list)
+    rejects: list[Row] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # asked, parsed, ...: the yield table
+
+
+class Generator(Plugin):
+    """Prompts (or pairs) to pairs: `_make` fills a `Yield` from one row; everything else is here.
 
     The output is a pure function of (row, seed, config, replies). `group_id` of every pair and prompt is
     the group of the row it came from (its own `prompt_id` where it has none), so all that descends from
     one prompt shares a split.
     """
 
-    consumes: ClassVar[str] = "prompts"
-    makes: ClassVar[str] = "pairs"
+    kind: ClassVar[str] = "generators"
+    consumes: ClassVar[str] = "prompts"  # or "pairs"
+    makes: ClassVar[str] = "pairs"  # or "prompts"
     templates: ClassVar[tuple[str, ...]] = ()
-    plugin_name: ClassVar[str]
-    version: ClassVar[int] = 1
+    models: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, name: str, config: GeneratorConfig, seed: int) -> None:
-        self.name = name
-        self.settings = config
-        self.seed = seed
-        self.models: dict[str, str] = {}
-
-    def bind(self, models: dict[str, str]) -> None:
+    def bind(self, models: Mapping[str, str]) -> None:
         """Learn the models behind the engines' names.
 
         Raises:
             UsageError: an engine the configuration names is not among `models`.
         """
-        missing = [name for name in self.settings.engine_names() if name not in models]
+        names = self.config.engine_names()
+        missing = [name for name in names if name not in models]
         if missing:
             known = ", ".join(sorted(models)) or "none"
             raise UsageError(f"generate/{self.name}: no engine named {missing[0]!r}; the recipe declares: {known}")
-        self.models = {name: models[name] for name in self.settings.engine_names()}
+        self.models = {name: models[name] for name in names}
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """All that can change the output besides the row and the replies; of files what they hold, not where."""
         return {
-            "plugin": self.plugin_name,
-            "version": self.version,
+            **super().identity,
             "name": self.name,
             "seed": self.seed,
-            "config": self.settings.model_dump(mode="json", exclude=set(self.settings.path_fields)),
             "prompt_version": self.prompt_version,
-            "models": self.models,
+            "models": dict(self.models),
         }
 
     @cached_property

@@ -15,14 +15,14 @@ import orjson
 from pydantic import Field, model_validator
 
 from schemas.messages import message, text_of
+from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import Policy, SamplingConfig, drawer, pairings, sample
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, Tally
+from transforms.generators.base import Generator, Tally, Yield
 from transforms.generators.preferences.contrasts import Contrast, contrasts
-from transforms.plugins.kinds import Row, Yield
 from transforms.plugins.registry import register
 
 _WRITE = "contrast.v1"
@@ -30,8 +30,8 @@ _WRITTEN = object_schema(name=60, criterion=300, opposite=300)
 Form = Literal["criterion", "scenario", "profile"]
 
 
-@register("generators", "context_reversal")
-class ContextReversal(BaseGenerator):
+@register("context_reversal")
+class ContextReversal(Generator):
     """For pairs among a prompt's candidates, two pairs each: one under a criterion, one under its twin.
 
     With the settings of a `sample_n` use, the candidates are the same and come from the memo. Contrasts are
@@ -72,12 +72,10 @@ class ContextReversal(BaseGenerator):
                 raise ValueError(f"only: no contrast named {sorted(unknown)[0]!r}; known: {known}")
             return self
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """As every generator's, plus the list of contrasts."""
         return {**super().identity, "contrasts": [asdict(c) for c in contrasts()]}
 

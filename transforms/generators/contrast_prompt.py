@@ -15,10 +15,10 @@ import yaml
 from pydantic import Field
 
 from schemas.messages import message
+from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._sampling import drawer
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 
@@ -31,8 +31,8 @@ def opposed() -> dict[str, dict[str, str]]:
     return pairs
 
 
-@register("generators", "contrast_prompt")
-class ContrastPrompt(BaseGenerator):
+@register("contrast_prompt")
+class ContrastPrompt(Generator):
     """One response under a good instruction, one under its opposite.
 
     `verifier` (default: `engine`) compares them in both orders; below P(better one wins) = 0.5 + `margin`
@@ -52,12 +52,10 @@ class ContrastPrompt(BaseGenerator):
         margin: float = Field(default=0.0, ge=0.0, lt=0.5)
         near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """As every generator's, plus the instructions."""
         return {**super().identity, "opposed": opposed()}
 

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.messages import Message, message, text_of
+from schemas.tables import Row
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
 from transforms.generators._flaws import FLAWS
 from transforms.generators._records import Response, written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, Decoding, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Decoding, Generator, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import normalised
 
@@ -32,8 +32,8 @@ _INSTRUCTIONS = {
 }
 
 
-@register("generators", "corrupt")
-class Corrupt(BaseGenerator):
+@register("corrupt")
+class Corrupt(Generator):
     """Prompts to (answer, damaged answer) pairs; the answer is the row's reference, else a sample.
 
     The flaw is one edit, by rule or by an engine, stored in meta `corruption` as {kind, by, span in the
@@ -69,9 +69,7 @@ class Corrupt(BaseGenerator):
                 raise ValueError(f"kinds: {unknown or 'none given'}; known: {', '.join(RULES)}")
             return kinds
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         good = await self._good(row, ask, out)
@@ -177,7 +175,7 @@ class Corrupt(BaseGenerator):
         return difference(original, changed)
 
 
-@register("generators", "corrupt_pairs")
+@register("corrupt_pairs")
 class CorruptPairs(Corrupt):
     """As `corrupt`, with the preferred response of an existing pair as the answer to be damaged."""
 

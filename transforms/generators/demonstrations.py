@@ -6,17 +6,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer_each
 from transforms.generators._records import written
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.generators.base import BaseGenerator, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 
 
-@register("generators", "demonstrations")
-class Demonstrations(BaseGenerator):
+@register("demonstrations")
+class Demonstrations(Generator):
     """Each sample against the prompt's reference, which is labelled the better one (SPIN, Chen et al. 2024).
 
     Samples nearly identical to the reference say nothing and are rejects. With `verifier`, a pair whose
@@ -32,9 +32,7 @@ class Demonstrations(BaseGenerator):
         n: int = Field(default=2, ge=1, le=256)
         verifier: str | None = None
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         if not (row.get("reference") or "").strip():

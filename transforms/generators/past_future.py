@@ -10,18 +10,18 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.generators._rating import COMPARE, RATE, prefer, rate
 from transforms.generators._records import Response
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.generators.base import BaseGenerator, Decoding, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Decoding, Generator, Tally, Yield
 from transforms.plugins.registry import register
 
 Rated = tuple[float, Response]
 
 
-@register("generators", "past_future")
-class PastFuture(BaseGenerator):
+@register("past_future")
+class PastFuture(Generator):
     """Samples of the engines `past`, `current` (default: `future`) and `future`, rated by `rater`.
 
     Chosen is the current model's best, or the future model's best if that rates higher; rejected is the
@@ -44,9 +44,7 @@ class PastFuture(BaseGenerator):
         near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
         verify: bool = True
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         past = await self._rated(self.config.past, row, ask, out)

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.messages import message
+from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.generators.preferences.contrasts import contrast_of, contrasts
 from transforms.generators.preferences.views import Persona, exemplar, favours_first, label_entropy, library_id, persona
-from transforms.plugins.kinds import Row, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 
@@ -30,8 +30,8 @@ _CONTEXT, _ANSWER, _PROFILE = "persona_context.v1", "persona_answer.v1", "person
 _PROSE = object_schema(profile=1200)
 
 
-@register("generators", "persona")
-class PersonaPairs(BaseGenerator):
+@register("persona")
+class PersonaPairs(Generator):
     """Pairs under a persona (context kind `persona`, `user_id` the persona's id).
 
     `population` personas exist under a seed; each prompt meets `personas_per_prompt` of them, so a persona
@@ -56,12 +56,10 @@ class PersonaPairs(BaseGenerator):
         coherence_samples: int = Field(default=3, ge=2)
         max_entropy: float = Field(default=0.5, ge=0.0)
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """As every generator's, plus the list of contrasts and what personas are made of."""
         return {**super().identity, "contrasts": [asdict(c) for c in contrasts()], "personas": library_id()}
 

@@ -15,14 +15,14 @@ from pydantic import Field, field_validator
 
 from schemas.ids import hash_json
 from schemas.messages import message, messages_id, text_of
+from schemas.tables import Row
 from transforms.generators._records import group_of, json_text, read_meta
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.hygiene.decontamination import index_of, read_prompts
 from transforms.hygiene.sanity import is_refusal, residue
-from transforms.plugins.kinds import Row, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical, words
 
@@ -45,8 +45,8 @@ OPERATORS = {
 _LEAK = re.compile(r"\b(?:the )?(?:given|rewritten|new|evolved|original) prompt\b", re.IGNORECASE)
 
 
-@register("generators", "prompt_evolve")
-class PromptEvolve(BaseGenerator):
+@register("prompt_evolve")
+class PromptEvolve(Generator):
     """Prompts to further prompts (no pairs), `k` operators each; they keep the seed's group, so its split."""
 
     makes: ClassVar[str] = "prompts"
@@ -73,12 +73,10 @@ class PromptEvolve(BaseGenerator):
                 raise ValueError(f"operators: {unknown or 'none given'}; known: {', '.join(OPERATORS)}")
             return operators
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """As every generator's, plus the benchmarks' content."""
         return {**super().identity, "benchmarks": [hash_json(read_prompts(b)) for b in self.config.benchmarks]}
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from schemas.messages import message, text_of
+from schemas.tables import Row
 from transforms.generators._corruptions import negation, sentences, wrong_number
 from transforms.generators._edits import Edit, replace
 from transforms.generators._passages import numbered, relevance
@@ -22,8 +23,7 @@ from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response, written
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical, words
 
@@ -57,8 +57,8 @@ class Case:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@register("generators", "rag")
-class Rag(BaseGenerator):
+@register("rag")
+class Rag(Generator):
     """Pairs under `documents` contexts; the row's prompt is the question, its `documents` the passages.
 
     `multi_hop`: an answer from the most relevant passages against one that saw a single one of them.
@@ -79,9 +79,7 @@ class Rag(BaseGenerator):
         verifiers: tuple[str, ...] = ()
         near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         passages = [p for p in (row.get("documents") or []) if p and p.strip()]

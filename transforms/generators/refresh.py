@@ -12,16 +12,16 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.generators._rating import RATE, rate
 from transforms.generators._records import Response
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.generators.base import BaseGenerator, Decoding, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Decoding, Generator, Tally, Yield
 from transforms.plugins.registry import register
 
 
-@register("generators", "refresh")
-class Refresh(BaseGenerator):
+@register("refresh")
+class Refresh(Generator):
     """Existing pairs to new ones of best against worst among {fresh samples, both old responses}.
 
     A pair is renewed if it is stale (neither response is by the engine's present model) or easy (ratings at
@@ -45,9 +45,7 @@ class Refresh(BaseGenerator):
         optimism: float = Field(default=0.5, ge=0.0)
         easy_gap: float = Field(default=3.0, ge=0.0)
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         old = [

@@ -6,15 +6,15 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from schemas.tables import Row
 from transforms.generators._rating import RATE, rate
 from transforms.generators._sampling import RANKED, Policy, SamplingConfig, drawer, pairings, sample
-from transforms.generators.base import BaseGenerator, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, Tally, Yield
 from transforms.plugins.registry import register
 
 
-@register("generators", "sample_n")
-class SampleN(BaseGenerator):
+@register("sample_n")
+class SampleN(Generator):
     """n candidates over engines and temperatures; which meet in a pair is the policy's choice.
 
     `policy`: `all`, `adjacent`, `random` (`k` pairs), or, by the rating of engine `rater`, `best_worst` and
@@ -38,9 +38,7 @@ class SampleN(BaseGenerator):
                 raise ValueError(f"policy {self.policy!r} needs `rater`: the name of the engine that rates candidates")
             return self
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         candidates = await sample(self, self.config, row, ask, out)

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.messages import message, text_of
+from schemas.tables import Row
 from transforms.generators._passages import cached_passages, content_id, numbered, relevance
 from transforms.generators._rating import COMPARE, prefer
 from transforms.generators._records import Response
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 
@@ -26,8 +26,8 @@ _ANSWER = "rag_answer.v1"
 _SEPARATOR = "\n\n"
 
 
-@register("generators", "short_to_long")
-class ShortToLong(BaseGenerator):
+@register("short_to_long")
+class ShortToLong(Generator):
     """Prompts with documents to pairs whose context is those documents among distractors.
 
     The `critical` most relevant documents are the short context. Two samples answer from it; `judge` compares
@@ -51,12 +51,10 @@ class ShortToLong(BaseGenerator):
         agreement: float = Field(default=1.0, gt=0.5, le=1.0)
         near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """As every generator's, plus the distractors' content."""
         return {**super().identity, "distractors": content_id(self.config.distractors)}
 

@@ -25,12 +25,12 @@ from pydantic import Field, model_validator
 
 from schemas.ids import hash_json
 from schemas.messages import Message, MessageError, message, messages_id, to_messages
+from schemas.tables import Row
 from transforms.generators._records import Response, read_meta
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, Decoding, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Decoding, Generator, Tally, Yield
 from transforms.plugins.registry import register
 
 Defect = Literal["truncated", "foreign", "redundant"]
@@ -62,8 +62,8 @@ class Splice:
         return (*messages[: self.start], *self.inserted, *messages[self.end :])
 
 
-@register("generators", "trajectory")
-class Trajectory(BaseGenerator):
+@register("trajectory")
+class Trajectory(Generator):
     """Pairs of transcripts.
 
     `outcome`: success against failure. `return`: the higher against the lower, at least `min_gap` apart.
@@ -89,9 +89,7 @@ class Trajectory(BaseGenerator):
                 raise ValueError("by and defects must each name at least one way")
             return self
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         rollouts = self._read(row, out)

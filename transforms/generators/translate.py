@@ -18,11 +18,11 @@ from pydantic import Field
 
 from schemas.ids import hash_fields
 from schemas.messages import Message, message, text_of
+from schemas.tables import Row
 from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.hygiene.sanity import degenerate, is_refusal
-from transforms.plugins.kinds import Row, Yield
 from transforms.plugins.registry import register
 from transforms.text.language import MIN_CHARS, language_of
 from transforms.text.similarity import normalised, words
@@ -39,8 +39,8 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-@register("generators", "translate")
-class Translate(BaseGenerator):
+@register("translate")
+class Translate(Generator):
     """A pair to the same pair in each of `languages`; label, context and split go along.
 
     Prose is translated piece by piece; fenced code blocks, tool calls and media stay byte for byte. A piece that is
@@ -59,9 +59,7 @@ class Translate(BaseGenerator):
         languages: tuple[str, ...] = Field(min_length=1)
         check_language: bool = True
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         for language in self.config.languages:

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from schemas.messages import Message, message, text_of
+from schemas.tables import Row
 from transforms.generators._records import written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.generators.base import BaseGenerator, OneEngine, Tally
-from transforms.plugins.kinds import Row, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import normalised
 
@@ -47,8 +47,8 @@ class Node:
         return own + [node for child in self.children for node in child.inner()]
 
 
-@register("generators", "tree")
-class Tree(BaseGenerator):
+@register("tree")
+class Tree(Generator):
     """Segments of `segment_tokens` tokens, `branching` continuations of each, `depth` levels.
 
     Every node with two distinct continuations gives up to `pairs_per_node` pairs, each of two leaves below
@@ -71,9 +71,7 @@ class Tree(BaseGenerator):
         pairs_per_node: int = Field(default=1, ge=1)
         continuation: Literal["prefill", "instructed"] = "prefill"
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.config = config
+    config: Config
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         root = Node((), "")

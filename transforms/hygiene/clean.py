@@ -13,7 +13,7 @@ import polars as pl
 from schemas.errors import UsageError
 from schemas.ids import hash_fields
 from schemas.messages import Message, messages_id, text_of
-from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, rows_frame
+from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Row, rows_frame
 from transforms.hygiene import sanity
 from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
@@ -28,7 +28,6 @@ from transforms.hygiene.masking import (
     masked_beside,
     with_tags,
 )
-from transforms.plugins.kinds import Row
 from transforms.text.language import language_of
 
 STAGE = "hygiene"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from transforms.hygiene.personal import KINDS
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import PluginConfig
 
 
 class SanityConfig(PluginConfig):

@@ -12,9 +12,9 @@ from schemas.ids import hash_fields
 from schemas.messages import Message
 from schemas.pairs import make_pair
 from schemas.pairs import mirrored as mirrored_label
+from schemas.tables import Row
 from transforms.hygiene import personal
 from transforms.hygiene.config import PersonalConfig
-from transforms.plugins.kinds import Row
 
 _BUILT = ("pair_id", "prompt_id", "prompt", "context", "response_a", "response_b", "model_a", "model_b", "source_label")
 SECRETS = ("private_key", "token", "secret")

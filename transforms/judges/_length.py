@@ -7,11 +7,12 @@ has none, taken as one token per three bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from schemas.tables import Row
+from transforms.llm.request import Ask, Request
 from transforms.llm.usage import TOKENIZE
-from transforms.plugins.kinds import Ask, Request, Row
 
 PER_MESSAGE = 8  # tokens a chat template adds to a message, at most
 BYTES_PER_TOKEN = 3
@@ -51,7 +52,7 @@ async def fit(
     shorten: Callable[[T, float], T | None],
     room: int,
     policy: LengthPolicy,
-    models: dict[str, str],
+    models: Mapping[str, str],
     ask: Ask,
 ) -> tuple[Messages | None, int]:
     """The messages that fit into `room` tokens, or None, and the tokens counted for the whole item.

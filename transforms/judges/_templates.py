@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined, TemplateSyntaxError
 from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
 from schemas.messages import text_of
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 
 FOLDER = Path(__file__).parent / "templates"
 _ZERO_WIDTH = "\u200b"

@@ -11,7 +11,8 @@ import orjson
 
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
-from transforms.plugins.kinds import Reply, Row
+from schemas.tables import Row
+from transforms.llm.request import Reply
 
 STATES = ("invalid", "refused", "error")
 RAW_LIMIT = 20_000  # characters of a reply kept with the vote; the memo has all of it

@@ -1,18 +1,23 @@
-"""What all LLM judges share: configuration, identity, both orders, long inputs, states."""
+"""What a judge must have, and what those with a template share: both orders, long inputs, states."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.ids import unit_interval
+from schemas.tables import Row
 from transforms.judges._length import Messages, fit, windowed
 from transforms.judges._templates import JudgeTemplate, case, shown_exemplar
 from transforms.judges._votes import Opinion, failed, vote
-from transforms.plugins.kinds import Ask, PluginConfig, Reply, Request, Row
+from transforms.llm.request import Ask, Reply, Request
+from transforms.plugins.base import Plugin, PluginConfig
 
 T = TypeVar("T")
 
@@ -30,7 +35,9 @@ class Exemplar(BaseModel):
 
 
 class JudgeConfig(PluginConfig):
-    """Fields every LLM judge has."""
+    """Fields every judge with a template has."""
+
+    unhashed: ClassVar[frozenset[str]] = frozenset({"engine"})  # its model counts, not its name
 
     engine: str = Field(description="name of the engine that answers")
     orders: Literal["both", "ab", "ba", "coin"] = Field(
@@ -51,32 +58,59 @@ class JudgeConfig(PluginConfig):
     extra_body: dict[str, Any] = Field({}, description="further fields of the request, e.g. chat_template_kwargs")
 
 
-class LlmJudge:
-    """Base of judges that ask about one pair at a time. A subclass gives `body` and `read`."""
+class Judge(Plugin):
+    """Pairs to votes through language models.
 
-    Config: ClassVar[type[PluginConfig]]
-    plugin_name: ClassVar[str]
-    version: ClassVar[int] = 2  # of what is asked and how replies are read
+    Attributes:
+        models: engine name -> identity of its model, of the engines that `engine_fields` of the settings name.
+        contexts: engine name -> tokens a request may have there, where that is known.
+    """
 
-    def __init__(self, name: str, config: JudgeConfig, seed: int) -> None:
-        self.name, self.config, self.seed = name, config, seed
-        self.template = JudgeTemplate(config.template)
-        self.models: dict[str, str] = {}
-        self._engine_context: int | None = None
+    kind: ClassVar[str] = "judges"
+    models: Mapping[str, str] = MappingProxyType({})
+    contexts: Mapping[str, int | None] = MappingProxyType({})
 
-    def bind(self, models: dict[str, str]) -> None:
-        """Learn the identity of the engines' models."""
-        self.models = {self.config.engine: models[self.config.engine]}
-
-    def bind_contexts(self, contexts: Mapping[str, int | None]) -> None:
-        """Learn how many tokens a request to each engine may have, where that is known."""
-        self._engine_context = contexts.get(self.config.engine)
+    def bind(self, models: Mapping[str, str], contexts: Mapping[str, int | None] = MappingProxyType({})) -> None:
+        """Learn the models behind the engines' names, and what is known of their contexts."""
+        self.models = {name: models[name] for name in self.config.engine_names()}
+        self.contexts = contexts
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a vote."""
+        return {**super().identity, "models": dict(self.models), "seed": self.seed}
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What the manifest of a version says of the judge besides the recipe."""
+        return {"models": dict(self.models)}
+
+    @abstractmethod
+    async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
+        """Rows of `votes` on all pairs of one prompt, given together so that requests with one prefix are adjacent."""
+
+
+class TemplateJudge(Judge):
+    """A judge that fills a template and asks about one pair at a time. A subclass gives `body` and `read`."""
+
+    Config: ClassVar[type[PluginConfig]] = JudgeConfig
+    config: JudgeConfig
+    version: ClassVar[int] = 2  # of what is asked and how replies are read
+
+    @cached_property
+    def template(self) -> JudgeTemplate:
+        """The template that the settings name."""
+        return JudgeTemplate(self.config.template)
+
+    @property
+    def identity(self) -> dict[str, Any]:
         """Everything that can change a vote: template, model, sampling, how replies are read."""
-        settings = self.config.model_dump(mode="json", exclude={"engine"})
-        return [self.plugin_name, self.version, self.template.hash, self.models, settings, self.seed]
+        return {**super().identity, "template": self.template.hash}
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """The template's hash and the model."""
+        return {"template_hash": self.template.hash, **super().evidence}
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         """One vote per pair, order and sample; pairs of one prompt and both orders go out together."""
@@ -121,7 +155,7 @@ class LlmJudge:
 
     def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
         """The opinion in an `ok` reply, in terms of the responses as shown."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} asks about pairs in its own way")
 
     async def _vote(self, pair: Row, order: str, sample: int, ask: Ask) -> Row:
         reply, problem = await self.reply(pair, order, sample, ask)
@@ -163,5 +197,5 @@ class LlmJudge:
         if self.config.context_tokens is not None:
             return self.config.context_tokens - reply
         # The reply may be allowed more than the engine has: it will hardly need all of it.
-        limit = self._engine_context
+        limit = self.contexts.get(self.config.engine)
         return None if limit is None else limit - min(reply, limit // 2)

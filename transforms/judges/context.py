@@ -15,15 +15,16 @@ from typing import Any
 
 import orjson
 
+from schemas.tables import Row
 from transforms.judges._votes import STATES
 from transforms.judges.logprob import LogprobJudge
-from transforms.plugins.kinds import Ask, Row
+from transforms.llm.request import Ask
 from transforms.plugins.registry import register
 
 _LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before logarithms
 
 
-@register("judges", "context")
+@register("context")
 class ContextJudge(LogprobJudge):
     """First-token verdicts under the pair's context, with the context-free verdict beside each."""
 

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.tables import Row
 from transforms.judges._parsing import openai_schema, validated
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.judges.base import JudgeConfig, LlmJudge
-from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 
 Score = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
@@ -46,8 +47,8 @@ class Critique(BaseModel):
     score_B: Score  # noqa: N815
 
 
-@register("judges", "grm")
-class PrincipleJudge(LlmJudge):
+@register("grm")
+class PrincipleJudge(TemplateJudge):
     """Pointwise scores by principles the judge writes itself."""
 
     class Config(JudgeConfig):

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.tables import Row
 from transforms.judges._parsing import LABELS, Letter, openai_schema, validated
 from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, LlmJudge
-from transforms.plugins.kinds import Reply, Row
+from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 
 
@@ -26,8 +27,8 @@ class Verdict(BaseModel):
     verdict: Letter
 
 
-@register("judges", "json_verdict")
-class JsonVerdictJudge(LlmJudge):
+@register("json_verdict")
+class JsonVerdictJudge(TemplateJudge):
     """A reasoned verdict as a JSON object."""
 
     class Config(JudgeConfig):

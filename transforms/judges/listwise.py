@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.ids import hash_fields
 from schemas.messages import messages_id, text_of
+from schemas.tables import Row
 from transforms.judges._length import shortened
 from transforms.judges._parsing import validated
 from transforms.judges._templates import fence
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.judges.base import JudgeConfig, TemplateJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 
 
@@ -67,8 +68,8 @@ class Sheet:
         return replace(self, responses=responses, shown={**shown, "context": next(left)} if context else shown)
 
 
-@register("judges", "listwise")
-class ListwiseJudge(LlmJudge):
+@register("listwise")
+class ListwiseJudge(TemplateJudge):
     """Scores all responses to a prompt in one request."""
 
     class Config(JudgeConfig):

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
+from schemas.tables import Row
 from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, LlmJudge
-from transforms.plugins.kinds import Reply, Row
+from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 
 _LETTERS = {"a": "a", "b": "b", "c": "tie"}
@@ -23,8 +24,8 @@ _SPACE = " \t\n\r▁Ġ*\"'(`"  # blanks as tokenizers spell them, and what a mod
 _END = ".):,;*\"'`"
 
 
-@register("judges", "logprob")
-class LogprobJudge(LlmJudge):
+@register("logprob")
+class LogprobJudge(TemplateJudge):
     """One-token verdicts with their probabilities; needs an engine that returns log-probabilities."""
 
     class Config(JudgeConfig):

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.messages import text_of
+from schemas.tables import Row
 from transforms.judges._length import Messages, shortened
 from transforms.judges._parsing import openai_schema, validated
 from transforms.judges._templates import JudgeTemplate, fence, harmless
 from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.judges.base import JudgeConfig, TemplateJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins.kinds import Ask, Reply, Row
+from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 
 CREDIT: Mapping[str, float] = {"support": 1.0, "partial": 0.5, "not_support": 0.0}
@@ -47,8 +49,8 @@ class Labels(BaseModel):
     labels: list[Support]
 
 
-@register("judges", "nuggets")
-class NuggetJudge(LlmJudge):
+@register("nuggets")
+class NuggetJudge(TemplateJudge):
     """Pointwise support of nuggets; sees one response at a time, so there is no order."""
 
     class Config(JudgeConfig):
@@ -73,14 +75,15 @@ class NuggetJudge(LlmJudge):
 
     config: Config
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self.draw_template = JudgeTemplate(config.draw_template)
+    @cached_property
+    def draw_template(self) -> JudgeTemplate:
+        """The template nuggets are drawn with."""
+        return JudgeTemplate(self.config.draw_template)
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """Adds the template nuggets are drawn with."""
-        return [super().identity, self.draw_template.hash]
+        return {**super().identity, "draw_template": self.draw_template.hash}
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         """At most one vote per pair; equal requests about a shared response or reference are asked once."""

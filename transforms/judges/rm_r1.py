@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.tables import Row
 from transforms.judges._parsing import LABELS, bracketed_letter, spoken, tagged
 from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, LlmJudge
+from transforms.judges.base import JudgeConfig, TemplateJudge
 from transforms.judges.json_verdict import cut_off
-from transforms.plugins.kinds import Reply, Row
+from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 
 _KINDS = ("reasoning", "chat")
 
 
-@register("judges", "rm_r1")
-class RubricJudge(LlmJudge):
+@register("rm_r1")
+class RubricJudge(TemplateJudge):
     """Solve-then-compare for reasoning, rubric for chat."""
 
     class Config(JudgeConfig):

@@ -39,10 +39,10 @@ from transforms.llm.replies import (
     parse_reply,
     retry_after,
 )
+from transforms.llm.request import Reply, Request
 from transforms.llm.supervisor import Standing
 from transforms.llm.usage import TOKENIZE
 from transforms.llm.wire import Answer, CannotConnectError, CutError, Wire
-from transforms.plugins.kinds import Reply, Request
 
 # Requests of one unit of work (one prompt) go to the same server, whose prefix cache then hits.
 UNIT: contextvars.ContextVar[int] = contextvars.ContextVar("unit", default=-1)

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
+from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE
-from transforms.plugins.kinds import Reply, Request
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 UNVERSIONED = frozenset({"tokenize", "pooling"})  # paths beside /v1, not below it

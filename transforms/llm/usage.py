@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 
 TOKENIZE = "tokenize"  # path and purpose of requests that count tokens: they ask the model nothing
 EXAMPLE_LIMIT = 300  # characters of an example kept with a count of failures

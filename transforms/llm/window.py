@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 
 from schemas.errors import BudgetExceeded, UsageError
 from transforms.llm.client import UNIT, Client
+from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE, Ledger, SharedClock, Usage, sum_usage
-from transforms.plugins.kinds import Reply, Request
 from transforms.storage.memo import Memo
 
 __all__ = ["Asker", "Budget", "Caller", "Ledger", "Usage", "Work", "answer", "sum_usage"]

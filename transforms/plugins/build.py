@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -13,47 +13,46 @@ from schemas.errors import RecipeError, UsageError
 from schemas.recipe import PluginUse, Recipe
 from schemas.recipe_file import Location, RecipeFile
 from transforms.hygiene.config import HygieneConfig
+from transforms.plugins.base import Plugin, PluginConfig
 from transforms.plugins.registry import find
 from transforms.publish.rows import RowsConfig
 from transforms.publish.splits import SplitsConfig
 from transforms.routers.queue.config import QueueConfig
 from transforms.sources.check import check_sources
 
+P = TypeVar("P", bound=Plugin)
 
-def build(kind: str, use: PluginUse, seed: int, folder: Path | None = None) -> Any:
+
+def build(kind: type[P], use: PluginUse, seed: int, folder: Path | None = None) -> P:
     """An instance of the plug-in that `use` names; relative paths in its settings start from `folder`.
+
+    Args:
+        kind: the base class of its kind.
 
     Raises:
         UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
             also names the line).
     """
     plugin = find(kind, use.plugin)
-    try:
-        config = plugin.Config.model_validate(use.settings)
-    except ValidationError as error:
-        raise UsageError(f"{kind} {use.name}: {error}") from None
+    config = settings_of(kind, use)
     return plugin(use.name, config if folder is None else config.beside(folder), seed)
 
 
-def build_all(
-    kind: str, uses: list[PluginUse], seed: int, models: Mapping[str, str], folder: Path | None = None
-) -> list[Any]:
-    """Instances of several uses in order, each bound to the identities of its engines."""
-    plugins = [build(kind, use, seed, folder) for use in uses]
-    for plugin in plugins:
-        if hasattr(plugin, "bind"):
-            plugin.bind(dict(models))
-    return plugins
+def settings_of(kind: type[Plugin], use: PluginUse) -> PluginConfig:
+    """The settings of a use, validated.
+
+    Raises:
+        UsageError: unknown plug-in or wrong settings.
+    """
+    try:
+        return find(kind, use.plugin).Config.model_validate(use.settings)
+    except ValidationError as error:
+        raise UsageError(f"{kind.kind} {use.name}: {error}") from None
 
 
-def engines_of(kind: str, use: PluginUse) -> list[tuple[str, str]]:
-    """The engines a plug-in use asks, as (field, engine name); the Config's `engine_fields` says where they stand."""
-    fields = getattr(find(kind, use.plugin).Config, "engine_fields", ("engine", "engines"))
-    found: list[tuple[str, str]] = []
-    for field in fields:
-        value = use.settings.get(field)
-        found += [(field, str(name)) for name in (value if isinstance(value, list) else [value]) if name is not None]
-    return found
+def engine_names(kind: type[Plugin], uses: Iterable[PluginUse]) -> list[str]:
+    """The engines that these uses ask, each once, sorted."""
+    return sorted({name for use in uses for name in settings_of(kind, use).engine_names()})
 
 
 def plugin_uses(recipe: Recipe) -> Iterator[tuple[str, Location, PluginUse]]:
@@ -89,8 +88,9 @@ def check_recipe(file: RecipeFile) -> None:
         except UsageError as error:
             raise file.error((*location, field), str(error)) from None
         where = (*location, "options") if kind == "exporters" else location
-        _check_paths(file, file.validated(plugin.Config, use.settings, where), where)
-        for where_field, engine in engines_of(kind, use):
+        config: PluginConfig = file.validated(plugin.Config, use.settings, where)
+        _check_paths(file, config, where)
+        for where_field, engine in config.named_engines():
             if engine not in file.recipe.engines:
                 near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -117,9 +117,9 @@ def _check_sections(file: RecipeFile) -> None:
     file.validated(RowsConfig, recipe.materialise.rows, ("materialise", "rows"))
 
 
-def _check_paths(file: RecipeFile, config: Any, location: Location) -> None:
+def _check_paths(file: RecipeFile, config: PluginConfig, location: Location) -> None:
     """The files that a plug-in's settings name."""
-    for field in getattr(config, "path_fields", ()):
+    for field in config.path_fields:
         value = getattr(config, field)
         if isinstance(value, str):
             _check_path(file, value, (*location, field))

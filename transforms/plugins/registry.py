@@ -1,35 +1,55 @@
 """Plug-ins by kind and name.
 
-A plug-in is a class in `transforms/<kind>/<file>.py`, or in a folder there if its method needs several files,
-under `@register(kind, name)` with a pydantic `Config`. Its folder is its registration: `find` imports every module
-of the kind's package, so a new plug-in is one new file. Modules must import heavy libraries inside functions.
+Ours are classes in `transforms/<kind>/<file>.py`, or in a folder there if the method needs several files, under
+`@register(name)`: the folder is the registration, so a new plug-in is one new file. Modules import heavy libraries
+inside functions, because looking for one plug-in imports all of its kind.
+
+Another package offers plug-ins by entry points of the group `prefine.<kind>`, each naming a class:
+
+    [project.entry-points."prefine.judges"]
+    polite = "prefine_polite:PoliteJudge"
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar, overload
 
 from schemas.errors import UsageError
+from transforms.plugins.base import Plugin
 
-KINDS = ("engines", "generators", "judges", "scorers", "fusers", "policies", "routers", "exporters")
-_PLUGINS: dict[tuple[str, str], type[Any]] = {}
-C = TypeVar("C", bound=type[Any])
+BASES = {
+    "engines": "Engine",
+    "generators": "Generator",
+    "judges": "Judge",
+    "scorers": "Scorer",
+    "fusers": "Fuser",
+    "policies": "Policy",
+    "routers": "Router",
+    "exporters": "Exporter",
+}  # kind -> its base class in transforms/<kind>/base.py
+P = TypeVar("P", bound=Plugin)
+C = TypeVar("C", bound=type[Plugin])
+
+_OURS: dict[tuple[str, str], type[Plugin]] = {}
 
 
-def register(kind: str, name: str) -> Callable[[C], C]:
-    """Class decorator: make the class known as plug-in `name` of `kind`."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown plug-in kind {kind!r}; known: {', '.join(KINDS)}")
+def register(name: str) -> Callable[[C], C]:
+    """Class decorator: make the class known as plug-in `name` of its kind.
+
+    Raises:
+        ValueError: another class has that name already.
+    """
 
     def add(cls: C) -> C:
-        known = _PLUGINS.setdefault((kind, name), cls)
+        known = _OURS.setdefault((cls.kind, name), cls)
         if known is not cls and known.__qualname__ != cls.__qualname__:
-            raise ValueError(f"{kind}/{name} is registered twice: {known.__module__} and {cls.__module__}")
+            raise ValueError(f"{cls.kind}/{name} is registered twice: {known.__module__} and {cls.__module__}")
         cls.plugin_name = name
         return cls
 
@@ -37,30 +57,92 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all plug-ins of a kind, sorted."""
-    _load(kind)
-    return sorted(name for k, name in _PLUGINS if k == kind)
+    """The names of all plug-ins of a kind, sorted: ours and those of other packages."""
+    _import_ours(kind)
+    return sorted({name for k, name in _OURS if k == kind} | _offered(kind).keys())
 
 
-def find(kind: str, name: str) -> type[Any]:
-    """The plug-in class.
+def distribution_of(kind: str, name: str) -> tuple[str, str] | None:
+    """Name and version of the package a plug-in comes from, without importing it; None for ours."""
+    _import_ours(kind)
+    return None if (kind, name) in _OURS else _distribution(_offered(kind)[name])
+
+
+@overload
+def find(kind: type[P], name: str) -> type[P]: ...
+@overload
+def find(kind: str, name: str) -> type[Plugin]: ...
+def find(kind: str | type[Plugin], name: str) -> type[Plugin]:
+    """The plug-in class of that name.
+
+    Args:
+        kind: `judges`, or the base class of the kind.
+        name: as in recipes.
 
     Raises:
-        UsageError: no such plug-in; the text lists the known ones and the nearest.
+        UsageError: there is none (the text lists those there are and the nearest), or another package's cannot be used.
     """
-    _load(kind)
-    try:
-        return _PLUGINS[kind, name]
-    except KeyError:
-        near = difflib.get_close_matches(name, names(kind), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"no {kind.removesuffix('s')} named {name!r}{hint} Known: {', '.join(names(kind))}") from None
+    kind = kind if isinstance(kind, str) else kind.kind
+    _import_ours(kind)
+    if (kind, name) in _OURS:
+        return _OURS[kind, name]
+    if name in _offered(kind):
+        return _imported(kind, name)
+    known = names(kind)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    one = "policy" if kind == "policies" else kind.removesuffix("s")
+    raise UsageError(f"no {one} named {name!r}{hint} Known: {', '.join(known)}")
 
 
 @cache
-def _load(kind: str) -> None:
+def _import_ours(kind: str) -> None:
     prefix = f"transforms.{kind}."
     package = importlib.import_module(f"transforms.{kind}")
     for module in pkgutil.walk_packages(package.__path__, prefix):
         if not any(part.startswith("_") for part in module.name.removeprefix(prefix).split(".")):
             importlib.import_module(module.name)
+
+
+@cache
+def _offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """What other packages offer, by name.
+
+    Raises:
+        UsageError: a name of ours, or one name from two packages: recipes could not say which they mean.
+    """
+    _import_ours(kind)
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=f"prefine.{kind}"):
+        where = " ".join(_distribution(point))
+        if (kind, point.name) in _OURS:
+            raise UsageError(f"package {where} offers {kind}/{point.name}, which is a name of prefine's own; remove it")
+        if found.setdefault(point.name, point) != point:
+            others = " ".join(_distribution(found[point.name]))
+            raise UsageError(f"packages {others} and {where} both offer {kind}/{point.name}; remove one of them")
+    return found
+
+
+@cache
+def _imported(kind: str, name: str) -> type[Plugin]:
+    point = _offered(kind)[name]
+    package = _distribution(point)
+    base = getattr(importlib.import_module(f"transforms.{kind}.base"), BASES[kind])
+    try:
+        cls = point.load()
+    except Exception as error:  # whatever its module raises while it is imported
+        where = " ".join(package)
+        raise UsageError(
+            f"{kind}/{name} of package {where} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UsageError(
+            f"{kind}/{name} of package {' '.join(package)} is {point.value}, "
+            f"which is no subclass of {base.__module__}.{base.__name__}"
+        )
+    # A class of its own, so that one class offered under two names has two names.
+    return type(cls.__name__, (cls,), {"plugin_name": name, "distribution": package, "__module__": cls.__module__})
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)

@@ -7,14 +7,15 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.policies.base import Policy
 from transforms.policies.noise import action_shares, with_actions
 
 
-@register("policies", "human_only")
-class HumanOnly(Configured):
+@register("human_only")
+class HumanOnly(Policy):
     """Decide pairs with enough human votes, send the others to humans (or drop them).
 
     A pair with at least `min_humans` votes and `certainty` is kept where the source agrees or is silent,

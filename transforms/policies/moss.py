@@ -8,14 +8,15 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.errors import DataError
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.policies.base import Policy
 from transforms.policies.noise import action_shares, with_actions
 
 
-@register("policies", "moss")
-class Moss(Configured):
+@register("moss")
+class Moss(Policy):
     """Flip the bottom of the ensemble's mean margin, smooth the ambiguous, keep the rest with their margin.
 
     mu is the mean of r(preferred) - r(other) over the ensemble, sigma its spread, "preferred" being what the

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
-from transforms.plugins.configured import Configured
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.policies.base import Policy
 from transforms.policies.noise import action_shares, with_actions
 
 
-@register("policies", "posterior")
-class PosteriorPolicy(Configured):
+@register("posterior")
+class PosteriorPolicy(Policy):
     """Believe the posterior.
 
     With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
@@ -51,7 +53,7 @@ class PosteriorPolicy(Configured):
         """`predicted`: share of each action on these verdicts."""
         return {"predicted": action_shares(self.decide({}, verdicts))} if len(verdicts) else {"predicted": {}}
 
-    def because(self, model: Row, verdict: Row) -> str:
+    def because(self, model: Row, verdict: Mapping[str, Any]) -> str:
         """The comparison that decided a verdict: `noise`, `certainty`, `n_votes`, `label` and `action` are read."""
         c, noise, certainty = self.config, verdict["noise"], verdict["certainty"]
         if not verdict["n_votes"]:

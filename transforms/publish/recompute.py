@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,16 +11,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.errors import UsageError
 from schemas.ids import canonical_json
 from schemas.tables import PREFERENCES
+from transforms.fusers.base import Fuser
+from transforms.plugins.base import Plugin
 from transforms.plugins.registry import find
+from transforms.policies.base import Policy
 from transforms.policies.noise import decision_frame
 from transforms.publish.read import Version
 from transforms.stats.controls import known_label
 
 FUSER, POLICY = "evidence/fuser.json", "evidence/policy.json"
-KINDS = {FUSER: "fusers", POLICY: "policies"}
 PAIRS_AT_ONCE = 200_000
 TOLERANCE = 1e-6
 _NUMBERS = ("p_a", "p_tie", "margin", "certainty", "disagreement", "noise", "prior")
+P = TypeVar("P", bound=Plugin)
 _WORDS = ("label", "action", "reasons", "n_votes", "n_human")
 
 
@@ -33,7 +36,7 @@ class Fitted(BaseModel):
     name: str
     settings: dict[str, Any]
     seed: int
-    identity: Any  # with the plug-in's version: other code is not asked to repeat its results
+    identity: list[Any]  # name and version of the plug-in, its settings, its package if it is not ours
     model: dict[str, Any]
 
     def to_bytes(self) -> bytes:
@@ -41,15 +44,16 @@ class Fitted(BaseModel):
         return canonical_json(self.model_dump(mode="json"))
 
 
-def described(plugin: Any) -> dict[str, Any]:
+def described(plugin: Plugin) -> dict[str, Any]:
     """The fields of `Fitted` but the model, of a plug-in that was built from a recipe."""
     settings = plugin.config.model_dump(mode="json")
+    package = [] if plugin.distribution is None else [list(plugin.distribution)]
     return {
         "plugin": plugin.plugin_name,
         "name": plugin.name,
         "settings": settings,
         "seed": plugin.seed,
-        "identity": plugin.identity,
+        "identity": [plugin.plugin_name, plugin.version, settings, *package],
     }
 
 
@@ -59,7 +63,7 @@ def fitted(version: Version, file: str) -> Fitted | None:
     return None if data is None else Fitted.model_validate_json(data)
 
 
-def rebuilt(version: Version, file: str) -> tuple[Any, dict[str, Any]]:
+def rebuilt(version: Version, file: str, kind: type[P]) -> tuple[P, dict[str, Any]]:
     """The version's fuser or policy as a plug-in, and its model.
 
     Raises:
@@ -68,19 +72,21 @@ def rebuilt(version: Version, file: str) -> tuple[Any, dict[str, Any]]:
     known = fitted(version, file)
     if known is None:
         raise UsageError(f"the version holds no {file}")
-    plugin = restored(known, file)
-    if canonical_json(plugin.identity) != canonical_json(known.identity):
+    plugin = restored(known, file, kind)
+    now = described(plugin)["identity"]
+    # Settings that this code has and the version's did not are at their default, the behaviour of that time.
+    if [now[:2], now[3:]] != [known.identity[:2], known.identity[3:]]:
         raise UsageError(f"{known.plugin} of {file} has another version in this code ({version.manifest.code_version})")
     return plugin, known.model
 
 
-def restored(known: Fitted, file: str) -> Any:
+def restored(known: Fitted, file: str, kind: type[P]) -> P:
     """The plug-in itself.
 
     Raises:
         UsageError: this code has no plug-in of that name, or one with other settings.
     """
-    cls = find(KINDS[file], known.plugin)
+    cls = find(kind, known.plugin)
     try:
         config = cls.Config.model_validate(known.settings)
     except ValidationError as error:
@@ -131,15 +137,14 @@ class Recomputation:
     """
 
     def __init__(self, version: Version) -> None:
-        self._fuser, self._model = rebuilt(version, FUSER)
-        self._policy, self._thresholds = rebuilt(version, POLICY)
+        self._fuser, self._model = rebuilt(version, FUSER, Fuser)
+        self._policy, self._thresholds = rebuilt(version, POLICY, Policy)
 
     def verdicts(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
         """The verdicts on `pairs`, as stage fuse makes them."""
         pairs = pairs.with_columns(known_label())
         fused = self._fuser.apply(self._model, votes, pairs)
-        decided: pl.DataFrame = self._policy.decide(self._thresholds, decision_frame(fused, pairs, votes))
-        return decided
+        return self._policy.decide(self._thresholds, decision_frame(fused, pairs, votes))
 
     def problems(self, pairs: pl.DataFrame, votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
         """Verdicts that do not follow from the votes."""
@@ -185,11 +190,10 @@ def because_of(policy: Fitted | None, verdict: Mapping[str, Any]) -> str | None:
     if policy is None:
         return None
     try:
-        plugin = restored(policy, POLICY)
+        plugin = restored(policy, POLICY, Policy)
     except UsageError:
         return None
-    said: str | None = plugin.because(policy.model, verdict) if hasattr(plugin, "because") else None
-    return said
+    return plugin.because(policy.model, verdict)
 
 
 def _exploded(verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 
 
-@register("routers", "all")
-class AllRouter(BaseRouter):
+@register("all")
+class AllRouter(Router):
     """Every pair is worth the same; under a budget the order is the audit's, that is, random."""
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:

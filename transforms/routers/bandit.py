@@ -9,14 +9,15 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.routers._posterior import gain_of_answers, outcomes, without_humans
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 
 
-@register("routers", "bandit")
-class BanditRouter(BaseRouter):
+@register("bandit")
+class BanditRouter(Router):
     """Upper confidence bounds over arms = (slice, how certain the posterior is), spent as a knapsack.
 
     The reward of an answer is whether it turned the label over; `fit` counts rewards per arm. The j-th pair

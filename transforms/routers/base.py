@@ -1,36 +1,35 @@
-"""What all routers share: construction, identity, and having nothing to learn."""
+"""What a router must have."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import polars as pl
 
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import Plugin
 
 
-class BaseRouter:
-    """Keeps name, config and seed; a router with nothing to learn inherits `fit`.
+class Router(Plugin):
+    """Verdicts to a queue for people under a budget; a router with nothing to learn inherits `fit`.
 
     A router that wants `similarity` and `length_difference` of the responses among the candidates' columns
     (`transforms.routers.queue.features.response_features`) sets `reads_responses`.
     """
 
-    version: ClassVar[int] = 1
+    kind: ClassVar[str] = "routers"
     reads_responses: ClassVar[bool] = False
-    Config: ClassVar[type[PluginConfig]] = PluginConfig
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: PluginConfig, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
         """Everything that can change the values."""
-        return [self.plugin_name, self.version, self.config.model_dump(mode="json"), self.seed]
+        return {**super().identity, "seed": self.seed}
 
     def fit(self, labelled: pl.DataFrame) -> Row:
-        """Nothing to learn."""
+        """Learn from the candidates that people already answered (columns as in `values`); {} if there is nothing."""
         return {}
+
+    @abstractmethod
+    def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
+        """Expected gain of one label per candidate (verdict columns plus origin, kind, language, n_chars)."""

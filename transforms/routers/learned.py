@@ -10,17 +10,18 @@ from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.routers._posterior import Floats, gain_of_answers, loss, outcomes, without_humans
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 
 _CATEGORIES = ("kind", "language", "origin", "context_kind")
 _OPTIONAL = ("similarity", "length_difference")
 
 
-@register("routers", "learned")
-class LearnedRouter(BaseRouter):
+@register("learned")
+class LearnedRouter(Router):
     """P(humans turn the label over), by logistic regression on features of the pair.
 
     After Hybrid Preferences (Miranda et al., 2024), which predicts the gain of routing a pair to people from

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 from transforms.routers.queue.fill import uniform
 
 
-@register("routers", "random")
-class RandomRouter(BaseRouter):
+@register("random")
+class RandomRouter(Router):
     """A seeded draw per pair, uniform in [0, 1)."""
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.routers._posterior import loss, outcomes
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 
 
-@register("routers", "uncertainty")
-class UncertaintyRouter(BaseRouter):
+@register("uncertainty")
+class UncertaintyRouter(Router):
     """Entropy of the posterior in nats, in [0, log 3] (uncertainty sampling, Lewis and Gale, 1994)."""
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:

@@ -8,16 +8,17 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from transforms.plugins.kinds import PluginConfig, Row
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.routers._posterior import gain_of_answers, human_agreement, outcomes, reliability_of
-from transforms.routers.base import BaseRouter
+from transforms.routers.base import Router
 
 _TIE_BREAK = 1e-6
 
 
-@register("routers", "value")
-class ValueRouter(BaseRouter):
+@register("value")
+class ValueRouter(Router):
     """Expected reduction of posterior loss per answer (value of information) under the fused model.
 
     A pair's value is the largest mean gain of one to `ahead` answers: where a single answer cannot turn a label,

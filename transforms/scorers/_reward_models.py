@@ -17,7 +17,7 @@ from schemas.ids import hash_bytes, hash_json
 from schemas.messages import Message, chat_messages, text_of
 from schemas.secrets import secret
 from transforms.llm.client import Client, Patience
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 from transforms.text.embedding import VectorCache
 
 Array = NDArray[np.float64]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
 
 from schemas.messages import text_of
-from transforms.plugins.kinds import Row
-from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
+from schemas.tables import Row
+from transforms.plugins.base import PluginConfig
+from transforms.scorers.base import Opinion, Scorer, ScorerConfig, label_by_difference, vote_frame
 
 SURFACE = "surface"  # family of length, repetition, relevance and their product
 
@@ -22,42 +23,21 @@ class RuleConfig(ScorerConfig):
     tie_band: float = Field(0.0, ge=0.0, description="tie where the two scores differ by at most this")
 
 
-class Rule(ABC):
+class Rule(Scorer):
     """A scorer that learns nothing: the response with the higher score wins.
 
     A subclass gives `score`, which may look at the row's prompt, checks or reference. Exchanging a and b
     exchanges the scores and mirrors the label. `p_a` stays null: a rule's score is no probability.
     """
 
-    Config: ClassVar[type[RuleConfig]] = RuleConfig
-    measures: ClassVar[str]
-    plugin_name: ClassVar[str]
-    family: ClassVar[str | None] = None  # of rules that read the same of a text; default: the plug-in alone
-    code_version: ClassVar[int] = 1
-
-    def __init__(self, name: str, config: RuleConfig, seed: int) -> None:
-        self.name = name
-        self.config = config
-
-    @property
-    def identity(self) -> Any:
-        """Everything that can change the votes."""
-        return [self.plugin_name, self.code_version, self.name, self.config.model_dump(mode="json")]
-
-    @property
-    def group(self) -> str:
-        """The group its votes belong to."""
-        return str(self.config.group or self.family or self.plugin_name)
+    Config: ClassVar[type[PluginConfig]] = RuleConfig
+    config: RuleConfig
 
     @abstractmethod
     def score(self, response: str, row: Row) -> float | None:
         """Score of one response; None where the rule has nothing to say about the row."""
 
-    def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
-        """Nothing to learn."""
-        return b""
-
-    def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
         """One vote per pair the rule has something to say about."""
         opinions = (self.opinion(row) for row in pairs.iter_rows(named=True))
         return vote_frame([opinion for opinion in opinions if opinion is not None], self.name, "rule", self.group)

@@ -1,10 +1,12 @@
-"""A scorer's numbers as rows of the `votes` table."""
+"""What a scorer must have, and its numbers as rows of the `votes` table."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import orjson
 import polars as pl
@@ -12,7 +14,8 @@ from pydantic import Field
 
 from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import Plugin, PluginConfig
+from transforms.text.embedding import MemoryCache, VectorCache
 
 
 class ScorerConfig(PluginConfig):
@@ -21,6 +24,56 @@ class ScorerConfig(PluginConfig):
     group: str | None = Field(
         None, min_length=1, description="voters of one group share a weight; default: the family of the plug-in"
     )
+
+
+class Scorer(Plugin):
+    """Pairs to votes without a call of a language model.
+
+    Attributes:
+        measures: what the score means, in one sentence.
+        family: of scorers that see the same of a text and so err together; default: the plug-in alone.
+        reads_votes: whether `votes` wants the answers of source, judges and people on the pairs. It must not let a
+            pair's own labels speak in its vote on that pair.
+    """
+
+    kind: ClassVar[str] = "scorers"
+    Config: ClassVar[type[PluginConfig]] = ScorerConfig
+    config: ScorerConfig
+    measures: ClassVar[str]
+    family: ClassVar[str | None] = None
+    reads_votes: ClassVar[bool] = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the votes, the voter's name among it."""
+        return {**super().identity, "name": self.name}
+
+    @property
+    def group(self) -> str:
+        """The group its votes belong to."""
+        return self.config.group or self.family or self.plugin_name
+
+    def use_cache(self, cache: VectorCache) -> None:
+        """Keep embeddings and rewards in `cache` from now on, by default in memory."""
+        self._cache = cache
+
+    @cached_property
+    def _cache(self) -> VectorCache:
+        return MemoryCache()
+
+    def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
+        """Train on a bounded sample of the whole workspace; b"" where nothing is learned. Deterministic."""
+        return b""
+
+    @abstractmethod
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
+        """At most one vote per pair. All pairs of a prompt come together.
+
+        Args:
+            pairs: rows of `pairs`.
+            model: what `fit` returned.
+            answers: rows of `votes` by others on these pairs, for a scorer that `reads_votes`.
+        """
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import orjson
 from pydantic import Field
 
 from schemas.errors import MissingExtra
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._rules import Rule, RuleConfig
 
 
-@register("scorers", "bleu")
+@register("bleu")
 class Bleu(Rule):
     """Smoothed sentence BLEU against the row's reference(s), as in BLEUBERI (Chang et al., 2025).
 

@@ -18,7 +18,7 @@ from transforms.scorers.heads.ensemble import Ensemble, Settings, fit_ensemble
 from transforms.stats.bradley_terry import LossName
 
 
-@register("scorers", "bt_heads")
+@register("bt_heads")
 class BtHeads(HeadScorer):
     """Cross-fitted Bradley-Terry heads, with the evidence of the prompt's other pairs."""
 
@@ -31,7 +31,7 @@ class BtHeads(HeadScorer):
         siblings: bool = Field(True, description="let the labels of a prompt's other pairs count")
 
     measures: ClassVar[str] = "P(a better) by reward heads trained on the labels of other prompts."
-    code_version: ClassVar[int] = 3
+    version: ClassVar[int] = 3
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,19 +14,18 @@ from pydantic import Field
 from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._cream import consistency, soft_label
 from transforms.scorers._reward_models import FAMILY, Array, LocalRewardModel
-from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.scorers.base import Opinion, Scorer, ScorerConfig, label_by_difference, vote_frame
 from transforms.scorers.hf_reward import pair_rewards
-from transforms.text.embedding import MemoryCache, VectorCache
 
 _COLUMN = "meta:"
 
 
-@register("scorers", "cream")
-class Cream:
+@register("cream")
+class Cream(Scorer):
     """The current model's ranking, trusted as far as the previous snapshot ranks the prompt's responses alike.
 
     Both rankings run over all responses of a prompt and context that occur in its pairs; p_a is the consistency C
@@ -36,6 +36,8 @@ class Cream:
     class Config(ScorerConfig):
         """Settings of `cream`."""
 
+        unhashed: ClassVar[frozenset[str]] = frozenset({"current", "previous", "batch_size", "max_tokens"})
+
         current: str = Field(description="reward model (folder or hub id), or meta:KEY: [score_a, score_b] in meta")
         previous: str = Field(description="the earlier snapshot, in the same form")
         batch_size: int = Field(16, ge=1, description="conversations per forward pass")
@@ -43,37 +45,26 @@ class Cream:
 
     measures: ClassVar[str] = "P(a better) by a model's ranking, trusted as far as its earlier snapshot agrees."
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self._cache: VectorCache = MemoryCache()
-        self._models = {
+    config: Config
+    version: ClassVar[int] = 2
+
+    @cached_property
+    def _models(self) -> dict[str, LocalRewardModel]:
+        config = self.config
+        return {
             source: LocalRewardModel(source, config.batch_size, config.max_tokens)
             for source in (config.current, config.previous)
             if not source.startswith(_COLUMN)
         }
 
     @property
-    def identity(self) -> Any:
-        """Everything that can change the votes."""
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the votes, the snapshots' weights among it."""
         sources = [self.config.current, self.config.previous]
-        return [
-            "cream",
-            2,
-            self.name,
-            self.config.group,
-            [self._models[s].identity if s in self._models else s for s in sources],
-        ]
+        models = [self._models[s].identity if s in self._models else s for s in sources]
+        return {**super().identity, "models": models}
 
-    def use_cache(self, cache: VectorCache) -> None:
-        """Keep rewards in `cache` from now on."""
-        self._cache = cache
-
-    def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
-        """Nothing to learn."""
-        return b""
-
-    def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
         """One vote per pair that both snapshots score. All pairs of a prompt must come together."""
         rows = list(pairs.iter_rows(named=True))
         current, previous = (self._scores(source, rows) for source in (self.config.current, self.config.previous))

@@ -15,7 +15,7 @@ from transforms.scorers.heads.siblings import Siblings
 from transforms.stats.noise_rate import FlipRate, estimate_flip_rate
 
 
-@register("scorers", "crm")
+@register("crm")
 class Crm(HeadScorer):
     """Two cross-fitted Bradley-Terry heads per fold, trained by peer review with an estimated noise rate.
 
@@ -29,7 +29,7 @@ class Crm(HeadScorer):
         flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
 
     measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
-    code_version: ClassVar[int] = 3
+    version: ClassVar[int] = 3
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._rules import Rule
 from transforms.scorers.base import Opinion
@@ -37,7 +37,7 @@ def defects(text: str) -> list[str]:
     return sorted(name for name, present in found.items() if present)
 
 
-@register("scorers", "format")
+@register("format")
 class Format(Rule):
     """Minus the number of formatting defects (`defects`); no vote where neither response has one."""
 

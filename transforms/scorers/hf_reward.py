@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit
 
 from schemas.secrets import Address
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._reward_models import (
     FAMILY,
@@ -22,9 +23,9 @@ from transforms.scorers._reward_models import (
     RewardModel,
     memoised_rewards,
 )
-from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.scorers.base import Opinion, Scorer, ScorerConfig, label_by_difference, vote_frame
 from transforms.stats.ensemble import moments
-from transforms.text.embedding import MemoryCache, VectorCache
+from transforms.text.embedding import VectorCache
 
 
 class Endpoint(BaseModel):
@@ -41,8 +42,8 @@ class Endpoint(BaseModel):
     outage_s: float = Field(120.0, ge=0.0, description="seconds nothing may answer before the run stops")
 
 
-@register("scorers", "hf_reward")
-class HfReward:
+@register("hf_reward")
+class HfReward(Scorer):
     """Sequence-classification reward models, local (transformers) or served (vLLM), as an ensemble.
 
     Margins r(a) - r(b) are log-odds by the Bradley-Terry training of such models; `p_a` is the mean of their
@@ -53,6 +54,8 @@ class HfReward:
 
     class Config(ScorerConfig):
         """Settings of `hf_reward`."""
+
+        unhashed: ClassVar[frozenset[str]] = frozenset({"models", "endpoints", "batch_size", "max_tokens"})
 
         models: tuple[str, ...] = Field((), description="folders of saved models, or hub ids")
         endpoints: tuple[Endpoint, ...] = Field((), description="served models")
@@ -69,34 +72,27 @@ class HfReward:
 
     measures: ClassVar[str] = "P(a better) by reward models trained elsewhere."
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self._cache: VectorCache = MemoryCache()
-        self._models: list[RewardModel] = [
+    config: Config
+    family: ClassVar[str | None] = FAMILY
+    version: ClassVar[int] = 2
+
+    @cached_property
+    def _models(self) -> list[RewardModel]:
+        config = self.config
+        return [
             *(LocalRewardModel(model, config.batch_size, config.max_tokens) for model in config.models),
             *(EndpointRewardModel(**e.model_dump(), max_tokens=config.max_tokens) for e in config.endpoints),
         ]
 
     @property
-    def identity(self) -> Any:
-        """Everything that can change the votes."""
-        config = self.config
-        settings = [config.temperature, config.tie_band, config.group]
-        return ["hf_reward", 2, self.name, *settings, [m.identity for m in self._models]]
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the votes, the models' weights among it."""
+        return {**super().identity, "models": [model.identity for model in self._models]}
 
-    def use_cache(self, cache: VectorCache) -> None:
-        """Keep rewards in `cache` from now on."""
-        self._cache = cache
-
-    def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
-        """Nothing to learn."""
-        return b""
-
-    def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
         """One vote per pair."""
         rows = list(pairs.iter_rows(named=True))
-        group = self.config.group or FAMILY
+        group = self.group
         if not rows:
             return vote_frame([], self.name, "reward", group)
         bought = [pair_rewards(m, rows, self._cache) for m in self._models]

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig
 from transforms.text.surface import words
 
 
-@register("scorers", "length")
+@register("length")
 class Length(Rule):
     """Logarithm of the response's length. Length is a bias as often as a merit: the fuser learns which it is."""
 

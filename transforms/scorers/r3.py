@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._relevance import lexical_relevance
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
 from transforms.text.surface import distinct_ngram_ratio, words
 
 
-@register("scorers", "r3")
+@register("r3")
 class R3(Rule):
     """Open-ended reward of R3: relevance(query, answer) x words / 100 x distinct trigram ratio.
 

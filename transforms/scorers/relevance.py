@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,20 +10,22 @@ import polars as pl
 from pydantic import Field
 
 from schemas.messages import text_of
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._relevance import lexical_relevance
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
 from transforms.scorers.base import Opinion, label_by_difference, vote_frame
-from transforms.text.embedding import PACKAGED, Embedder, MemoryCache, VectorCache
+from transforms.text.embedding import PACKAGED, Embedder
 
 
-@register("scorers", "relevance")
+@register("relevance")
 class Relevance(Rule):
     """Similarity of the response to the last user message: cosine of word counts, or of sentence embeddings."""
 
     class Config(RuleConfig):
         """Settings of `relevance`."""
+
+        unhashed: ClassVar[frozenset[str]] = frozenset({"model"})  # the embedder's identity counts
 
         method: Literal["lexical", "embedding"] = Field("lexical", description="word counts or sentence embeddings")
         model: str = Field(PACKAGED, description="embedding model, as in bt_heads")
@@ -32,34 +35,21 @@ class Relevance(Rule):
     measures: ClassVar[str] = "How close the response is to the question in words or in meaning."
     config: Config
 
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        super().__init__(name, config, seed)
-        self._embedder = Embedder(config.model)
-        self._cache: VectorCache = MemoryCache()
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.config.model)
 
     @property
-    def identity(self) -> Any:
-        """Everything that can change the votes."""
-        if self.config.method == "lexical":
-            return [
-                *super().identity[:-1],
-                {"method": "lexical", "tie_band": self.config.tie_band, "group": self.group},
-            ]
-        return [
-            *super().identity[:-1],
-            {"tie_band": self.config.tie_band, "group": self.group},
-            self._embedder.identity,
-        ]
-
-    def use_cache(self, cache: VectorCache) -> None:
-        """Keep embeddings in `cache` from now on."""
-        self._cache = cache
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the votes; an embedder where one is asked."""
+        own = super().identity
+        return own if self.config.method == "lexical" else {**own, "embedder": self._embedder.identity}
 
     def score(self, response: str, row: Row) -> float | None:
         """Lexical relevance in [0, 1]."""
         return lexical_relevance(query_of(row), response)
 
-    def votes(self, pairs: pl.DataFrame, model: bytes) -> pl.DataFrame:
+    def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
         """One vote per pair."""
         if self.config.method == "lexical" or pairs.is_empty():
             return super().votes(pairs, model)

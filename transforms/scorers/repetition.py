@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._rules import SURFACE, Rule, RuleConfig
 from transforms.text.surface import distinct_ngram_ratio, words
 
 
-@register("scorers", "repetition")
+@register("repetition")
 class Repetition(Rule):
     """Distinct trigrams over all trigrams, in (0, 1]; responses under three words count as 1."""
 

@@ -23,7 +23,7 @@ import polars as pl
 from schemas.errors import WorkspaceError
 from schemas.ids import hash_bytes
 from schemas.tables import Embeddings, Generations, polars_schema, primary_key, rows_frame
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.storage.files import file_system, parquet_bytes, read_parquet, write_atomic
 
 _JOURNAL = "journal-*.jsonl"

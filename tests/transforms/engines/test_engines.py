@@ -17,8 +17,8 @@ from schemas.errors import EngineError, MissingExtra, UsageError
 from schemas.recipe_file import load_recipe
 from tests.conftest import ROOT
 from tests.stub_llm import StubServer
+from transforms.llm.request import Reply, Request
 from transforms.llm.supervisor import free_port
-from transforms.plugins.kinds import Reply, Request
 from transforms.plugins.registry import find, names
 
 SKYWORK = "Skywork/Skywork-Critic-Llama-3.1-8B"
@@ -59,7 +59,7 @@ def test_the_identity_is_the_model_and_not_the_address() -> None:
     one = engine("openai", base_url="http://127.0.0.1:1/v1", model="m")
     other = engine("openai", base_url="http://127.0.0.1:2/v1", model="m", concurrency=3)
     pinned = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", revision="2")
-    assert one.identity == other.identity == "m"
+    assert one.identity == other.identity == {"model": "m"}
     assert pinned.model == "m@2"
     body = chat("x")
     assert Request("a", one.model, body).request_id == Request("b", other.model, body).request_id
@@ -186,7 +186,7 @@ def test_weights_in_a_folder_are_identified_by_content(tmp_path: Path) -> None:
     assert engine("vllm", model=str(tmp_path)).model != before
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(EngineError, match="holds no weights"):
-        engine("vllm", model=str(tmp_path))
+        _ = engine("vllm", model=str(tmp_path)).model
 
 
 def test_an_absent_vllm_is_explained() -> None:
@@ -267,7 +267,7 @@ def test_a_server_of_ours_that_is_given_up_ends_the_run_with_the_supervisors_rea
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no model file at"):
-        engine("llamacpp", gguf=tmp_path / "none.gguf")
+        _ = engine("llamacpp", gguf=tmp_path / "none.gguf").model
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from pipelines.inspect.tables import table_frame
 from tests.conftest import ROOT
 from tests.pipelines.conftest import Project
 from transforms.engines.vllm import VLLM
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow

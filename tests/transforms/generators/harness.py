@@ -12,7 +12,8 @@ from schemas.ids import hash_fields, unit_interval
 from schemas.messages import Message, message, messages_id
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Prompts, Rejects, rows_frame
-from transforms.plugins.kinds import Reply, Request, Yield
+from transforms.generators.base import Yield
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import find
 
 # fmt: off

@@ -7,7 +7,7 @@ from schemas.messages import text_of
 from schemas.pairs import mirrored
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
 from transforms.generators.preferences.contrasts import MEASURES, contrast_of, contrasts
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 PROMPTS = ["How do tides work?", "Write a toast.", "Why is the sky blue?"]
 

@@ -1,6 +1,6 @@
 from tests.transforms.generators.harness import FakeEngine, build, failed, meta, prompt_row, run, text
 from transforms.generators.contrast_prompt import opposed
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 
 GOOD = {sides["better"] for sides in opposed().values()}
 

@@ -1,5 +1,5 @@
 from tests.transforms.generators.harness import FakeEngine, build, prompt_row, run, text
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 REFERENCE = "The moon and the sun pull the sea; the moon more, because it is nearer."
 

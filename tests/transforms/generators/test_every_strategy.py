@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.errors import UsageError
 from schemas.messages import message
 from tests.transforms.generators.harness import FakeEngine, build, failed, pair_row, prompt_row, run
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import find, names
 
 DOCUMENTS = [

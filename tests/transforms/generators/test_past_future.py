@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run
 from transforms.generators._records import written
 from transforms.generators.past_future import Rated, anchored
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 ratings = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 

@@ -18,7 +18,7 @@ from transforms.generators.preferences.views import (
     population_spread,
     view_contrasts,
 )
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 PROMPTS = [f"Explain matter number {i} to me." for i in range(6)]
 

@@ -6,7 +6,7 @@ import pytest
 from schemas.messages import messages_id, text_of
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run
 from transforms.generators.prompt_evolve import OPERATORS
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 SEED = "Explain how a tide table is made and why it is right for one harbour only."
 

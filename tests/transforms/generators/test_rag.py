@@ -8,7 +8,7 @@ from schemas.ids import unit_interval
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
 from transforms.generators._passages import numbered, relevance
 from transforms.generators.rag import abstains, cite, misplaced_citation
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 DOCUMENTS = [
     "The lighthouse of Cape Norr was built in 1871 and stands 42 metres high.",

@@ -14,8 +14,8 @@ import pytest
 from schemas.messages import messages_id, text_of
 from schemas.pairs import mirrored
 from tests.transforms.generators.harness import check_yield, meta, pair_row, prompt_row
+from transforms.generators.base import Yield
 from transforms.llm.window import Caller
-from transforms.plugins.kinds import Yield
 from transforms.plugins.registry import find
 from transforms.storage.memo import Memo
 from transforms.text.language import language_of

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from schemas.messages import text_of
 from tests.transforms.generators.harness import FakeEngine, build, meta, pair_row, run
 from transforms.generators.refresh import extremes
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 
 def rater(old: tuple[int, int], fresh: int) -> FakeEngine:

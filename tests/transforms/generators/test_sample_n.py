@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, failed, prompt_row, run, text
 from transforms.generators._sampling import pairings
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 
 def draw(*fields: str) -> float:

@@ -8,7 +8,7 @@ from schemas.errors import DataError
 from schemas.ids import unit_interval
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run, text
 from transforms.generators.short_to_long import consistent, pad
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 DOCUMENTS = ["The lighthouse is 42 metres high.", "Ferries run hourly.", "The bay freezes in some winters."]
 QUESTION = "How high is the lighthouse?"

@@ -4,7 +4,7 @@ from schemas.messages import message, text_of
 from schemas.pairs import mirrored
 from tests.transforms.generators.harness import FakeEngine, build, meta, pair_row, run, text
 from transforms.generators.translate import translation_fault
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 
 GERMAN = {
     "How do tides work?": "Wie funktionieren eigentlich die Gezeiten an der Nordsee?",

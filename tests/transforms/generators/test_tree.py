@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, failed, meta, prompt_row, run, text
 from transforms.generators.tree import continued
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 
 
 def unfinished(request: Request) -> Reply:

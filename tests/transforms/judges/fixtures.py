@@ -8,7 +8,8 @@ from typing import Any
 
 from schemas.messages import to_messages
 from schemas.pairs import make_pair
-from transforms.plugins.kinds import Reply, Request, Row
+from schemas.tables import Row
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import find
 
 MODELS = {"llm": "model@1"}

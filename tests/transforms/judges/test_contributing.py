@@ -12,8 +12,8 @@ from schemas.messages import to_messages
 from schemas.pairs import make_pair
 from tests.conftest import ROOT
 from transforms.judges import _templates
+from transforms.llm.request import Reply, Request
 from transforms.plugins import registry
-from transforms.plugins.kinds import Reply, Request
 
 
 def test_the_judge_in_ten_lines_votes(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -46,4 +46,4 @@ def test_the_judge_in_ten_lines_votes(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert sorted(vote["order"] for vote in votes) == ["ab", "ba"]
         assert sorted(vote["label"] for vote in votes) == ["a", "b"]
     finally:
-        registry._PLUGINS.pop(("judges", "polite"), None)
+        registry._OURS.pop(("judges", "polite"), None)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
 from transforms.judges._parsing import bracketed_letter, tagged
 from transforms.judges._templates import harmless
-from transforms.plugins.kinds import Request
+from transforms.llm.request import Request
 from transforms.plugins.registry import names
 
 # Of the chat templates of ChatML (Qwen, SmolLM), Llama 2, 3, 4, Mistral, Gemma, DeepSeek, Phi, Command R, GLM, Granite,

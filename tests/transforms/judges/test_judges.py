@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from schemas.errors import UsageError
 from schemas.messages import text_of
-from schemas.tables import VOTE_LABELS, Votes, rows_frame
+from schemas.tables import VOTE_LABELS, Row, Votes, rows_frame
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
 from transforms.judges._templates import FOLDER, JudgeTemplate
-from transforms.plugins.kinds import Reply, Request, Row
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import names
 
 EVERY = ["logprob", "json_verdict", "rm_r1", "grm", "listwise", "nuggets", "context"]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
 from transforms.judges._length import head_and_tail, upper_bound, windowed
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.plugins.registry import names
 
 
@@ -79,17 +79,17 @@ def test_every_judge_refuses_or_windows_what_is_too_long(plugin: str, long: str)
 def test_the_engines_context_is_obeyed_where_the_recipe_sets_none(plugin: str) -> None:
     row = pair(LONG, f"{LONG} twice", context=LONG, context_kind="documents", meta=NUGGETS)
     made = judge(plugin)
-    made.bind_contexts({"llm": 400, "another": 10**6})
+    made.bind(made.models, {"llm": 400, "another": 10**6})
     votes, asked = votes_of(made, [row], counting)
     assert {vote["label"] for vote in votes} == {"error"}
     assert {request.path for request in asked} == {"tokenize"}
-    made.bind_contexts({"llm": None})
+    made.bind(made.models, {"llm": None})
     assert made.room is None
 
 
 def test_a_reply_that_may_be_longer_than_the_engines_context_leaves_room_for_the_question() -> None:
     made = judge("rm_r1", max_tokens=4096)
-    made.bind_contexts({"llm": 4096})
+    made.bind(made.models, {"llm": 4096})
     assert made.room == 2048
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from schemas.tables import Row
 from tests.benchmarks.panel import folds, load, measure
 from tests.transforms.judges.fixtures import pair
 from transforms.judges._votes import Opinion, invalid, vote
 from transforms.judges.panel.sequential import fit_panel, panel_votes, replay, untrained_panel, word, words_of
-from transforms.plugins.kinds import Ask, Reply, Request, Row
+from transforms.llm.request import Ask, Reply, Request
 
 
 def simulated(n: int = 800, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:

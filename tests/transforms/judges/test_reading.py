@@ -21,7 +21,7 @@ from transforms.judges.grm import Critique, summed_opinion
 from transforms.judges.listwise import sheets
 from transforms.judges.logprob import first_token_opinion, letter_mass
 from transforms.judges.nuggets import credit
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 
 P = st.floats(0.001, 1.0)
 

@@ -12,8 +12,8 @@ import pytest
 from schemas.errors import EngineError
 from tests.stub_llm import Options, StubServer
 from transforms.llm.client import Client, Patience
+from transforms.llm.request import Reply, Request
 from transforms.llm.supervisor import free_port
-from transforms.plugins.kinds import Reply, Request
 
 QUICK = Patience(attempt_s=5.0, deadline_s=30.0, retries=8, backoff_s=0.01, backoff_max_s=0.05, outage_s=2.0)
 

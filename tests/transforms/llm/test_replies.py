@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.stub_llm import MALFORMED
 from transforms.llm.replies import MalformedReplyError, error_text, parse_reply, retry_after
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 
 REQUEST = Request("engine", "model", {"messages": []})
 GOOD: dict[str, Any] = {

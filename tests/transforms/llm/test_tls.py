@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from schemas.errors import EngineError
 from transforms.engines.openai import OpenAI
 from transforms.llm.client import Patience
+from transforms.llm.request import Request
 from transforms.llm.wire import Answer, CannotConnectError, CutError, Wire
-from transforms.plugins.kinds import Request
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 REPLY = b'{"choices": [{"message": {"role": "assistant", "content": "over TLS"}, "finish_reason": "stop"}]}'

@@ -12,9 +12,9 @@ import pytest
 from schemas.errors import BudgetExceeded, EngineError, UsageError
 from tests.stub_llm import Options, StubServer
 from transforms.llm.client import Client, Patience
+from transforms.llm.request import Reply, Request
 from transforms.llm.supervisor import free_port
 from transforms.llm.window import Asker, Budget, Caller, Work, answer, sum_usage
-from transforms.plugins.kinds import Reply, Request
 from transforms.storage.memo import Memo
 
 Unit = Callable[[], Awaitable[Any]]

@@ -126,7 +126,7 @@ def said(old: Version, new: Version, slice_by: str = "kind") -> dict[str, tuple[
 
 
 def policy(**settings: float) -> dict[str, bytes]:
-    fields = {"plugin": "posterior", "name": "posterior", "seed": 0, "identity": 1, "model": {}}
+    fields = {"plugin": "posterior", "name": "posterior", "seed": 0, "identity": [], "model": {}}
     return {POLICY: Fitted.model_validate({**fields, "settings": settings}).to_bytes()}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import WorkspaceError
 from schemas.tables import Generations, rows_frame
-from transforms.plugins.kinds import Reply, Request
+from transforms.llm.request import Reply, Request
 from transforms.storage.memo import EmbeddingCache, Memo
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

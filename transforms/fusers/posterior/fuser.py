@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
+from schemas.tables import Row
 from transforms.fusers._humans import human_cells
 from transforms.fusers._known import known_labels, with_known_answers, with_known_ties
 from transforms.fusers._verdicts import verdicts
 from transforms.fusers._votes import cells_of, opinionated, valid_votes
+from transforms.fusers.base import Fuser
 from transforms.fusers.posterior.design import length_feature
 from transforms.fusers.posterior.fit import fit_model
 from transforms.fusers.posterior.slices import slice_weight
 from transforms.fusers.posterior.ties import tie_probability
-from transforms.plugins.kinds import PluginConfig, Row
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.stats.isotonic import calibrated
 
-VERSION = 5
 
-
-@register("fusers", "posterior")
-class Posterior:
+@register("posterior")
+class Posterior(Fuser):
     """Log-odds that add up: logit P(a better) = sum over voters of weight times vote.
 
     The model is a Bayesian logistic regression of the humans' answer on the votes.
@@ -63,17 +63,8 @@ class Posterior:
             "temperature"  # isotonic: a monotone map after the temperature
         )
 
-    plugin_name: ClassVar[str]
-
-    def __init__(self, name: str, config: Config, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-
-    @property
-    def identity(self) -> Any:
-        """Version and priors; the fit draws no random numbers."""
-        return ["posterior", VERSION, self.config.model_dump()]
+    config: Config
+    version: ClassVar[int] = 5
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Learn voters' reliability.

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from schemas.ids import unit_interval
+from schemas.tables import Row
 from transforms.judges._votes import STATES
-from transforms.plugins.kinds import Ask, Judge, Row
+from transforms.judges.base import Judge
+from transforms.llm.request import Ask
 from transforms.stats.logistic import fit_logistic
 
 Floats = NDArray[np.float64]

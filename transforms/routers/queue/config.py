@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from transforms.plugins.kinds import PluginConfig
+from transforms.plugins.base import PluginConfig
 
 
 class QueueConfig(PluginConfig):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from schemas.messages import text_of
-from transforms.plugins.kinds import Row
+from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._rules import Rule
 from transforms.scorers.base import Opinion, label_by_difference
 from transforms.scorers.checks.vocabulary import CheckError, parse_checks
 
 
-@register("scorers", "checks")
+@register("checks")
 class Checks(Rule):
     """Share of the row's `checks` that hold (see `vocabulary`); no vote where a row has none.
 
@@ -20,7 +20,7 @@ class Checks(Rule):
     `invalid` with the reason.
     """
 
-    code_version: ClassVar[int] = 2
+    version: ClassVar[int] = 2
     measures: ClassVar[str] = "Share of the prompt's checkable constraints and answers that the response meets."
 
     def score(self, response: str, row: Row) -> float | None:

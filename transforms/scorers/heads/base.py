@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,20 +16,22 @@ from threadpoolctl import threadpool_limits
 from schemas.ids import hash_fields
 from schemas.messages import messages_id
 from schemas.tables import Votes, polars_schema
-from transforms.scorers.base import Opinion, ScorerConfig, label_by_difference, vote_frame
+from transforms.plugins.base import PluginConfig
+from transforms.scorers.base import Opinion, Scorer, ScorerConfig, label_by_difference, vote_frame
 from transforms.scorers.heads.ensemble import Ensemble, PairScores, folds_of, score_pairs
 from transforms.scorers.heads.pair_features import Blocks, PairTexts, difference_blocks
 from transforms.scorers.heads.siblings import PairGraph
 from transforms.scorers.heads.targets import TargetWeights, answered, stratified_prompts, targets
 from transforms.stats.ensemble import moments
-from transforms.text.embedding import PACKAGED, Embedder, MemoryCache, VectorCache
+from transforms.text.embedding import PACKAGED, Embedder
 
-FAMILY = "reward_heads"  # heads on the same embeddings and labels err together
 _NO_VOTES = pl.DataFrame(schema=polars_schema(Votes))
 
 
 class HeadConfig(ScorerConfig):
     """Settings of every scorer with cross-fitted heads."""
+
+    unhashed: ClassVar[frozenset[str]] = frozenset({"model", "batch_size"})  # the embedder's identity counts
 
     model: str = Field(PACKAGED, description="packaged default, folder of a sentence-transformers model, or hub id")
     batch_size: int = Field(64, ge=1, description="texts per forward pass")
@@ -58,7 +61,7 @@ class Sample:
     drawn: NDArray[np.bool_]
 
 
-class HeadScorer(ABC):
+class HeadScorer(Scorer):
     """Trains heads on a stratified sample and casts one `reward` vote a pair.
 
     The vote's `p_a` is the mean over heads of P(a better); `score_a` - `score_b` is mu, the mean margin
@@ -69,26 +72,19 @@ class HeadScorer(ABC):
     source, people and, where neither speaks, judges and rules: see `targets`.
     """
 
-    plugin_name: ClassVar[str]
-    code_version: ClassVar[int]
+    Config: ClassVar[type[PluginConfig]] = HeadConfig
+    config: HeadConfig
+    family: ClassVar[str | None] = "reward_heads"  # heads on the same embeddings and labels err together
     reads_votes: ClassVar[bool] = True
 
-    def __init__(self, name: str, config: Any, seed: int) -> None:
-        self.name = name
-        self.config = config
-        self.seed = seed
-        self._embedder = Embedder(config.model, config.batch_size)
-        self._cache: VectorCache = MemoryCache()
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.config.model, self.config.batch_size)
 
     @property
-    def identity(self) -> Any:
-        """Everything that can change the votes."""
-        config = self.config.model_dump(mode="json", exclude={"model", "batch_size"})
-        return [self.plugin_name, self.code_version, self.name, self.seed, config, self._embedder.identity]
-
-    def use_cache(self, cache: VectorCache) -> None:
-        """Keep embeddings in `cache` from now on."""
-        self._cache = cache
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the votes, the embeddings' weights among it."""
+        return {**super().identity, "seed": self.seed, "embedder": self._embedder.identity}
 
     @abstractmethod
     def train(self, sample: Sample) -> Ensemble:
@@ -118,16 +114,12 @@ class HeadScorer(ABC):
             answers: the votes of others on these pairs; without them only source labels speak for sibling pairs.
         """
         if not model or pairs.is_empty():
-            return vote_frame([], self.name, "reward", self._group)
+            return vote_frame([], self.name, "reward", self.group)
         blocks = difference_blocks(PairTexts.of(pairs), self._embedder, self._cache)
         folds = folds_of(self._groups(pairs), self.config.folds, self.seed)
         labels, _ = self._targets(pairs, _NO_VOTES if answers is None else answers)
         scores = score_pairs(Ensemble.from_bytes(model), blocks, folds, labels, pair_graph(pairs))
-        return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward", self._group)
-
-    @property
-    def _group(self) -> str:
-        return str(self.config.group or FAMILY)
+        return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward", self.group)
 
     def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)
