@@ -11,9 +11,10 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 WORKSPACE ?= workspace-demo
+WORKERS ?= 2
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test fuzz lint unit integration faults audit bench setup clean labelstudio vllm airflow
+.PHONY: help demo test fuzz lint unit integration faults audit bench setup clean labelstudio vllm airflow servers
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -40,17 +41,21 @@ lint: $(DEV) ## ruff, mypy --strict, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(DEV) ## the tests that need no server and no model
-	$(BIN)/python -m pytest -m 'not slow'
+unit: $(DEV) ## the tests that need no server and no model, WORKERS=2 at once
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(WORKERS) --dist worksteal
 
 fuzz: $(DEV) ## the property tests with new random examples, for as long as you let them
 	PREFINE_HYPOTHESIS=search $(BIN)/python -m pytest -m 'not slow'
 
 test: lint unit ## everything that `make test` promises
 
-integration: $(DEV) $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready ## the slow tests: real LLM, real servers
+# What shares a server or a dataset runs in one process, as tests/conftest.py groups it, the longest groups first.
+integration: $(DEV) servers vllm ## the slow tests: real LLM, real servers
 	PREFINE_AIRFLOW=$(abspath $(AIRFLOW)) PREFINE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio \
-	PREFINE_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -m slow $(AGAIN)
+	PREFINE_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -m slow \
+	--numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 30 $(AGAIN)
+
+servers: $(LABEL_STUDIO)/.ready $(AIRFLOW)/.ready ## the environments of Label Studio and of Airflow
 
 $(LABEL_STUDIO)/.ready: constraints-labelstudio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)

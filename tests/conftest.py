@@ -31,6 +31,29 @@ def shared_data() -> Path:
     missing(f"real preference data not found at {' or '.join(map(str, places))}; set PREFINE_SHARED_DATA")
 
 
+# The groups of slow tests that take longest, longest first: begun last, one would keep one process alone for minutes.
+LONGEST = ("label-studio", "large_version", "faults")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the groups into the names of the tests
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group the tests for `--dist loadgroup`: those of a file or of a server run in one process, one after another."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    if config.getoption("dist", "no") == "loadgroup":
+        order = {group: place for place, group in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(groups[item], len(order)))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Which tests go together: all that use Label Studio, which is one server a session; else those of a file."""
+    uses = getattr(item, "fixturenames", ())
+    return "label-studio" if "label_studio" in uses else item.path.stem.removeprefix("test_")
+
+
 def missing(what: str) -> NoReturn:
     """Skip the test, and fail it in CI, where nothing may be missing."""
     if os.environ.get("CI"):

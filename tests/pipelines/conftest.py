@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests import forked
 from tests.conftest import ROOT
 
 PROMPTS = [
@@ -44,6 +48,7 @@ class Project:
         return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
+        """Begin a command that the test is to watch or to kill."""
         return subprocess.Popen(
             self.command(*words),
             cwd=self.folder,
@@ -54,11 +59,15 @@ class Project:
             start_new_session=True,
         )
 
+    def attempt(self, *words: str) -> forked.Done:
+        """Run a command to its end, whatever that is."""
+        return forked.prefine(*words, folder=self.folder, environment=self.environment())
+
     def prefine(self, *words: str, expect: int = 0) -> str:
         """Run a command to its end; returns what it printed."""
-        process = self.start(*words)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == expect, f"prefine {' '.join(words)} exited {process.returncode}\n{out}\n{err}"
+        done = self.attempt(*words)
+        out, err = done.stdout, done.stderr
+        assert done.returncode == expect, f"prefine {' '.join(words)} exited {done.returncode}\n{out}\n{err}"
         return out if expect == 0 else err
 
     def run(self, workspace: str, *words: str) -> dict[str, Any]:
@@ -111,8 +120,8 @@ def recipe_of(url: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def stub() -> Iterator[Callable[..., str]]:
+@contextmanager
+def stub_processes() -> Iterator[Callable[..., str]]:
     """Start stub LLM servers in processes of their own: `stub(latency_s=...)` gives a base URL."""
     processes: list[subprocess.Popen[str]] = []
 
@@ -127,17 +136,50 @@ def stub() -> Iterator[Callable[..., str]]:
         assert process.stdout is not None
         return process.stdout.readline().strip()
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+@pytest.fixture
+def stub() -> Iterator[Callable[..., str]]:
+    """Stub LLM servers of the test's own."""
+    with stub_processes() as start:
+        yield start
+
+
+def project_in(folder: Path, url: str) -> Project:
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
+    return Project(folder, url, recipe_of(url))
 
 
 @pytest.fixture
 def project(tmp_path: Path, stub: Callable[..., str]) -> Project:
     """A project on a fast stub."""
-    url = stub()
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
-    return Project(tmp_path, url, recipe_of(url))
+    return project_in(tmp_path, stub())
+
+
+@dataclass
+class Published(Project):
+    """A project whose workspace `w` holds a version already, with what the run said that made it."""
+
+    first: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def ran_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    with stub_processes() as start:
+        project = project_in(tmp_path_factory.mktemp("ran-once"), start())
+        yield Published(project.folder, project.url, project.recipe, project.run("w"))
+
+
+@pytest.fixture
+def published(tmp_path: Path, ran_once: Published) -> Published:
+    """A copy of a project that has run, for tests that begin there. Its stub has answered other tests as well."""
+    shutil.copytree(ran_once.folder, tmp_path, dirs_exist_ok=True)
+    return replace(ran_once, folder=tmp_path, recipe=deepcopy(ran_once.recipe))

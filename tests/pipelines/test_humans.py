@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines.inspect.tables import table_frame
-from tests.pipelines.conftest import Project
+from tests.pipelines.conftest import Project, Published
 from transforms.storage.workspace import Workspace
 
 
@@ -19,8 +19,8 @@ def answers(rows: list[tuple[str, str, str]]) -> str:
     )
 
 
-def test_answers_become_votes_and_a_new_version_that_diff_explains(project: Project) -> None:
-    project.run("w")
+def test_answers_become_votes_and_a_new_version_that_diff_explains(published: Published) -> None:
+    project = published
     workspace = Workspace.open(str(project.folder / "w"))
     rows = table_frame(workspace, "rows").sort("pair_id").collect()
     turned = {r["pair_id"]: "b" if r["chosen_is"] == "a" else "a" for r in rows.head(5).to_dicts()}
@@ -47,9 +47,8 @@ def test_answers_become_votes_and_a_new_version_that_diff_explains(project: Proj
     assert table_frame(workspace, "votes").filter(pl.col("kind") == "human").collect().is_empty()
 
 
-def test_the_queue_asks_each_pair_once_and_within_the_budget(project: Project) -> None:
-    project.run("w")
-    queue = table_frame(Workspace.open(str(project.folder / "w")), "queue").sort("rank").collect()
+def test_the_queue_asks_each_pair_once_and_within_the_budget(published: Published) -> None:
+    queue = table_frame(Workspace.open(str(published.folder / "w")), "queue").sort("rank").collect()
     assert queue["pair_id"].is_unique().all()
     assert queue["rank"].to_list() == list(range(queue.height))
     assert 0 < queue["overlap"].sum() <= 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from collections.abc import Callable
@@ -12,16 +11,13 @@ from typing import Any
 import pytest
 
 from pipelines.runtime.run import run_recipe
+from tests.forked import FORKS
 from tests.pipelines.conftest import Project
 from tests.pipelines.test_failing_servers import STATES, judging, votes_of
 
 PAIRS, CONCURRENCY = 240, 16
 REQUESTS = 4 * PAIRS
 LIFE = REQUESTS // 60  # requests a life lasts at most, beyond those in flight when it is killed
-
-# Lives are forked off a process that has all imported, or starting the interpreter would take most of the time.
-LIVES = multiprocessing.get_context("forkserver")
-LIVES.set_forkserver_preload(["pipelines.runtime.run", "pipelines.runtime.beam"])
 
 
 def project_of(folder: Path, url: str) -> Project:
@@ -33,7 +29,7 @@ def project_of(folder: Path, url: str) -> Project:
 
 def judge(project: Project) -> Any:
     """Begin `prefine run --until judge`."""
-    process = LIVES.Process(
+    process = FORKS.Process(
         target=run_recipe, args=(project.recipe_path, str(project.folder / "w"), "judge", None, (), True)
     )
     process.start()

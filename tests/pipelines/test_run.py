@@ -19,13 +19,13 @@ from pipelines.inspect import versions
 from pipelines.inspect.tables import TABLE_STAGES, table_frame
 from pipelines.runtime.order import RUN_ORDER
 from schemas.tables import TABLES
-from tests.pipelines.conftest import PROMPTS, Project, recipe_of, version_bytes
+from tests.pipelines.conftest import PROMPTS, Project, Published, recipe_of, version_bytes
 from transforms.publish.read import open_version
 from transforms.storage.workspace import Workspace
 
 
-def test_prompts_become_a_published_version_with_its_rows_accounted_for(project: Project) -> None:
-    result = project.run("w")
+def test_prompts_become_a_published_version_with_its_rows_accounted_for(published: Published) -> None:
+    project, result = published, published.first
     assert (result["dataset"], result["version"], result["published"]) == ("small", "v0001", True)
     assert Path(project.folder / "w" / "datasets" / "small" / "v0001" / "report.html").stat().st_size > 10_000
     workspace = Workspace.open(str(project.folder / "w"))
@@ -58,8 +58,8 @@ def fitted(workspace: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in workspace.glob("stages/*/*/*")}
 
 
-def test_a_second_run_asks_nothing_and_publishes_nothing(project: Project) -> None:
-    project.run("w")
+def test_a_second_run_asks_nothing_and_publishes_nothing(published: Published) -> None:
+    project = published
     before, files = project.calls(), version_bytes(project.folder / "w")
     fits = fitted(project.folder / "w")
     again = project.run("w")
@@ -149,8 +149,8 @@ def votes_of(workspace: Path) -> list[dict[str, Any]]:
     return votes.to_dicts()
 
 
-def test_explain_adds_up_by_hand(project: Project) -> None:
-    project.run("w")
+def test_explain_adds_up_by_hand(published: Published) -> None:
+    project = published
     workspace = Workspace.open(str(project.folder / "w"))
     for pair_id in table_frame(workspace, "pairs").collect()["pair_id"].to_list()[:10]:
         for words in ((), ("--dataset", "small")):
@@ -215,10 +215,9 @@ def test_an_answer_that_failed_for_now_is_asked_again_by_the_next_run(tmp_path: 
     project = Project(tmp_path, url, recipe)
     versions = []
     for _ in range(6):
-        process = project.start("run", str(project.recipe_path), "--workspace", "w", "--json", "-q")
-        out, _err = process.communicate(timeout=120)
-        if process.returncode == 0:
-            versions.append(json.loads(out.splitlines()[-1]))
+        done = project.attempt("run", str(project.recipe_path), "--workspace", "w", "--json", "-q")
+        if done.returncode == 0:
+            versions.append(json.loads(done.stdout.splitlines()[-1]))
     workspace = Workspace.open(str(tmp_path / "w"))
     votes = table_frame(workspace, "votes").filter(pl.col("kind") == "judge").collect()
     assert votes.height == 2 * table_frame(workspace, "pairs").collect().height > 0

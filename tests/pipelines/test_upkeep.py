@@ -12,7 +12,7 @@ import pytest
 from pipelines.inspect.labels import counted
 from pipelines.inspect.tables import table_frame
 from schemas.tables import Annotations, Queue, polars_schema
-from tests.pipelines.conftest import Project, version_bytes
+from tests.pipelines.conftest import Project, Published, version_bytes
 from transforms.storage.workspace import Workspace
 
 
@@ -83,8 +83,8 @@ def test_compacting_changes_no_answer_and_costs_no_call(project: Project) -> Non
     assert version_bytes(workspace) == files
 
 
-def test_an_export_appears_whole_and_is_left_as_it_is(project: Project) -> None:
-    project.run("w")
+def test_an_export_appears_whole_and_is_left_as_it_is(published: Published) -> None:
+    project = published
     words = ("export", "small@1", "--format", "jsonl", "--out", "out/first")
     assert sum(call(project, *words, "--keep")["rows"].values()) > 0
     written = {p.name: p.stat().st_mtime_ns for p in (project.folder / "out" / "first").iterdir()}
@@ -94,8 +94,7 @@ def test_an_export_appears_whole_and_is_left_as_it_is(project: Project) -> None:
     assert "not empty" in project.prefine(*words, "-w", "w", expect=1)
 
 
-def test_an_audit_without_answers_says_so_and_pruning_names_what_goes(project: Project) -> None:
-    project.run("w")
-    found = call(project, "audit", "small")
+def test_an_audit_without_answers_says_so_and_pruning_names_what_goes(published: Published) -> None:
+    found = call(published, "audit", "small")
     assert found == {"version": "small@v0001", "published": None, "now": None, "worse": False}
-    assert call(project, "prune", "small", "--keep", "1")["removed"] == []
+    assert call(published, "prune", "small", "--keep", "1")["removed"] == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from schemas.errors import UsageError, WorkspaceError
+from tests import forked
 from tests.conftest import ROOT
 from tests.transforms.publish import frames
 from tests.transforms.publish.hub_standin import TOKEN, Hub, hub
@@ -129,9 +128,8 @@ def test_the_commands(tmp_path: Path, server: Hub) -> None:
         "HF_HUB_DISABLE_XET": "1",
     }
 
-    def prefine(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "prefine.cli.main", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    def prefine(*words: str) -> forked.Done:
+        return forked.prefine(*words, folder=tmp_path, environment=environment, timeout_s=120)
 
     pushed = prefine("hub-push", "demo", "-w", str(tmp_path / "here"), "--repository", "me/demo")
     assert (pushed.returncode, pushed.stdout.strip()) == (0, f"{server.endpoint}/datasets/me/demo/tree/v0001")

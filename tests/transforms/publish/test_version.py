@@ -15,6 +15,7 @@ import pytest
 from schemas.errors import DataError, UsageError, WorkspaceError
 from schemas.manifest import Manifest
 from schemas.tables import DatasetRows
+from tests.forked import FORKS
 from tests.transforms.publish import frames
 from transforms.publish.files import Bucket
 from transforms.publish.store import Datasets
@@ -180,12 +181,10 @@ def _publish_and_die(root: str, last: int | None, torn: bool, counted: Any) -> N
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_publisher_killed_at_any_write_leaves_a_whole_version_or_none(tmp_path: Path, torn: bool) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.transforms.publish.test_version"])
-    counted = context.Queue()
+    counted = FORKS.Queue()
 
     def run(root: Path, last: int | None) -> int | None:
-        process = context.Process(target=_publish_and_die, args=(str(root), last, torn, counted))
+        process = FORKS.Process(target=_publish_and_die, args=(str(root), last, torn, counted))
         process.start()
         process.join(120)
         return process.exitcode
