@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RecipeError, UsageError
-from schemas.ids import hash_json
 from schemas.recipe import Recipe
 from schemas.secrets import secret
 
@@ -38,11 +37,6 @@ class RecipeFile:
 
     def __init__(self, path: Path, text: str, recipe: Recipe, lines: dict[Location, int]) -> None:
         self.path, self.text, self.recipe, self._lines = path, text, recipe, lines
-
-    @property
-    def recipe_hash(self) -> str:
-        """Hash of the recipe's meaning: comments and layout do not count."""
-        return hash_json(self.recipe.model_dump(mode="json"))
 
     @property
     def base_dir(self) -> Path:

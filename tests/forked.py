@@ -1,7 +1,8 @@
 """`prefine` in a process of its own that is forked off one that has all imported.
 
 Starting the interpreter and importing Beam, Polars, SciPy and matplotlib takes longer than most commands of the tests
-do. What a test sees is the same as of `python -m prefine.cli.main`: arguments, folder, environment, exit status, output.
+do. What a test sees is the same as of `python -m prefine.cli.main`: arguments, folder, environment, exit status,
+output.
 """
 
 from __future__ import annotations

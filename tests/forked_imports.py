@@ -3,8 +3,8 @@
 import importlib
 import pkgutil
 
-import prefine.cli.main  # noqa: F401 - first of ours: it sets up logging before Beam is imported
 import pipelines
+import prefine.cli.main  # noqa: F401 - first of ours: it sets up logging before Beam is imported
 import transforms
 
 for _name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.sparse.csgraph", "scipy.stats"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from pipelines.inspect.estimates import estimates
 from pipelines.publish.certify import audited_noise, certificate
@@ -20,10 +21,11 @@ from pipelines.stages.fuse import judgement
 from pipelines.stages.ingest import inputs_read
 from pipelines.stages.judge import JUDGES
 from pipelines.stages.materialise import REJECT_STAGES, Materialise
-from schemas.errors import DataError
+from schemas.errors import DataError, PrefineError
 from schemas.ids import hash_json
-from schemas.recipe_file import RecipeFile
+from schemas.recipe_file import RecipeFile, parse_recipe
 from transforms.plugins.build import plugin_uses
+from transforms.plugins.recipe_hash import recipe_hash
 from transforms.publish.recompute import FUSER, POLICY
 from transforms.publish.version import Provenance, PublishResult, publish
 from transforms.report.census import Census, added_up, counted
@@ -32,7 +34,6 @@ from transforms.storage.workspace import Workspace
 _PARTS = {"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",), "rejects": REJECT_STAGES}
 _JUDGEMENT = {"fuser": FUSER, "policy": POLICY}
 _ROOMS, _SOURCES = ("schemas", "transforms", "pipelines"), (".py", ".jinja2", ".jsonl", ".xml", ".css")
-_DATA_SECTIONS = ("name", "seed", "sources", "engines", "hygiene", "generate", "judge", "score", "fuse", "materialise")
 
 
 @cache
@@ -65,12 +66,10 @@ class Publication:
 
     def provenance(self) -> Provenance:
         """What the version is made of."""
-        recipe = self.file.recipe
         return Provenance(
             recipe=self.file.text,
-            recipe_hash=hash_json(
-                recipe.model_dump(mode="json", include=set(_DATA_SECTIONS), exclude={"materialise": {"exports"}})
-            ),
+            recipe_hash=recipe_hash(self.file.recipe),
+            parent_recipe_hash=self._parent_recipe_hash(),
             code_version=code_version(),
             inputs=inputs_read(self.workspace),
             parts={table: self._fingerprint(table, stages) for table, stages in _PARTS.items()},
@@ -86,8 +85,22 @@ class Publication:
         if latest is None:
             return None
         manifest, now = latest.manifest, self.provenance()
-        same = all(getattr(manifest, f) == getattr(now, f) for f in ("recipe_hash", "parts", "code_version"))
+        same = [now.parent_recipe_hash, dict(manifest.parts), manifest.code_version] == [
+            now.recipe_hash,
+            dict(now.parts),
+            now.code_version,
+        ]
         return PublishResult(manifest.name, manifest.version, False, latest.base, manifest) if same else None
+
+    def _parent_recipe_hash(self) -> str | None:
+        """The hash of the latest version's recipe by this code's rule; None without one that this code can read."""
+        latest = self.stage.parent
+        if latest is None:
+            return None
+        try:
+            return recipe_hash(parse_recipe(latest.manifest.recipe, self.file.path).recipe)
+        except (PrefineError, ValidationError):
+            return None
 
     def check_rows(self, summary: Summary) -> None:
         """Refuse to publish a version without rows.

@@ -79,7 +79,7 @@ class HygieneStage(FittedStage):
         """The configuration, and what the benchmarks hold."""
         settings = self.config.decontamination
         benchmarks = [] if settings is None else [hash_json(read_prompts(path)) for path in settings.benchmarks]
-        return [self._given.model_dump(mode="json"), benchmarks]
+        return [self._given.model_dump(mode="json", exclude_defaults=True), benchmarks]
 
     @property
     def identity(self) -> Any:

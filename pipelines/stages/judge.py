@@ -70,7 +70,8 @@ class Judge(AskingStage):
         """The judges, how the panel stops, and the people it is fitted on."""
         judges = [[judge.name, judge.identity] for judge in self.judges]
         panel = self.recipe.judge.panel
-        return [judges, panel.model_dump(mode="json"), self.labels if panel.is_sequential else None]
+        labels = self.labels if panel.is_sequential else None
+        return [judges, panel.model_dump(mode="json", exclude_defaults=True), labels]
 
     def refresh(self) -> None:
         """Keep what the judges' votes rest on, for the manifest."""

@@ -48,11 +48,18 @@ class Materialise(FittedStage):
         return latest_version(self.datasets, self.recipe.dataset)
 
     @property
+    def rows_config(self) -> RowsConfig:
+        """The recipe's section `materialise.rows`."""
+        return RowsConfig.model_validate(self.recipe.materialise.rows)
+
+    @property
     def fit_identity(self) -> Any:
         """Everything the splits depend on."""
         files = {} if self.parent is None else self.parent.manifest.files
         splits = {name: entry.sha256 for name, entry in files.items() if name.startswith("evidence/splits-")}
-        return [self.splits_config.model_dump(mode="json"), self.recipe.materialise.rows, self.recipe.seed, splits]
+        config = self.splits_config.model_dump(mode="json", exclude_defaults=True)
+        rows = self.rows_config.model_dump(mode="json", exclude_defaults=True)
+        return [config, rows, self.recipe.seed, splits]
 
     @contextmanager
     def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
@@ -114,7 +121,7 @@ class Materialise(FittedStage):
         if not pairs.height:
             return Output()
         verdicts = self.workspace.read("verdicts", bucket, ("fuse",))
-        config = RowsConfig.model_validate(self.recipe.materialise.rows)
+        config = self.rows_config
         rows, rejects = dataset_rows(pairs, verdicts, self._splits_of(bucket), config)
         return Output({"rows": rows, "rejects": rejects}, rows_in=pairs.height, rows_out=rows.height)
 

@@ -60,7 +60,7 @@ class Route(FittedStage):
 
     @property
     def _settings(self) -> list[Any]:
-        config = self.queue_config.model_dump(mode="json")
+        config = self.queue_config.model_dump(mode="json", exclude_defaults=True)
         return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed]
 
     @cached_property

@@ -23,11 +23,16 @@ from transforms.storage.files import writing
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a version was made of; every field goes into the manifest as it is, `voters` with what each voter cast."""
+    """What a version was made of: fields of the manifest, `voters` with what each voter cast.
+
+    `parent_recipe_hash` is the hash of the parent's recipe as this code makes it, where it can: the parent's own
+    `recipe_hash` may be by the rule of an earlier code.
+    """
 
     recipe: str
     recipe_hash: str
     code_version: str
+    parent_recipe_hash: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     voters: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +118,8 @@ def publish(
         )
         if latest is not None:
             newest = store.manifest(name, latest)
-            if newest.content_hash == manifest.content_hash:
+            earlier = provenance.parent_recipe_hash or newest.recipe_hash
+            if newest.model_copy(update={"recipe_hash": earlier}).content_hash == manifest.content_hash:
                 return PublishResult(name, latest, False, store.url(name, f"v{latest:04d}"), newest)
         if latest != parent:
             raise WorkspaceError(

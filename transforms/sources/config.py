@@ -83,9 +83,9 @@ class _Source(_Strict):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All of the configuration that can change what a row becomes (not where the rows are)."""
+        """The settings that can change what a row becomes and are not at their default (not where the rows are)."""
         elsewhere = {"path", "dataset", "split", "config", "revision", "limit", "max_reject_share"}
-        return self.model_dump(mode="json", exclude=elsewhere)
+        return self.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _one_place_and_known_fields(self) -> Self:
