@@ -72,7 +72,15 @@ class Exporter(Plugin):
 
     @abstractmethod
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
-        """Write files under `out`, README.md with the line `made_by` among them; returns rows written per split."""
+        """Write the files and README.md with the line `made_by`, by which an export that is there already is known.
+
+        Args:
+            rows: the version's rows.
+            out: the folder to write into; empty, or not there yet.
+
+        Returns:
+            Rows written per split.
+        """
 
     def notes(self, rows: pl.LazyFrame) -> list[str]:
         """What a person must know of the export of these rows: how many it leaves out, and why."""

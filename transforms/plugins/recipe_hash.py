@@ -45,4 +45,5 @@ def recipe_hash(recipe: Recipe) -> str:
             parts[where] = find(kind, use.plugin).Config.model_validate(use.settings)
             names[where] = [use.plugin, use.name]
     own = {where: part.model_dump(mode="json", exclude_defaults=True) for where, part in parts.items()}
-    return hash_json([said, names, own])
+    sections = {name: section for name, section in said.items() if section != {}}
+    return hash_json([sections, names, own])
