@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from transforms.plugins.registry import BASES, distribution_of, names
+from schemas.errors import UsageError
+from transforms.plugins.registry import BASES, distribution_of, find, names
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,24 @@ def examine() -> list[Finding]:
     )
     token = "LABEL_STUDIO_TOKEN" in os.environ
     found.append(Finding("annotate", "LABEL_STUDIO_TOKEN", token, "set" if token else "", "no push to Label Studio"))
-    found += [Finding("plug-ins", kind, True, ", ".join(_labelled(kind)), "") for kind in BASES]
+    found += [finding for kind in BASES for finding in _plugins(kind)]
     return found
 
 
-def _labelled(kind: str) -> list[str]:
-    """The plug-ins of a kind; those of other packages with package and version."""
-    packages = {name: distribution_of(kind, name) for name in names(kind)}
-    return [name if package is None else f"{name} ({' '.join(package)})" for name, package in packages.items()]
+def _plugins(kind: str) -> list[Finding]:
+    """The plug-ins of a kind, those of other packages with package and version; one finding more for each fault."""
+    try:
+        packages = {name: distribution_of(kind, name) for name in names(kind)}
+    except UsageError as error:
+        return [Finding("plug-ins", kind, False, "", str(error))]
+    labelled = [name if package is None else f"{name} ({' '.join(package)})" for name, package in packages.items()]
+    faults = []
+    for name in (name for name, package in packages.items() if package is not None):
+        try:
+            find(kind, name)
+        except UsageError as error:
+            faults.append(Finding("plug-ins", f"{kind}/{name}", False, "", str(error)))
+    return [Finding("plug-ins", kind, True, ", ".join(labelled), ""), *faults]
 
 
 def _package(area: str, name: str, cost: str) -> Finding:

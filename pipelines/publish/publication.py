@@ -26,6 +26,7 @@ from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile, parse_recipe
 from transforms.plugins.build import plugin_uses
 from transforms.plugins.recipe_hash import recipe_hash
+from transforms.plugins.registry import distribution_of
 from transforms.publish.recompute import FUSER, POLICY
 from transforms.publish.version import Provenance, PublishResult, publish
 from transforms.report.census import Census, added_up, counted
@@ -149,13 +150,16 @@ class Publication:
         return None if found is None else {**found, "audited_noise": audited_noise(self.workspace)}
 
     def _voters(self) -> dict[str, Any]:
-        """What the recipe says of its judges and scorers, and of the judges their template's hash and model."""
+        """What the recipe says of its judges and scorers, their package, and of judges what their votes rest on."""
         judges: dict[str, Any] = orjson.loads(self.workspace.read_artefact("judge", JUDGES) or b"{}")
-        return {
-            use.name: {"kind": kind.removesuffix("s"), "plugin": use.plugin, **use.settings, **judges.get(use.name, {})}
-            for kind, _, use in plugin_uses(self.file.recipe)
-            if kind in ("judges", "scorers")
-        }
+        voters = {}
+        for kind, _, use in plugin_uses(self.file.recipe):
+            if kind in ("judges", "scorers"):
+                package = distribution_of(kind, use.plugin)
+                known = {} if package is None else {"distribution": list(package)}
+                known |= {"kind": kind.removesuffix("s"), "plugin": use.plugin, **use.settings}
+                voters[use.name] = known | judges.get(use.name, {})
+        return voters
 
     def _fingerprint(self, table: str, stages: tuple[str, ...]) -> str:
         return hash_json([self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets])

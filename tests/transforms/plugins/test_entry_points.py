@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.inspect.doctor import examine
 from schemas.errors import UsageError
 from tests.conftest import ROOT
 from tests.stub_llm import StubServer
@@ -106,6 +107,8 @@ def test_a_judge_and_an_exporter_of_another_package(tmp_path: Path) -> None:
         assert sum(server.stub.answered.values()) == asked
     assert result["published"]
     assert not again["published"]
+    manifest = json.loads((tmp_path / "w" / "datasets" / "foreign" / "v0001" / "manifest.json").read_text())
+    assert manifest["voters"]["kindness"]["distribution"] == ["prefine-kind", "1.0"]
     export = tmp_path / "w" / "exports" / "foreign" / "v0001" / "lines"
     assert len((export / "chosen.txt").read_text().split()) == len(rows)
     assert '["prefine-kind","1.1"]' in (export / "README.md").read_text()
@@ -166,3 +169,11 @@ def test_what_cannot_be_used_names_the_package(offer: Any) -> None:
     offer(Point("two", "other:A", dict), Point("two", "more:B", dict, "more", "3"))
     with pytest.raises(UsageError, match="packages other 1 and more 3 both offer judges/two"):
         registry.names("judges")
+
+
+def test_doctor_tells_what_is_wrong_with_a_package(offer: Any) -> None:
+    offer(Point("broken", "other:Judge", ImportError("no module named gone")))
+    found = {finding.what: finding for finding in examine() if finding.area == "plug-ins"}
+    assert "broken (other 1)" in found["judges"].found
+    assert not found["judges/broken"].ok
+    assert "cannot be imported" in found["judges/broken"].cost
