@@ -152,11 +152,11 @@ class Publication:
     def _voters(self) -> dict[str, Any]:
         """What the recipe says of its judges and scorers, their package, and of judges what their votes rest on."""
         judges: dict[str, Any] = orjson.loads(self.workspace.read_artefact("judge", JUDGES) or b"{}")
-        voters = {}
+        voters: dict[str, Any] = {}
         for kind, _, use in plugin_uses(self.file.recipe):
             if kind in ("judges", "scorers"):
                 package = distribution_of(kind, use.plugin)
-                known = {} if package is None else {"distribution": list(package)}
+                known: dict[str, Any] = {} if package is None else {"distribution": list(package)}
                 known |= {"kind": kind.removesuffix("s"), "plugin": use.plugin, **use.settings}
                 voters[use.name] = known | judges.get(use.name, {})
         return voters
