@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups = {item: group_of(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    if config.getoption("dist", "no") == "loadgroup":
+    if config.getoption("loadgroup", False):  # pytest-xdist tells its workers so
         order = {group: place for place, group in enumerate(LONGEST)}
         items.sort(key=lambda item: order.get(groups[item], len(order)))
 

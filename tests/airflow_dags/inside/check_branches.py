@@ -30,6 +30,7 @@ from sqlalchemy import select
 
 Runs = Callable[..., Run]
 BEFORE = ["ingest", "generate", "clean", "judge", "score", "fuse", "route", "push"]
+READING = timedelta(seconds=2)
 ALL = [*BEFORE, "labels", "pull", "score", "fuse", "materialise", "export", "export"]
 
 
@@ -59,11 +60,19 @@ def meanwhile(act: Callable[[Any], None]) -> Iterator[None]:
 
 
 def answering(task_id: str, choice: str) -> AbstractContextManager[None]:
-    """A person who answers the sign-off as soon as it waits, through the handler behind the REST API."""
+    """A person who answers the sign-off once it waits, through the handler behind the REST API.
+
+    `dag.test()` writes the state a second time a moment after the task's own process has, and an answer given between
+    the two is overwritten: the run then waits for ever. So nobody answers before the task has been left alone a while.
+    """
 
     def answer(session: Any) -> None:
         waiting = session.scalar(
-            select(TaskInstance).where(TaskInstance.task_id == task_id, TaskInstance.state == "awaiting_input")
+            select(TaskInstance).where(
+                TaskInstance.task_id == task_id,
+                TaskInstance.state == "awaiting_input",
+                TaskInstance.updated_at < datetime.now(UTC) - READING,
+            )
         )
         if waiting is not None:
             update_hitl_detail(
