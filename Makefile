@@ -14,7 +14,8 @@ WORKSPACE ?= workspace-demo
 WORKERS ?= 2
 TOKEN ?= 0123456789abcdef0123456789abcdef01234567
 
-.PHONY: help demo test fuzz lint unit integration faults audit bench setup clean labelstudio vllm airflow servers
+.PHONY: help demo test fuzz lint unit integration faults audit bench bench-quick setup clean labelstudio vllm airflow \
+	servers
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/; s/^# //'
@@ -94,6 +95,9 @@ audit: ## look every pinned package up among the known vulnerabilities (asks the
 
 bench: $(DEV) ## the benchmarks behind the README's figures (needs the shared data)
 	$(BIN)/python -m tests.benchmarks
+
+bench-quick: $(DEV) ## what a change costs, in three minutes: processor time as a multiple of plain code's, against the record
+	$(BIN)/python -m tests.benchmarks.quick
 
 clean: ## remove the environment and the demo's workspace
 	rm -rf $(VENV) $(WORKSPACE)
