@@ -205,7 +205,10 @@ def _upgrade(session: Session, new: Checkout, folder: Path, stub: SameReplies) -
 
 def _print_table(outcomes: list[Outcome]) -> None:
     columns = ("case", "versions", "files", "LLM calls", "repeated", "seconds", "differences")
-    rows = [(o.name, o.versions, o.files, o.calls, o.repeated, round(o.seconds), len(o.differences) or "none") for o in outcomes]
+    rows = [
+        (o.name, o.versions, o.files, o.calls, o.repeated, round(o.seconds), len(o.differences) or "none")
+        for o in outcomes
+    ]
     print()
     for row in (columns, *rows):
         print(f"{row[0]:<14}" + "".join(f"{value!s:>12}" for value in row[1:]))
