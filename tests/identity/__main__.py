@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -66,7 +67,9 @@ def main() -> int:
         print(f"NOT COVERED, add a case: {', '.join(left)}")
     failed = [outcome.name for outcome in outcomes if outcome.differences]
     verdict = f"DIFFERENT: {', '.join(failed)}" if failed else "all equal"
-    print(f"{verdict}; {time.monotonic() - started:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime
+    print(f"{verdict}; {time.monotonic() - started:.0f} s, {cpu_s:.0f} s of processor time")
     return 1 if failed or left else 0
 
 

@@ -107,17 +107,13 @@ def _play_answers(session: Session) -> None:
     session.ask("diff", "answers@1", "answers@2")
     session.ask("verify", "answers@2")
     session.ask("annotations")
-    session.ask("audit", "answers@2")
-    session.ask("labels", recipe)
     session.ask("rejects", "--rows", "1000")
     pair = session.ask("queue", "--rows", "1000")[0]["pair_id"]
     session.ask("explain", pair)
-    session.tell("annotations", "--out", f"{WRITTEN}/annotations.jsonl")
     export = ("export", "answers@2", "--format", "trl-reward", "--out", f"{WRITTEN}/reward")
     session.ask(*export, "--option", "soft_labels=resample", "--option", "margin=true")
     kept = (session.folder / "answers.jsonl").read_text().splitlines(keepends=True)[::2]
     (session.folder / "answers.jsonl").write_text("".join(kept) + "not json\n")
-    session.run(recipe)
     session.run(recipe, "--budget", "80")
 
 
@@ -162,7 +158,7 @@ def _each_in_one_workspace(session: Session, recipes: list[str]) -> None:
 
 def _routers() -> Case:
     """Routers that learn: asked, answered, asked again with a larger budget."""
-    routers = {"learned": {"minimum": 20}, "bandit": {"slice": "origin"}, "value": {"loss": "brier"}}
+    routers = {"learned": {"minimum": 20}, "bandit": {"slice": "origin"}}
     recipes = {
         f"{name}.yaml": method(name, route={"router": {"plugin": name, **settings}})
         for name, settings in routers.items()
