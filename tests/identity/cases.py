@@ -158,7 +158,7 @@ def _each_in_one_workspace(session: Session, recipes: list[str]) -> None:
 
 def _routers() -> Case:
     """Routers that learn: asked, answered, asked again with a larger budget."""
-    routers = {"learned": {"minimum": 20}, "bandit": {"slice": "origin"}}
+    routers: dict[str, dict[str, Any]] = {"learned": {"minimum": 20}, "bandit": {"slice": "origin"}}
     recipes = {
         f"{name}.yaml": method(name, route={"router": {"plugin": name, **settings}})
         for name, settings in routers.items()
