@@ -59,7 +59,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     with _folder(options.keep) as folder, ThreadPoolExecutor(options.at_once) as pool:
-        outcomes = list(pool.map(lambda name: _attempt(CASES[name], old, new, folder / name), options.cases))
+        outcomes = list(
+            pool.map(lambda name: _attempt(CASES[name], old, new, folder / name, options.allow), options.cases)
+        )
     _print_table(outcomes)
     print(f"\nplug-ins run: {', '.join(sorted(used_plugins()))}")
     print("not run: " + "; ".join(f"{name} ({why})" for name, why in NOT_COVERED.items()))
@@ -78,10 +80,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("old", type=Path, help="a checkout")
     parser.add_argument("new", type=Path, help="another checkout")
     parser.add_argument("--cases", default=",".join(CASES), help=f"some of {','.join(CASES)}")
+    parser.add_argument(
+        "--allow",
+        default="",
+        help="fields of manifest.json that the change is meant to alter, such as recipe_hash,inputs",
+    )
     parser.add_argument("--keep", type=Path, help="a new folder to keep workspaces in; default: they are removed")
     parser.add_argument("--at-once", type=int, default=2, help="cases that run side by side")
     options = parser.parse_args()
     options.cases = options.cases.split(",")
+    options.allow = [name for name in options.allow.split(",") if name]
     unknown = [name for name in options.cases if name not in CASES]
     if unknown:
         parser.error(f"no case named {unknown[0]!r}; known: {', '.join(CASES)}")
@@ -109,10 +117,10 @@ def _data() -> Path | None:
     return next((path.resolve() for path in places if path.is_dir()), None)
 
 
-def _attempt(case: Case, old: Checkout, new: Checkout, folder: Path) -> Outcome:
+def _attempt(case: Case, old: Checkout, new: Checkout, folder: Path, allowed: list[str]) -> Outcome:
     outcome, started = Outcome(case.name), time.monotonic()
     try:
-        _compare(case, old, new, folder, outcome)
+        _compare(case, old, new, folder, allowed, outcome)
     except CommandFailed as error:
         outcome.differences.append(str(error))
     outcome.seconds = time.monotonic() - started
@@ -125,7 +133,7 @@ def _attempt(case: Case, old: Checkout, new: Checkout, folder: Path) -> Outcome:
     return outcome
 
 
-def _compare(case: Case, old: Checkout, new: Checkout, folder: Path, outcome: Outcome) -> None:
+def _compare(case: Case, old: Checkout, new: Checkout, folder: Path, allowed: list[str], outcome: Outcome) -> None:
     """Run a case under both, then what the first left under the second."""
     with serve() as server:
         stub = server.stub
@@ -139,7 +147,7 @@ def _compare(case: Case, old: Checkout, new: Checkout, folder: Path, outcome: Ou
             case.play(session)
             sessions[side], asked[side] = session, stub.asked - before
             session.folder.rename(folder / side)
-        outcome.differences += published_differences(folder / "old", folder / "new")
+        outcome.differences += published_differences(folder / "old", folder / "new", allowed)
         outcome.differences += said_differences(sessions["old"], sessions["new"])
         outcome.differences += asked_differences(asked["old"], asked["new"])
         outcome.calls = asked["old"].total()
@@ -151,10 +159,10 @@ def _compare(case: Case, old: Checkout, new: Checkout, folder: Path, outcome: Ou
         outcome.differences += _upgrade(sessions["old"], new, folder, stub)
 
 
-def published_differences(old: Path, new: Path) -> list[str]:
-    """Differences between what two runs of a case published."""
+def published_differences(old: Path, new: Path, allowed: list[str]) -> list[str]:
+    """Differences between what two runs of a case published, but those that are allowed."""
     names = {place.relative_to(root).as_posix() for root in (old, new) for place in _published(root)}
-    return [f"{name}/{found}" for name in sorted(names) for found in compare_folders(old / name, new / name)]
+    return [f"{name}/{found}" for name in sorted(names) for found in compare_folders(old / name, new / name, allowed)]
 
 
 def _published(root: Path) -> list[Path]:

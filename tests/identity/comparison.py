@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from schemas.ids import canonical_json
 
 MANIFEST, CARD, REPORT = "manifest.json", "README.md", "report.html"
 _SHOWN = 160  # characters of a differing value
@@ -18,6 +21,7 @@ _MOST = 20  # differing keys listed of one file
 _CODE = re.compile(rb'(?<!\\)"code_version":\s*"[^"]*"')
 _DOCUMENTS = re.compile(rb'(?<!\\)"(README\.md|report\.html)":\s*\{[^{}]*\}')
 _CARD_CODE = re.compile(rb"^(Row hash `[0-9a-f]+`, recipe hash `[0-9a-f]+`, code )\S+\.$")
+_CARD_RECIPE = re.compile(rb"(, recipe hash )`[0-9a-f]+`")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,14 @@ class Difference:
         return f"{place}\n    old: {self.old}\n    new: {self.new}"
 
 
-def compare_folders(old: Path, new: Path) -> list[Difference]:
-    """Every difference between two folders' files but what may differ between two versions of the code."""
+def compare_folders(old: Path, new: Path, allowed: Collection[str] = ()) -> list[Difference]:
+    """Every difference between two folders' files but what may differ between two versions of the code.
+
+    Args:
+        old: a folder.
+        new: the other one.
+        allowed: fields of manifest.json that may differ too, such as `recipe_hash`, also in a version's README.md.
+    """
     ours, theirs = files_of(old), files_of(new)
     found = []
     for name in sorted({*ours, *theirs}):
@@ -49,7 +59,7 @@ def compare_folders(old: Path, new: Path) -> list[Difference]:
             state = ["there" if name in files else "missing" for files in (ours, theirs)]
             found.append(Difference(name, "", *state))
         else:
-            found += compare_files(name, old / name, new / name)
+            found += compare_files(name, old / name, new / name, allowed)
     return found
 
 
@@ -58,12 +68,12 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def compare_files(name: str, old: Path, new: Path) -> list[Difference]:
+def compare_files(name: str, old: Path, new: Path, allowed: Collection[str] = ()) -> list[Difference]:
     """Every difference between two files of one name."""
     last = name.rpartition("/")[2]
     if last == REPORT:
         return []
-    ours, theirs = (without_what_may_differ(last, path.read_bytes()) for path in (old, new))
+    ours, theirs = (without_what_may_differ(last, path.read_bytes(), allowed) for path in (old, new))
     if ours == theirs:
         return []
     if name.endswith(".parquet"):
@@ -73,17 +83,19 @@ def compare_files(name: str, old: Path, new: Path) -> list[Difference]:
     return [_in_text(name, ours, theirs)]
 
 
-def without_what_may_differ(last: str, data: bytes) -> bytes:
+def without_what_may_differ(last: str, data: bytes, allowed: Collection[str] = ()) -> bytes:
     """A file's bytes with what depends on the code's own hash taken out.
 
     Of a manifest: `code_version`, and hash and size of README.md and report.html. Of a version's card: the code in its
     last line. An export's README names exporter, options and seed and no code, so nothing of it may differ.
     """
     if last == MANIFEST:
-        return _DOCUMENTS.sub(rb'"\1":{}', _CODE.sub(b'"code_version":""', data))
+        data = _DOCUMENTS.sub(rb'"\1":{}', _CODE.sub(b'"code_version":""', data))
+        return canonical_json({**json.loads(data), **dict.fromkeys(allowed)}) if allowed else data
     if last == CARD:
         head, line, end = _last_line(data)
-        return head + _CARD_CODE.sub(rb"\1", line) + end
+        line = _CARD_CODE.sub(rb"\1", line)
+        return head + (_CARD_RECIPE.sub(rb"\1", line) if "recipe_hash" in allowed else line) + end
     return data
 
 

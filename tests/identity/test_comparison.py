@@ -58,6 +58,16 @@ def test_what_names_the_code_may_differ(two: tuple[Path, Path]) -> None:
     assert compare_folders(*two) == []
 
 
+def test_fields_that_the_change_is_meant_to_alter_may_be_allowed(two: tuple[Path, Path]) -> None:
+    edit_manifest(two[1], recipe_hash="def", inputs={"s": "t"})
+    card = two[1] / README
+    card.write_text(card.read_text().replace("`abc123`", "`def456`"))
+    assert {(found.file, found.where) for found in compare_folders(*two, allowed=["recipe_hash"])} == {
+        (MANIFEST, "inputs")
+    }
+    assert compare_folders(*two, allowed=["recipe_hash", "inputs"]) == []
+
+
 def test_a_changed_value_is_found_by_column_and_row(two: tuple[Path, Path]) -> None:
     pl.DataFrame({"pair_id": ["x", "y", "z"], "p": [0.5, 0.26, float("nan")]}).write_parquet(two[1] / TRAIN)
     assert places(two) == [(TRAIN, "column p, row 1")]
