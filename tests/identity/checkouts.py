@@ -23,7 +23,8 @@ ENTRIES = {
 _NAMES = """
 import importlib, json, sys
 registry = importlib.import_module(sys.argv[1])
-print(json.dumps({"file": registry.__file__, "names": {kind: registry.names(kind) for kind in registry.KINDS}}))
+kinds = registry.BASES if hasattr(registry, "BASES") else registry.KINDS
+print(json.dumps({"file": registry.__file__, "names": {kind: registry.names(kind) for kind in kinds}}))
 """
 
 
@@ -63,8 +64,7 @@ class Checkout:
     @cached_property
     def plugins(self) -> dict[str, list[str]]:
         """The names of all plug-ins by kind, as the checkout's registry gives them."""
-        found = list(self.root.glob("transforms/registry.py"))
-        found += sorted((self.root / "prefine").rglob("registry.py"))
+        found = sorted((self.root / "transforms").rglob("registry.py"))
         modules = [
             ".".join(path.relative_to(self.root).with_suffix("").parts)
             for path in found
