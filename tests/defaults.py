@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -53,11 +54,22 @@ def current() -> dict[str, dict[str, Any]]:
 
 
 def defaults(model: type[BaseModel]) -> dict[str, Any]:
-    """The default of every field that has one, as plain JSON."""
+    """The default of every field that has one, as plain JSON; those of models inside as `Model.field`."""
     fields = {name: field for name, field in model.model_fields.items() if not field.is_required()}
     given = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     dumped = model.model_construct(**given).model_dump(mode="json", include=set(fields), warnings=False)
+    for field in model.model_fields.values():
+        for inner in models_in(field.annotation):
+            dumped |= {f"{inner.__name__}.{name}": value for name, value in defaults(inner).items()}
     return dict(sorted(dumped.items()))
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type mentions: those of a list, a union or an annotated type too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
 
 
 def changed(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:

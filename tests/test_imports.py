@@ -36,10 +36,10 @@ def private_imports(path: Path) -> Iterator[str]:
 def may_import(importer: str, name: str) -> bool:
     """Whether a file may import a private name: a file of the folder that owns it, or a test of that folder."""
     parts = name.split(".")
-    owner = parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))]
-    folder = PurePosixPath(importer.removeprefix("tests/")).parent.parts
-    is_file = (ROOT / "/".join(owner)).with_suffix(".py").is_file()
-    return list(folder[: len(owner) - is_file]) == (owner[:-1] if is_file else owner)
+    owner = PurePosixPath(*parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))])
+    if (ROOT / owner).with_suffix(".py").is_file():  # a private name of a module is the module's folder's
+        owner = owner.parent
+    return PurePosixPath(importer.removeprefix("tests/")).parent == owner
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "airflow_dags", "tests"])
@@ -55,9 +55,10 @@ def test_no_file_imports_what_is_private_to_another_folder(room: str) -> None:
 
 
 def test_the_rule_tells_them_apart() -> None:
-    assert may_import("transforms/judges/base.py", "transforms.judges._votes.vote")
-    assert may_import("transforms/judges/panel/sequential.py", "transforms.judges._votes.vote")
-    assert may_import("tests/transforms/judges/test_panel.py", "transforms.judges._votes.vote")
-    assert not may_import("transforms/scorers/bleu.py", "transforms.judges._votes.vote")
-    assert not may_import("tests/transforms/scorers/test_rules.py", "transforms.judges._votes.vote")
-    assert not may_import("tests/conftest.py", "transforms.judges._votes.vote")
+    assert may_import("transforms/judges/base.py", "transforms.judges._length.fit")
+    assert not may_import("transforms/judges/panel/sequential.py", "transforms.judges._length.fit")
+    assert may_import("transforms/llm/client.py", "transforms.llm.wire._Reader")
+    assert may_import("tests/transforms/judges/test_panel.py", "transforms.judges._length.fit")
+    assert not may_import("transforms/scorers/bleu.py", "transforms.judges._length.fit")
+    assert not may_import("tests/transforms/scorers/test_rules.py", "transforms.judges._length.fit")
+    assert not may_import("tests/conftest.py", "transforms.judges._length.fit")

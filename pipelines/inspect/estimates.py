@@ -9,7 +9,7 @@ import orjson
 
 from pipelines.runtime.fitted_stage import CURRENT
 from schemas.ids import canonical_json
-from transforms.policies.noise import noise_rate, noise_sums
+from transforms.stats.label_noise import noise_rate, noise_sums
 from transforms.storage.workspace import Workspace
 
 _NAME = "estimates"
@@ -30,7 +30,7 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
         finished: the fuse stage has just done every bucket, so that what is computed may be kept with its fit.
 
     Returns:
-        `noise` (`transforms.policies.noise.noise_rate`, None without source labels); `predicted` and `actual`
+        `noise` (`transforms.stats.label_noise.noise_rate`, None without source labels); `predicted` and `actual`
         (share of each action, from the random part of the fitting sample and in all verdicts); `calibration` (the
         fuser's own, against people's labels, out of fold; None where the fuser measures none).
     """

@@ -48,7 +48,7 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
         DataError: the format cannot hold the rows, or holds none of them.
     """
     workspace = Workspace.open(root)
-    exporter = build(Exporter, _use(form, options), 0)
+    exporter = build(Exporter, _use(form, options), 0, Path())
     rows = open_version(workspace.datasets, dataset).scan("rows")
     if out.exists():
         return Exported(form, str(out), exporter.export(rows, out), exporter.notes(rows))
@@ -70,10 +70,13 @@ def _use(form: str, options: dict[str, Any]) -> PluginUse:
         raise UsageError(f"{wrong['loc'][0]}: {wrong['msg'].removeprefix('Value error, ')}") from None
 
 
-def export_all(workspace: Workspace, manifest: Manifest, exports: list[ExportUse], seed: int) -> list[Exported]:
+def export_all(
+    workspace: Workspace, manifest: Manifest, exports: list[ExportUse], seed: int, folder: Path
+) -> list[Exported]:
     """Write a version's exports that are not there yet, or were made with other options.
 
-    An export appears when it is complete: a run that broke off in between is finished by the next one.
+    An export appears when it is complete: a run that broke off in between is finished by the next one. Relative paths
+    in the exports' options start from `folder`.
 
     Raises:
         DataError: formats cannot hold the version's rows, or hold none; the version and the other exports stand.
@@ -83,14 +86,15 @@ def export_all(workspace: Workspace, manifest: Manifest, exports: list[ExportUse
     rows = open_version(workspace.datasets, manifest.label).scan("rows") if exports else pl.LazyFrame()
     done, faults = [], []
     for use in (export.use for export in exports):
-        exporter, folder = build(Exporter, use, seed), workspace.path(EXPORTS, manifest.name, version, use.name)
+        exporter = build(Exporter, use, seed, folder)
+        place = workspace.path(EXPORTS, manifest.name, version, use.name)
         counts: dict[str, int] = {}
         try:
-            if not _is_made(workspace.fs, folder, exporter.made_by):
+            if not _is_made(workspace.fs, place, exporter.made_by):
                 with TemporaryDirectory(prefix="prefine-") as staged:
                     counts = exporter.export(rows, Path(staged))
-                    with writing(folder):
-                        _appear(workspace.fs, Path(staged), folder)
+                    with writing(place):
+                        _appear(workspace.fs, Path(staged), place)
             done.append(Exported(use.name, f"{root}/{use.name}", counts, exporter.notes(rows)))
         except DataError as error:
             faults.append(f"export {use.name}: {error}")

@@ -75,12 +75,12 @@ class AskingStage(Stage):
     def engines(self) -> dict[str, Engine]:
         """The engines that this stage's plug-ins name."""
         names = engine_names(self.kind, self.uses)
-        return {name: build(Engine, self.recipe.engines[name], self.recipe.seed) for name in names}
+        return {name: build(Engine, self.recipe.engines[name], self.recipe.seed, self.base_dir) for name in names}
 
     @property
     def models(self) -> dict[str, str]:
         """Engine name -> identity of its model."""
-        return {name: engine.model for name, engine in self.engines.items()}
+        return {name: engine.answers_as for name, engine in self.engines.items()}
 
     def check(self, summary: Summary) -> None:
         """End the run where too many requests failed: what was answered is kept, the rest is asked again.

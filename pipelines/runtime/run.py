@@ -119,7 +119,8 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
     result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
     result.certificate = outcome.manifest.certificate
-    recipe = publication.file.recipe
-    exported = export_all(publication.workspace, outcome.manifest, recipe.materialise.exports, recipe.seed)
+    file = publication.file
+    exports, seed = file.recipe.materialise.exports, file.recipe.seed
+    exported = export_all(publication.workspace, outcome.manifest, exports, seed, file.base_dir)
     result.exports = {export.name: export.path for export in exported}
     result.notes += [f"export {export.name}: {note}" for export in exported for note in export.notes]

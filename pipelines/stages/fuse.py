@@ -20,9 +20,9 @@ from schemas.tables import Verdicts, Votes, conform, polars_schema
 from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
-from transforms.policies.noise import decision_frame
 from transforms.publish.recompute import Fitted, described
 from transforms.stats.controls import known_label
+from transforms.stats.label_noise import decision_frame
 from transforms.storage.workspace import Output, Workspace
 
 FUSED_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
@@ -42,12 +42,12 @@ class Fuse(FittedStage):
     @cached_property
     def fuser(self) -> Fuser:
         """The recipe's fuser."""
-        return build(Fuser, self.recipe.fuse.fuser, self.recipe.seed)
+        return build(Fuser, self.recipe.fuse.fuser, self.recipe.seed, self.base_dir)
 
     @cached_property
     def policy(self) -> Policy:
         """The recipe's decision policy."""
-        return build(Policy, self.recipe.fuse.policy, self.recipe.seed)
+        return build(Policy, self.recipe.fuse.policy, self.recipe.seed, self.base_dir)
 
     @property
     def fit_identity(self) -> Any:

@@ -59,7 +59,7 @@ class Judge(AskingStage):
     @cached_property
     def judges(self) -> list[JudgePlugin]:
         """The judges in order."""
-        judges = [build(JudgePlugin, use, self.recipe.seed) for use in self.uses]
+        judges = [build(JudgePlugin, use, self.recipe.seed, self.base_dir) for use in self.uses]
         contexts = {name: engine.context_tokens for name, engine in self.engines.items()}
         for judge in judges:
             judge.bind(self.models, contexts)

@@ -41,7 +41,7 @@ class Route(FittedStage):
     @cached_property
     def router(self) -> Router:
         """The recipe's router."""
-        return build(Router, self.recipe.route.router, self.recipe.seed)
+        return build(Router, self.recipe.route.router, self.recipe.seed, self.base_dir)
 
     @property
     def queue_config(self) -> QueueConfig:

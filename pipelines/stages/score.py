@@ -34,7 +34,7 @@ class Score(FittedStage):
     @cached_property
     def scorers(self) -> list[Scorer]:
         """The recipe's scorers, sharing one embedding memo."""
-        scorers = [build(Scorer, use, self.recipe.seed) for use in self.recipe.score.scorers]
+        scorers = [build(Scorer, use, self.recipe.seed, self.base_dir) for use in self.recipe.score.scorers]
         for scorer in scorers:
             scorer.use_cache(EmbeddingCache(self.workspace.path("tables", "embeddings")))
         return scorers

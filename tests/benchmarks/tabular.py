@@ -39,7 +39,6 @@ from pipelines.stages.route import candidates_of
 from schemas.recipe_file import load_recipe
 from tests.benchmarks.publish import WORDS
 from transforms.plugins.build import build
-from transforms.policies.noise import decision_frame
 from transforms.publish.rows import RowsConfig, dataset_rows
 from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
 from transforms.routers.queue.config import QueueConfig
@@ -48,6 +47,7 @@ from transforms.sources.config import SOURCE_ADAPTER
 from transforms.sources.dedupe import dedupe_pairs, dedupe_votes
 from transforms.sources.read import read
 from transforms.sources.slices import slices
+from transforms.stats.label_noise import decision_frame
 
 VOTERS = [f"judge-{i}" for i in range(10)]
 ROWS_PER_FILE = 1_000_000

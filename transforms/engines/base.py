@@ -1,4 +1,4 @@
-"""What all engines share: how many requests may be in flight, how patient the client is, who may be asked."""
+"""What an engine must have: how many requests may be in flight, how patient the client is, who may be asked."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Engine(Plugin):
     @property
     @abstractmethod
     def model(self) -> str:
-        """Which weights answer, wherever they run: part of every request's hash."""
+        """Which weights answer, wherever they run."""
 
     @property
     @abstractmethod
@@ -70,8 +70,15 @@ class Engine(Plugin):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Replies depend on the model alone, not on where it runs."""
-        return {"model": self.model}
+        """Replies depend on who answers, not on where it runs."""
+        return {"answers_as": self.answers_as}
+
+    @property
+    def answers_as(self) -> str:
+        """What stands for the engine in every request's hash: the model, and whatever else may change a reply."""
+        version = [f"v{self.version}"] if self.version > 1 else []
+        package = [] if self.distribution is None else ["@".join(self.distribution)]
+        return ",".join([self.model, *version, *package])
 
     @abstractmethod
     def serve(self) -> AbstractContextManager[list[str]]:

@@ -1,4 +1,4 @@
-"""What the exporters share: options, soft labels, files and the README that `load_dataset` reads."""
+"""What an exporter must have, and what ours share: soft labels, files, the README that `load_dataset` reads."""
 
 from __future__ import annotations
 
@@ -67,8 +67,13 @@ class Exporter(Plugin):
 
     def record(self) -> list[Any]:
         """The exporter, all its options and what else can change the output, for a reader of the export."""
+        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed, *self._whose()]
+
+    def _whose(self) -> list[Any]:
+        """Version and package, where they are not the first and prefine's own."""
+        version = [{"version": self.version}] if self.version > 1 else []
         package = [] if self.distribution is None else [list(self.distribution)]
-        return [self.plugin_name, self.config.model_dump(mode="json"), self.seed, *package]
+        return [*version, *package]
 
     @abstractmethod
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:

@@ -24,7 +24,7 @@ class _Plain(Exporter):
 
     def record(self) -> list[Any]:
         """The exporter and its options; the seed changes nothing."""
-        return [self.plugin_name, self.config.model_dump(mode="json")]
+        return [self.plugin_name, self.config.model_dump(mode="json"), *self._whose()]
 
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
         """Write every column of every row; returns rows written per split."""

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import MissingExtra
-from transforms.fusers._humans import human_accuracy, human_cells, human_targets
-from transforms.fusers._known import known_labels
+from transforms.stats.human_labels import human_accuracy, human_cells, human_targets
+from transforms.stats.known_answers import known_labels
 
 PRIOR_ACCURACY = 0.85
 

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from schemas.tables import PREFERENCES, Row
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
-from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import valid_votes
 from transforms.fusers.base import Fuser
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.stats.verdict_rows import verdicts
+from transforms.stats.vote_cells import valid_votes
 
 
 @register("dawid_skene")

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from schemas.tables import Row
 from transforms.fusers._crowdkit import aggregation, quiet_pandas, task_worker_label, worker_cells
-from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import valid_votes
 from transforms.fusers.base import Fuser
 from transforms.fusers.majority import tie_share
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.stats.verdict_rows import verdicts
+from transforms.stats.vote_cells import valid_votes
 
 
 @register("glad")

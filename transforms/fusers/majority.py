@@ -8,11 +8,11 @@ import polars as pl
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import valid_votes
 from transforms.fusers.base import Fuser
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.stats.verdict_rows import verdicts
+from transforms.stats.vote_cells import valid_votes
 
 
 @register("majority")

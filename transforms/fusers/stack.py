@@ -12,13 +12,13 @@ from scipy import sparse
 
 from schemas.tables import Row
 from transforms.fusers._crowdkit import labels_of_humans, with_workers
-from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import valid_votes
 from transforms.fusers.base import Fuser
 from transforms.fusers.majority import tie_share
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.stats.logistic import fit_logistic
+from transforms.stats.verdict_rows import verdicts
+from transforms.stats.vote_cells import valid_votes
 
 LENGTH = "(length)"  # a recipe's voters have no brackets in their names
 

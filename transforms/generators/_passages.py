@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from schemas.errors import DataError
-from schemas.ids import hash_bytes
 from transforms.text.similarity import words
 
 
@@ -53,8 +52,3 @@ def read_passages(path: str) -> list[str]:
 def cached_passages(path: str) -> tuple[str, ...]:
     """`read_passages`, once a process."""
     return tuple(read_passages(path))
-
-
-def content_id(path: str | None) -> str | None:
-    """Content hash of a file for a plug-in's identity; None for no file."""
-    return None if path is None else hash_bytes("\n\n".join(cached_passages(path)).encode())

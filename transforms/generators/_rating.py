@@ -16,9 +16,8 @@ from typing import Literal
 
 from schemas.messages import Message, message, text_of
 from schemas.tables import Row
-from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, Tally
+from transforms.generators.base import Generator, Response, Tally
 from transforms.llm.request import Reply
 
 RATE, COMPARE = "rate.v1", "compare.v1"

@@ -15,8 +15,7 @@ from pydantic import Field, field_validator
 from schemas.ids import unit_interval
 from schemas.messages import message
 from schemas.tables import Row
-from transforms.generators._records import Response, written
-from transforms.generators.base import Generator, Tally, Yield
+from transforms.generators.base import Generator, Response, Tally, Yield, written
 from transforms.plugins.base import PluginConfig
 from transforms.text.similarity import jaccard, normalised, shingles
 

@@ -11,19 +11,69 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import orjson
 from pydantic import Field
 
 from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
-from schemas.messages import Message, chat_messages
+from schemas.messages import Message, chat_messages, message, text_of
 from schemas.pairs import make_pair, mirrored
-from schemas.tables import Row
-from transforms.generators._records import Response, group_of, json_text, read_meta, reject_row, written
+from schemas.tables import PAYLOAD_LIMIT, Row
 from transforms.generators._templates import template_version
 from transforms.llm.request import Ask, Reply, Request
 from transforms.plugins.base import Plugin, PluginConfig
 
 _SEED_BITS = 31  # engines read `seed` as a signed 32-bit integer
+
+
+@dataclass(frozen=True)
+class Response:
+    """A candidate response with how it was made; `details` goes into the pair's `origin_ref`."""
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The response as plain text."""
+        return text_of(self.messages)
+
+
+def written(text: str, model: str | None = None, **details: Any) -> Response:
+    """A response of one assistant turn."""
+    return Response((message("assistant", text),), model, details)
+
+
+def reject_row(stage: str, reason: str, record_id: str, detail: str, payload: Any) -> Row:
+    """A `rejects` row; the payload is JSON cut at `PAYLOAD_LIMIT` characters."""
+    text = json_text(payload)[:PAYLOAD_LIMIT]
+    return {
+        "reject_id": hash_fields(stage, reason, record_id, text),
+        "stage": stage,
+        "reason": reason,
+        "record_id": record_id,
+        "detail": detail,
+        "payload": text,
+    }
+
+
+def group_of(row: Row) -> str:
+    """What must share a split with this row: its group, else its prompt."""
+    return str(row.get("group_id") or row["prompt_id"])
+
+
+def read_meta(row: Row) -> dict[str, Any]:
+    """The row's `meta` as an object; {} when absent or not a JSON object."""
+    if not row.get("meta"):
+        return {}
+    value = orjson.loads(row["meta"])
+    return value if isinstance(value, dict) else {}
+
+
+def json_text(value: Any) -> str:
+    """Canonical JSON text."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 class Decoding(PluginConfig):
@@ -78,7 +128,7 @@ class Yield:
 
 
 class Generator(Plugin):
-    """Prompts (or pairs) to pairs: `_make` fills a `Yield` from one row; everything else is here.
+    """Prompts (or pairs) to pairs: `make` fills a `Yield` from one row; everything else is here.
 
     The output is a pure function of (row, seed, config, replies). `group_id` of every pair and prompt is
     the group of the row it came from (its own `prompt_id` where it has none), so all that descends from
@@ -142,7 +192,8 @@ class Generator(Plugin):
         return list(kept.values())
 
     @abstractmethod
-    async def _make(self, row: Row, ask: Tally, out: Yield) -> None: ...
+    async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
+        """What a generator gives: ask, and fill `out` with `pair`, `reject` and `out.prompts`."""
 
     def request(
         self,

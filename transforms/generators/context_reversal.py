@@ -17,11 +17,10 @@ from pydantic import Field, model_validator
 from schemas.messages import message, text_of
 from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer
-from transforms.generators._records import Response
 from transforms.generators._sampling import Policy, SamplingConfig, drawer, pairings, sample
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, Tally, Yield
+from transforms.generators.base import Generator, Response, Tally, Yield
 from transforms.generators.preferences.contrasts import Contrast, contrasts
 from transforms.plugins.registry import register
 

@@ -12,10 +12,9 @@ from schemas.tables import Row
 from transforms.generators._corruptions import RULES
 from transforms.generators._edits import Edit, changed_share, difference
 from transforms.generators._flaws import FLAWS
-from transforms.generators._records import Response, written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.generators.base import Decoding, Generator, Tally, Yield
+from transforms.generators.base import Decoding, Generator, Response, Tally, Yield, written
 from transforms.plugins.registry import register
 from transforms.text.similarity import normalised
 

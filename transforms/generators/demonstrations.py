@@ -8,9 +8,8 @@ from pydantic import Field
 
 from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer_each
-from transforms.generators._records import written
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.generators.base import Generator, Tally, Yield
+from transforms.generators.base import Generator, Tally, Yield, written
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from schemas.tables import Row
 from transforms.generators._rating import COMPARE, RATE, prefer, rate
-from transforms.generators._records import Response
 from transforms.generators._sampling import SamplingConfig, sample
-from transforms.generators.base import Decoding, Generator, Tally, Yield
+from transforms.generators.base import Decoding, Generator, Response, Tally, Yield
 from transforms.plugins.registry import register
 
 Rated = tuple[float, Response]

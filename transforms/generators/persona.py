@@ -16,11 +16,10 @@ from pydantic import Field
 from schemas.messages import message
 from schemas.tables import Row
 from transforms.generators._rating import COMPARE, prefer
-from transforms.generators._records import Response
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield
 from transforms.generators.preferences.contrasts import contrast_of, contrasts
 from transforms.generators.preferences.views import Persona, exemplar, favours_first, label_entropy, library_id, persona
 from transforms.plugins.registry import register

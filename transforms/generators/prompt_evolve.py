@@ -16,11 +16,10 @@ from pydantic import Field, field_validator
 from schemas.ids import hash_json
 from schemas.messages import message, messages_id, text_of
 from schemas.tables import Row
-from transforms.generators._records import group_of, json_text, read_meta
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield, group_of, json_text, read_meta
 from transforms.hygiene.decontamination import index_of, read_prompts
 from transforms.hygiene.sanity import is_refusal, residue
 from transforms.plugins.registry import register
@@ -77,8 +76,8 @@ class PromptEvolve(Generator):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As every generator's, plus the benchmarks' content."""
-        return {**super().identity, "benchmarks": [hash_json(read_prompts(b)) for b in self.config.benchmarks]}
+        """As every generator's, with the benchmarks' prompts in place of their files."""
+        return {**super().identity, "files": [hash_json(read_prompts(b)) for b in self.config.benchmarks]}
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         draw = drawer(self, row)

@@ -20,10 +20,9 @@ from transforms.generators._corruptions import negation, sentences, wrong_number
 from transforms.generators._edits import Edit, replace
 from transforms.generators._passages import numbered, relevance
 from transforms.generators._rating import COMPARE, prefer
-from transforms.generators._records import Response, written
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield, written
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical, words
 

@@ -7,18 +7,17 @@ pad with distractors to the target length, so that the label holds for a context
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from schemas.messages import message, text_of
 from schemas.tables import Row
-from transforms.generators._passages import cached_passages, content_id, numbered, relevance
+from transforms.generators._passages import cached_passages, numbered, relevance
 from transforms.generators._rating import COMPARE, prefer
-from transforms.generators._records import Response
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield
 from transforms.plugins.registry import register
 from transforms.text.similarity import near_identical
 
@@ -52,11 +51,6 @@ class ShortToLong(Generator):
         near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
 
     config: Config
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """As every generator's, plus the distractors' content."""
-        return {**super().identity, "distractors": content_id(self.config.distractors)}
 
     async def _make(self, row: Row, ask: Tally, out: Yield) -> None:
         passages = [p.strip() for p in (row.get("documents") or []) if p and p.strip()]

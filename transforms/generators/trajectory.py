@@ -26,11 +26,10 @@ from pydantic import Field, model_validator
 from schemas.ids import hash_json
 from schemas.messages import Message, MessageError, message, messages_id, to_messages
 from schemas.tables import Row
-from transforms.generators._records import Response, read_meta
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
-from transforms.generators.base import Decoding, Generator, Tally, Yield
+from transforms.generators.base import Decoding, Generator, Response, Tally, Yield, read_meta
 from transforms.plugins.registry import register
 
 Defect = Literal["truncated", "foreign", "redundant"]

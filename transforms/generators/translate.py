@@ -19,9 +19,8 @@ from pydantic import Field
 from schemas.ids import hash_fields
 from schemas.messages import Message, message, text_of
 from schemas.tables import Row
-from transforms.generators._records import Response
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield
 from transforms.hygiene.sanity import degenerate, is_refusal
 from transforms.plugins.registry import register
 from transforms.text.language import MIN_CHARS, language_of

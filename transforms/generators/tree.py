@@ -14,10 +14,9 @@ from pydantic import Field
 
 from schemas.messages import Message, message, text_of
 from schemas.tables import Row
-from transforms.generators._records import written
 from transforms.generators._sampling import drawer
 from transforms.generators._templates import render
-from transforms.generators.base import Generator, OneEngine, Tally, Yield
+from transforms.generators.base import Generator, OneEngine, Tally, Yield, written
 from transforms.plugins.registry import register
 from transforms.text.similarity import normalised
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from schemas.tables import Row
-from transforms.judges._votes import STATES
+from transforms.judges.base import STATES
 from transforms.judges.logprob import LogprobJudge
 from transforms.llm.request import Ask
 from transforms.plugins.registry import register

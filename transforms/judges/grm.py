@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.tables import Row
 from transforms.judges._parsing import openai_schema, validated
-from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, failed, invalid, opinion_by_scores, vote
 from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.tables import Row
 from transforms.judges._parsing import LABELS, Letter, openai_schema, validated
-from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, invalid
 from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 

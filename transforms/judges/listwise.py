@@ -22,8 +22,7 @@ from schemas.tables import Row
 from transforms.judges._length import shortened
 from transforms.judges._parsing import validated
 from transforms.judges._templates import fence
-from transforms.judges._votes import Opinion, failed, invalid, opinion_by_scores, vote
-from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, failed, invalid, opinion_by_scores, vote
 from transforms.judges.json_verdict import cut_off
 from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register

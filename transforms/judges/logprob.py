@@ -14,8 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, invalid
 from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from schemas.tables import Row
 from transforms.judges._parsing import LABELS, bracketed_letter, spoken, tagged
-from transforms.judges._votes import Opinion, invalid
-from transforms.judges.base import JudgeConfig, TemplateJudge
+from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, invalid
 from transforms.judges.json_verdict import cut_off
 from transforms.llm.request import Reply
 from transforms.plugins.registry import register

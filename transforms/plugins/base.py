@@ -7,6 +7,7 @@ every hook a default.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,9 +19,8 @@ class PluginConfig(BaseModel):
     """Base of every plug-in's `Config`: unknown fields are errors, instances are immutable.
 
     Attributes:
-        path_fields: fields that hold paths. Not where a file lies can change the output but what it holds, which
-            the plug-in adds to its identity.
-        engine_fields: fields that hold names of engines; those the `Config` does not have count for nothing.
+        path_fields: fields that hold paths; the identity holds the files' content, not the paths.
+        engine_fields: fields that hold names of engines; absent ones are ignored.
         unhashed: fields that change where or how fast something is computed, never what comes out.
     """
 
@@ -44,12 +44,16 @@ class PluginConfig(BaseModel):
         found: list[tuple[str, str]] = []
         for field in self.engine_fields:
             value = getattr(self, field, None)
-            found += [(field, str(name)) for name in (value if isinstance(value, (list, tuple)) else [value]) if name]
+            found += [(field, str(name)) for name in _listed(value) if name is not None]
         return found
 
     def engine_names(self) -> list[str]:
         """Every engine these settings name, each once, sorted."""
         return sorted({name for _, name in self.named_engines()})
+
+    def file_hashes(self) -> dict[str, list[str]]:
+        """Hashes of what the files in `path_fields` hold; of a `datasets:` name the name."""
+        return {field: [_content(path) for path in _listed(getattr(self, field))] for field in self.path_fields}
 
     def own_settings(self) -> dict[str, Any]:
         """The settings that can change the output and are not at their default, as plain JSON.
@@ -88,5 +92,23 @@ class Plugin(ABC):
     @property
     def identity(self) -> dict[str, Any]:
         """All that can change the output besides the input, as plain JSON: part of every checkpoint's key."""
-        own = {"plugin": self.plugin_name, "version": self.version, "settings": self.config.own_settings()}
-        return own if self.distribution is None else {**own, "distribution": list(self.distribution)}
+        own: dict[str, Any] = {
+            "plugin": self.plugin_name,
+            "version": self.version,
+            "settings": self.config.own_settings(),
+        }
+        if self.config.path_fields:
+            own["files"] = self.config.file_hashes()
+        if self.distribution is not None:
+            own["distribution"] = list(self.distribution)
+        return own
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _content(path: str | None) -> str:
+    if path is None or path.startswith("datasets:"):
+        return path or ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

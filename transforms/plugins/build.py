@@ -23,19 +23,20 @@ from transforms.sources.check import check_sources
 P = TypeVar("P", bound=Plugin)
 
 
-def build(kind: type[P], use: PluginUse, seed: int, folder: Path | None = None) -> P:
-    """An instance of the plug-in that `use` names; relative paths in its settings start from `folder`.
+def build(kind: type[P], use: PluginUse, seed: int, folder: Path) -> P:
+    """An instance of the plug-in that `use` names.
 
     Args:
         kind: the base class of its kind.
+        use: what the recipe says.
+        seed: the recipe's.
+        folder: where relative paths in the settings start, the recipe's.
 
     Raises:
         UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
             also names the line).
     """
-    plugin = find(kind, use.plugin)
-    config = settings_of(kind, use)
-    return plugin(use.name, config if folder is None else config.beside(folder), seed)
+    return find(kind, use.plugin)(use.name, settings_of(kind, use).beside(folder), seed)
 
 
 def settings_of(kind: type[Plugin], use: PluginUse) -> PluginConfig:

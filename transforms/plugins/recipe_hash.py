@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from schemas.ids import hash_json
 from schemas.recipe import Recipe
 from transforms.hygiene.config import HygieneConfig
+from transforms.plugins.base import PluginConfig
 from transforms.plugins.build import plugin_uses
 from transforms.plugins.registry import find
 from transforms.publish.rows import RowsConfig
@@ -44,6 +45,13 @@ def recipe_hash(recipe: Recipe) -> str:
             where = ".".join(map(str, place))
             parts[where] = find(kind, use.plugin).Config.model_validate(use.settings)
             names[where] = [use.plugin, use.name]
-    own = {where: part.model_dump(mode="json", exclude_defaults=True) for where, part in parts.items()}
+    own = {
+        where: part.model_dump(
+            mode="json",
+            exclude_defaults=True,
+            exclude=set(part.unhashed) if isinstance(part, PluginConfig) else None,
+        )
+        for where, part in parts.items()
+    }
     sections = {name: section for name, section in said.items() if section != {}}
     return hash_json([sections, names, own])

@@ -15,13 +15,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar, overload
 
 from schemas.errors import UsageError
-from transforms.plugins.base import Plugin
+from transforms.plugins.base import Plugin, PluginConfig
 
 BASES = {
     "engines": "Engine",
@@ -40,13 +41,17 @@ _OURS: dict[tuple[str, str], type[Plugin]] = {}
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: make the class known as plug-in `name` of its kind.
+    """Class decorator: make a class of ours known as plug-in `name` of its kind.
 
     Raises:
-        ValueError: another class has that name already.
+        ValueError: another class has that name already, or the class is another package's, which names it in an entry
+            point: the registry could not tell whose it is.
     """
 
     def add(cls: C) -> C:
+        if not cls.__module__.startswith("transforms."):
+            where = f"{cls.__module__}.{cls.__name__}"
+            raise ValueError(f"{where} is not prefine's: name it in an entry point of `prefine.{cls.kind}` instead")
         known = _OURS.setdefault((cls.kind, name), cls)
         if known is not cls and known.__qualname__ != cls.__qualname__:
             raise ValueError(f"{cls.kind}/{name} is registered twice: {known.__module__} and {cls.__module__}")
@@ -117,7 +122,7 @@ def _offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
         where = " ".join(_distribution(point))
         if (kind, point.name) in _OURS:
             raise UsageError(f"package {where} offers {kind}/{point.name}, which is a name of prefine's own; remove it")
-        if found.setdefault(point.name, point) != point:
+        if found.setdefault(point.name, point) is not point:
             others = " ".join(_distribution(found[point.name]))
             raise UsageError(f"packages {others} and {where} both offer {kind}/{point.name}; remove one of them")
     return found
@@ -135,13 +140,22 @@ def _imported(kind: str, name: str) -> type[Plugin]:
         raise UsageError(
             f"{kind}/{name} of package {where} cannot be imported: {type(error).__name__}: {error}"
         ) from None
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UsageError(
-            f"{kind}/{name} of package {' '.join(package)} is {point.value}, "
-            f"which is no subclass of {base.__module__}.{base.__name__}"
-        )
+    wrong = _fault(cls, base)
+    if wrong is not None:
+        raise UsageError(f"{kind}/{name} of package {' '.join(package)} is {point.value}, which {wrong}")
     # A class of its own, so that one class offered under two names has two names.
     return type(cls.__name__, (cls,), {"plugin_name": name, "distribution": package, "__module__": cls.__module__})
+
+
+def _fault(cls: object, base: type[Plugin]) -> str | None:
+    """Why an object cannot be a plug-in of the kind, or None."""
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        return f"is no subclass of {base.__module__}.{base.__name__}"
+    if inspect.isabstract(cls):
+        return f"does not have {', '.join(sorted(cls.__abstractmethods__))}"
+    if not issubclass(cls.Config, PluginConfig):
+        return "has a Config that is no PluginConfig"
+    return None
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.policies.base import Policy
-from transforms.policies.noise import action_shares, with_actions
+from transforms.stats.label_noise import action_shares, with_actions
 
 
 @register("moss")

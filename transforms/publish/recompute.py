@@ -15,9 +15,9 @@ from transforms.fusers.base import Fuser
 from transforms.plugins.base import Plugin
 from transforms.plugins.registry import find
 from transforms.policies.base import Policy
-from transforms.policies.noise import decision_frame
 from transforms.publish.read import Version
 from transforms.stats.controls import known_label
+from transforms.stats.label_noise import decision_frame
 
 FUSER, POLICY = "evidence/fuser.json", "evidence/policy.json"
 PAIRS_AT_ONCE = 200_000

@@ -118,7 +118,7 @@ def publish(
         )
         if latest is not None:
             newest = store.manifest(name, latest)
-            earlier = provenance.parent_recipe_hash or newest.recipe_hash
+            earlier = (provenance.parent_recipe_hash if latest == parent else None) or newest.recipe_hash
             if newest.model_copy(update={"recipe_hash": earlier}).content_hash == manifest.content_hash:
                 return PublishResult(name, latest, False, store.url(name, f"v{latest:04d}"), newest)
         if latest != parent:

@@ -12,8 +12,8 @@ from pydantic import Field
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.routers._posterior import gain_of_answers, outcomes, without_humans
 from transforms.routers.base import Router
+from transforms.stats.value_of_answers import gain_of_answers, outcomes, without_humans
 
 
 @register("bandit")

@@ -13,8 +13,8 @@ from scipy.special import expit
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.routers._posterior import Floats, gain_of_answers, loss, outcomes, without_humans
 from transforms.routers.base import Router
+from transforms.stats.value_of_answers import Floats, gain_of_answers, loss, outcomes, without_humans
 
 _CATEGORIES = ("kind", "language", "origin", "context_kind")
 _OPTIONAL = ("similarity", "length_difference")

@@ -6,8 +6,8 @@ import polars as pl
 
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.routers._posterior import loss, outcomes
 from transforms.routers.base import Router
+from transforms.stats.value_of_answers import loss, outcomes
 
 
 @register("uncertainty")

@@ -11,8 +11,8 @@ from pydantic import Field
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.routers._posterior import gain_of_answers, human_agreement, outcomes, reliability_of
 from transforms.routers.base import Router
+from transforms.stats.value_of_answers import gain_of_answers, human_agreement, outcomes, reliability_of
 
 _TIE_BREAK = 1e-6
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from schemas.errors import MissingExtra
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.scorers._rules import Rule, RuleConfig
+from transforms.scorers.base import Rule, RuleConfig
 
 
 @register("bleu")

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.scorers._rules import Rule
-from transforms.scorers.base import Opinion
+from transforms.scorers.base import Opinion, Rule
 
 _TEMPLATE_TOKEN = re.compile(r"<\|[\w-]+\|>|\[/?INST\]|</?s>|<<SYS>>|<(?:start|end)_of_turn>")
 _ROLE_PREFIX = re.compile(r"^(?:human|user|assistant|system)\s*:", re.IGNORECASE | re.MULTILINE)

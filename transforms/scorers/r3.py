@@ -9,7 +9,7 @@ from pydantic import Field
 from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._relevance import lexical_relevance
-from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
+from transforms.scorers.base import SURFACE, Rule, RuleConfig, query_of
 from transforms.text.surface import distinct_ngram_ratio, words
 
 

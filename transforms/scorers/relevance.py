@@ -13,8 +13,7 @@ from schemas.messages import text_of
 from schemas.tables import Row
 from transforms.plugins.registry import register
 from transforms.scorers._relevance import lexical_relevance
-from transforms.scorers._rules import SURFACE, Rule, RuleConfig, query_of
-from transforms.scorers.base import Opinion, label_by_difference, vote_frame
+from transforms.scorers.base import SURFACE, Opinion, Rule, RuleConfig, label_by_difference, query_of, vote_frame
 from transforms.text.embedding import PACKAGED, Embedder
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.scorers._rules import SURFACE, Rule, RuleConfig
+from transforms.scorers.base import SURFACE, Rule, RuleConfig
 from transforms.text.surface import distinct_ngram_ratio, words
 
 

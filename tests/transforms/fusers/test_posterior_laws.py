@@ -19,8 +19,8 @@ from tests.transforms.fusers.vote_makers import (
     vote,
     votes_frame,
 )
-from transforms.fusers._verdicts import COLUMNS
 from transforms.plugins.registry import find
+from transforms.stats.verdict_rows import COLUMNS
 
 LABELS = ("a", "b", "tie", "invalid", "refused", "error")
 SLOW = settings(

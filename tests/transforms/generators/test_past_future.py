@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, meta, prompt_row, run
-from transforms.generators._records import written
+from transforms.generators.base import written
 from transforms.generators.past_future import Rated, anchored
 from transforms.llm.request import Request
 

@@ -107,9 +107,9 @@ def test_a_folder_that_others_may_have_written_in_runs_nothing(
 
 
 def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted = tmp_path / "here" / "transforms" / "engines"
+    planted = tmp_path / "here" / "transforms" / "llm"
     planted.mkdir(parents=True)
-    for name in ("__init__.py", "../__init__.py", "_supervisor.py"):
+    for name in ("__init__.py", "../__init__.py", "supervisor.py"):
         (planted / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path / "here")
     with shared_server(ServerSpec("s", command("planted"))) as url:

@@ -28,6 +28,12 @@ def test_defaults_change_with_the_version_alone() -> None:
     assert recorded == defaults.current()
 
 
+def test_defaults_inside_other_settings_are_recorded() -> None:
+    recorded = json.loads(defaults.RECORD.read_text())
+    assert recorded["stage clean"]["defaults"]["HygieneConfig.DuplicatesConfig.threshold"] > 0
+    assert "Exemplar.note" in recorded["judges/logprob"]["defaults"]
+
+
 def test_a_changed_default_is_told_unless_the_version_is_new() -> None:
     before = {"judges/x": {"version": 1, "defaults": {"a": 1, "gone": 2}}}
     assert defaults.changed(before, {"judges/x": {"version": 1, "defaults": {"a": 1, "new": 3}}}) == []

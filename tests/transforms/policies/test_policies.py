@@ -16,7 +16,7 @@ from schemas.errors import DataError
 from schemas.ids import hash_fields
 from schemas.tables import ACTIONS, Verdicts
 from transforms.plugins.registry import find, names
-from transforms.policies.noise import (
+from transforms.stats.label_noise import (
     action_shares,
     decision_frame,
     ensemble_moments,

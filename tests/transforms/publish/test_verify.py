@@ -14,13 +14,13 @@ from schemas.manifest import Manifest
 from schemas.recipe import PluginUse
 from tests.transforms.publish import frames
 from transforms.plugins.build import build
-from transforms.policies.noise import decision_frame
 from transforms.publish.files import Tally, file_entry, row_sum, write_parquet
 from transforms.publish.read import Version, open_version
 from transforms.publish.recompute import FUSER, POLICY, Fitted, described, fitted, parts
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish
+from transforms.stats.label_noise import decision_frame
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
 

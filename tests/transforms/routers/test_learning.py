@@ -11,7 +11,7 @@ import pytest
 from schemas.ids import hash_fields
 from schemas.tables import Verdicts, polars_schema
 from transforms.plugins.registry import find
-from transforms.routers._posterior import without_humans
+from transforms.stats.value_of_answers import without_humans
 
 
 def asked(n: int, seed: int, answered: bool) -> pl.DataFrame:

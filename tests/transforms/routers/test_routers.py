@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.ids import hash_fields
 from schemas.tables import CONTRIBUTION_FIELDS, Verdicts, polars_schema
 from transforms.plugins.registry import find, names
-from transforms.routers._posterior import (
+from transforms.stats.value_of_answers import (
     gain_of_answers,
     human_agreement,
     loss,

@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from transforms.fusers._humans import human_accuracy, human_cells, human_targets
-from transforms.fusers._known import known_labels
-from transforms.fusers._votes import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 from transforms.fusers.posterior.design import LENGTH, columns_of, design_matrix, prior_weights
 from transforms.fusers.posterior.ties import fit_ties, tie_features
 from transforms.stats.calibration import calibration_report, fit_temperature
+from transforms.stats.human_labels import human_accuracy, human_cells, human_targets
 from transforms.stats.isotonic import cross_fitted, fit_isotonic
+from transforms.stats.known_answers import known_labels
 from transforms.stats.logistic import fit_logistic
+from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 
 Floats = NDArray[np.float64]
 WIDTHS = (0.3, 1.0, 3.0)  # what the prior variances of weights are multiplied with

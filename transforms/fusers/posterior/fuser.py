@@ -9,10 +9,6 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from schemas.tables import Row
-from transforms.fusers._humans import human_cells
-from transforms.fusers._known import known_labels, with_known_answers, with_known_ties
-from transforms.fusers._verdicts import verdicts
-from transforms.fusers._votes import cells_of, opinionated, valid_votes
 from transforms.fusers.base import Fuser
 from transforms.fusers.posterior.design import length_feature
 from transforms.fusers.posterior.fit import fit_model
@@ -20,7 +16,11 @@ from transforms.fusers.posterior.slices import slice_weight
 from transforms.fusers.posterior.ties import tie_probability
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.stats.human_labels import human_cells
 from transforms.stats.isotonic import calibrated
+from transforms.stats.known_answers import known_labels, with_known_answers, with_known_ties
+from transforms.stats.verdict_rows import verdicts
+from transforms.stats.vote_cells import cells_of, opinionated, valid_votes
 
 
 @register("posterior")
@@ -33,7 +33,7 @@ class Posterior(Fuser):
       and, for voters that give probabilities or scores, tanh(raw / 2 scale) beside it; both weights are learned.
     - A voter's weight is its group's weight shared by the members present, plus its own. Both have Gaussian
       priors, so with few labels a voter is what its group is. Voters that cast exactly the same votes are one voter,
-      in one group or several; so are people, from `_humans.COPIED_BALLOTS` votes on.
+      in one group or several; so are people, from `transforms.stats.human_labels.COPIED_BALLOTS` votes on.
     - The prior mean and width come from self-consistency: a judge whose verdict does not survive exchanging
       the responses cannot be right more often than its consistency allows (the attenuation bound of classical
       test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a good

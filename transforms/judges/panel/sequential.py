@@ -25,8 +25,7 @@ from scipy.special import expit
 
 from schemas.ids import unit_interval
 from schemas.tables import Row
-from transforms.judges._votes import STATES
-from transforms.judges.base import Judge
+from transforms.judges.base import STATES, Judge
 from transforms.llm.request import Ask
 from transforms.stats.logistic import fit_logistic
 

@@ -34,8 +34,8 @@ import polars as pl
 
 from schemas.errors import DataError
 from schemas.tables import Queue, conform, polars_schema
-from transforms.routers._posterior import gain_of_answers, outcomes
 from transforms.routers.queue.config import QueueConfig
+from transforms.stats.value_of_answers import gain_of_answers, outcomes
 
 RELIABILITY = 0.9  # P(one annotator is right), for what answers are expected to mend
 OUTLOOK_LABELS = 100

@@ -7,8 +7,7 @@ from typing import ClassVar
 from schemas.messages import text_of
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.scorers._rules import Rule
-from transforms.scorers.base import Opinion, label_by_difference
+from transforms.scorers.base import Opinion, Rule, label_by_difference
 from transforms.scorers.checks.vocabulary import CheckError, parse_checks
 
 

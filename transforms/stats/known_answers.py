@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.fusers._verdicts import MAX_LOG_ODDS
 from transforms.stats.controls import CONTROL
+from transforms.stats.verdict_rows import MAX_LOG_ODDS
 
 
 def known_labels(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import math
 
 import polars as pl
 
-from transforms.fusers._votes import same_ballots
+from transforms.stats.vote_cells import same_ballots
 
 PRIOR_VOTES = 10.0
 COPIED_BALLOTS = 25
