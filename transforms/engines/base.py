@@ -30,6 +30,10 @@ _log = logging.getLogger(__name__)
 class EngineConfig(PluginConfig):
     """Fields every engine has. Times in seconds."""
 
+    unhashed: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "attempt_s", "deadline_s", "retries", "backoff_s", "outage_s", "start_timeout_s"}
+    )
+
     concurrency: int = Field(256, ge=1, description="requests in flight, all worker processes together")
     attempt_s: float = Field(300.0, gt=0, description="limit of one attempt")
     deadline_s: float = Field(900.0, gt=0, description="limit of one request with all its attempts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -21,6 +22,8 @@ class OpenAI(Engine):
 
     class Config(EngineConfig):
         """Settings of an endpoint."""
+
+        unhashed: ClassVar[frozenset[str]] = EngineConfig.unhashed | {"base_url", "api_key_env", "headers_env"}
 
         base_url: Address | list[Address] = Field(description="base URL(s), each ending in /v1")
         model: str = Field(description="model name the server knows")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -51,6 +52,13 @@ class VLLM(Engine):
 
     class Config(EngineConfig):
         """Settings of the server."""
+
+        unhashed: ClassVar[frozenset[str]] = EngineConfig.unhashed | {
+            "urls",
+            "api_key_env",
+            "executable",
+            "max_restarts",
+        }
 
         model: str = Field(description="Hugging Face name or folder of the weights")
         revision: str | None = Field(None, description="commit of the weights on the Hub")

@@ -59,7 +59,7 @@ def test_the_identity_is_the_model_and_not_the_address() -> None:
     one = engine("openai", base_url="http://127.0.0.1:1/v1", model="m")
     other = engine("openai", base_url="http://127.0.0.1:2/v1", model="m", concurrency=3)
     pinned = engine("openai", base_url="http://127.0.0.1:1/v1", model="m", revision="2")
-    assert one.identity == other.identity == {"model": "m"}
+    assert one.identity == other.identity == {"answers_as": "m"}
     assert pinned.model == "m@2"
     body = chat("x")
     assert Request("a", one.model, body).request_id == Request("b", other.model, body).request_id

@@ -26,31 +26,40 @@ PYPROJECT = """
     build-backend = "setuptools.build_meta"
 
     [project]
-    name = "prefine-kind"
+    name = "prefine-polite"
     version = "{version}"
 
     [project.entry-points."prefine.judges"]
-    kindness = "prefine_kind:Kindness"
+    polite = "prefine_polite:Polite"
 
     [project.entry-points."prefine.exporters"]
-    lines = "prefine_kind:Lines"
+    lines = "prefine_polite:Lines"
 
     [tool.setuptools]
-    py-modules = ["prefine_kind"]
+    py-modules = ["prefine_polite"]
 """
 MODULE = '''
     """A judge and an exporter that are not prefine's."""
 
     from transforms.exporters.base import Exporter
-    from transforms.judges.logprob import LogprobJudge
+    from transforms.judges.base import Opinion, TemplateJudge, invalid
 
 
-    class Kindness(LogprobJudge):
-        """Which response is kinder."""
+    class Polite(TemplateJudge):
+        """Which response is more polite, as an instruction asks and a letter answers."""
+
+        def messages(self, pair, order):
+            first, second = (pair[f"response_{side}"][-1]["content"] for side in order)
+            return [{"role": "user", "content": f"Which is more polite? A: {first} B: {second}"}]
+
+        def read(self, reply, pair, order):
+            letters = {"A": "a", "B": "b"}
+            found = letters.get(reply.text.strip()[:1])
+            return invalid("no letter") if found is None else Opinion(found)
 
 
     class Lines(Exporter):
-        """One line a row: which response was chosen over which."""
+        """The pairs' ids, one a line."""
 
         def export(self, rows, out):
             out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,7 @@ def install(folder: Path, version: str) -> Path:
     source, site = folder / f"source-{version}", folder / f"site-{version}"
     source.mkdir()
     (source / "pyproject.toml").write_text(dedent(PYPROJECT.format(version=version)))
-    (source / "prefine_kind.py").write_text(dedent(MODULE))
+    (source / "prefine_polite.py").write_text(dedent(MODULE))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", site, source], check=True, cwd=folder, timeout=300)
     return site
@@ -86,7 +95,7 @@ def recipe(url: str) -> dict[str, Any]:
         "buckets": 1,
         "sources": [{"name": "pairs", "kind": "pairs", "path": "pairs.jsonl"}],
         "engines": {"stub": {"plugin": "openai", "base_url": url, "model": "stub"}},
-        "judge": {"judges": [{"plugin": "kindness", "engine": "stub"}]},
+        "judge": {"judges": [{"plugin": "polite", "engine": "stub", "template": "logprob.v1", "max_tokens": 1}]},
         "materialise": {"exports": [{"format": "lines"}]},
     }
 
@@ -108,16 +117,16 @@ def test_a_judge_and_an_exporter_of_another_package(tmp_path: Path) -> None:
     assert result["published"]
     assert not again["published"]
     manifest = json.loads((tmp_path / "w" / "datasets" / "foreign" / "v0001" / "manifest.json").read_text())
-    assert manifest["voters"]["kindness"]["distribution"] == ["prefine-kind", "1.0"]
+    assert manifest["voters"]["polite"]["distribution"] == ["prefine-polite", "1.0"]
     export = tmp_path / "w" / "exports" / "foreign" / "v0001" / "lines"
     assert len((export / "chosen.txt").read_text().split()) == len(rows)
-    assert '["prefine-kind","1.1"]' in (export / "README.md").read_text()
+    assert '["prefine-polite","1.1"]' in (export / "README.md").read_text()
     listed = {found["what"]: found["found"] for found in json.loads(prefine(tmp_path, site, "doctor", "--json"))}
-    assert "kindness (prefine-kind 1.0)" in listed["judges"].split(", ")
-    assert "lines (prefine-kind 1.0)" in listed["exporters"].split(", ")
+    assert "polite (prefine-polite 1.0)" in listed["judges"].split(", ")
+    assert "lines (prefine-polite 1.0)" in listed["exporters"].split(", ")
 
 
-class Point:
+class EntryPoint:
     """What an installed package says of a plug-in."""
 
     def __init__(self, name: str, value: str, loaded: object, package: str = "other", version: str = "1") -> None:
@@ -132,7 +141,7 @@ class Point:
 
 @pytest.fixture
 def offer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def points(*given: Point) -> None:
+    def points(*given: EntryPoint) -> None:
         monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: given)
         registry._offered.cache_clear()
         registry._imported.cache_clear()
@@ -147,7 +156,7 @@ def test_name_and_version_of_the_package_are_part_of_the_identity(offer: Any) ->
     ours = registry.find(Judge, "logprob")
     identities = []
     for version in ("1", "2"):
-        offer(Point("theirs", "other:Judge", ours, version=version))
+        offer(EntryPoint("theirs", "other:Judge", ours, version=version))
         cls = registry.find(Judge, "theirs")
         identities.append(cls("judge", cls.Config(engine="e"), 0).identity)
     assert [identity["distribution"] for identity in identities] == [["other", "1"], ["other", "2"]]
@@ -156,23 +165,28 @@ def test_name_and_version_of_the_package_are_part_of_the_identity(offer: Any) ->
 
 
 def test_what_cannot_be_used_names_the_package(offer: Any) -> None:
-    offer(Point("broken", "other:Judge", ImportError("no module named gone")))
+    offer(EntryPoint("broken", "other:Judge", ImportError("no module named gone")))
     assert "broken" in registry.names("judges")  # listing imports nothing of theirs
     with pytest.raises(UsageError, match="judges/broken of package other 1 cannot be imported: ImportError: no module"):
         registry.find("judges", "broken")
-    offer(Point("wrong", "other:Thing", dict))
+    offer(EntryPoint("wrong", "other:Thing", dict))
     with pytest.raises(UsageError, match=r"no subclass of transforms\.judges\.base\.Judge"):
         registry.find("judges", "wrong")
-    offer(Point("logprob", "other:Judge", dict))
+    offer(EntryPoint("half", "other:Judge", Judge))
+    with pytest.raises(UsageError, match="other:Judge, which does not have votes"):
+        registry.find("judges", "half")
+    with pytest.raises(ValueError, match=r"is not prefine.s: name it in an entry point of `prefine\.judges`"):
+        registry.register("mine")(type("Mine", (Judge,), {"__module__": "other"}))
+    offer(EntryPoint("logprob", "other:Judge", dict))
     with pytest.raises(UsageError, match="package other 1 offers judges/logprob, which is a name of prefine's own"):
         registry.names("judges")
-    offer(Point("two", "other:A", dict), Point("two", "more:B", dict, "more", "3"))
+    offer(EntryPoint("two", "other:A", dict), EntryPoint("two", "more:B", dict, "more", "3"))
     with pytest.raises(UsageError, match="packages other 1 and more 3 both offer judges/two"):
         registry.names("judges")
 
 
 def test_doctor_tells_what_is_wrong_with_a_package(offer: Any) -> None:
-    offer(Point("broken", "other:Judge", ImportError("no module named gone")))
+    offer(EntryPoint("broken", "other:Judge", ImportError("no module named gone")))
     found = {finding.what: finding for finding in examine() if finding.area == "plug-ins"}
     assert "broken (other 1)" in found["judges"].found
     assert not found["judges/broken"].ok

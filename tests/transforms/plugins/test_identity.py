@@ -104,6 +104,9 @@ def test_a_recipe_means_the_same_with_its_defaults_written_out() -> None:
     )
     assert brief == written_out
     assert made() != brief
+    here, there = ({"e": {"plugin": "openai", "base_url": f"http://{host}/v1", "model": "m"}} for host in ("a", "b"))
+    assert made(engines=here) == made(engines={"e": {**there["e"], "retries": 9}})  # the same model elsewhere
+    assert made(engines=here) != made(engines={"e": {**here["e"], "model": "n"}})
     assert made(score={"scorers": [{"plugin": "length", "unit": "chars"}]}) != brief
     assert made(score={"scorers": [{"plugin": "length", "name": "long"}]}) != brief
     assert made(score={"scorers": [{"plugin": "length"}]}, seed=1) != brief
