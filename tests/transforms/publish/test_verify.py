@@ -13,7 +13,9 @@ from pipelines.stages.fuse import fusion_columns
 from schemas.manifest import Manifest
 from schemas.recipe import PluginUse
 from tests.transforms.publish import frames
+from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
+from transforms.policies.base import Policy
 from transforms.publish.files import Tally, file_entry, row_sum, write_parquet
 from transforms.publish.read import Version, open_version
 from transforms.publish.recompute import FUSER, POLICY, Fitted, described, fitted, parts
@@ -218,8 +220,8 @@ def test_what_was_made_from_a_prompt_of_another_split_is_found(version: Version)
 def fused(tmp_path: Path, fuser: str = "majority") -> Version:
     """A version whose verdicts a fuser and a policy made."""
     pairs, votes, _ = frames.workspace(40)
-    voter = build("fusers", PluginUse(plugin=fuser), 0)
-    policy = build("policies", PluginUse.model_validate({"plugin": "posterior", "below": "soften"}), 0)
+    voter = build(Fuser, PluginUse(plugin=fuser), 0, tmp_path)
+    policy = build(Policy, PluginUse.model_validate({"plugin": "posterior", "below": "soften"}), 0, tmp_path)
     known = fusion_columns(pairs)
     model = voter.fit(votes, known)
     decided = decision_frame(voter.apply(model, votes, known), known, votes)
