@@ -109,6 +109,7 @@ def test_an_input_that_is_too_long_is_a_permanent_error_with_the_reason(engine: 
 def test_prompts_become_pairs_and_votes(tmp_path: Path, urls: list[str]) -> None:
     prompts = [{"prompt": f"Name {n} things one can do with a {thing}."} for n, thing in enumerate(THINGS, 2)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    twins = {"engines": [NAME], "n": 2, "max_tokens": 24}
     recipe = {
         "name": "real",
         "seed": 1,
@@ -118,7 +119,8 @@ def test_prompts_become_pairs_and_votes(tmp_path: Path, urls: list[str]) -> None
         "generate": {
             "generators": [
                 {"name": "sample", "plugin": "sample_n", "engines": [NAME], "n": 2, "max_tokens": 24},
-                {"name": "twins", "plugin": "context_reversal", "engines": [NAME], "n": 2, "max_tokens": 24},
+                {"name": "twins", "plugin": "context_reversal", **twins, "verify": False},
+                {"name": "checked", "plugin": "context_reversal", **twins},  # whether this model agrees is chance
             ]
         },
         "judge": {
@@ -133,7 +135,7 @@ def test_prompts_become_pairs_and_votes(tmp_path: Path, urls: list[str]) -> None
     workspace = Workspace.open(str(tmp_path / "w"))
     pairs = table_frame(workspace, "pairs").collect()
     votes = table_frame(workspace, "votes").filter(pl.col("kind") == "judge").collect()
-    assert set(pairs["origin"]) == {"sample", "twins"}
+    assert set(pairs["origin"]) - {"checked"} == {"sample", "twins"}
     assert votes.height == 4 * pairs.height
     quick = votes.filter(pl.col("voter") == "quick")
     assert quick["label"].is_in(["a", "b", "tie"]).all()
@@ -145,6 +147,7 @@ def test_prompts_become_pairs_and_votes(tmp_path: Path, urls: list[str]) -> None
     assert (read | bound["detail"].fill_null("").str.contains("cut off")).all(), bound["detail"].to_list()
     assert read.any()
     stages = {row["stage"]: row for row in json.loads(project.prefine("status", "-w", "w", "--json"))}
+    assert {row["who"] for row in stages["generate"]["requests"]} == {"sample", "twins", "checked"}
     asked = {row["who"]: row for row in stages["judge"]["requests"]}
     assert {row["failed"] for row in asked.values()} == {0}
     assert asked["quick"]["tokens_in"] > 0
