@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -144,6 +145,7 @@ def missed(ratios: dict[str, float], recorded: dict[str, float]) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Measure, print a row a measure, and fail or write the record."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every start compiles our sources anew
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help=f"write {RECORDED.name} instead of failing")
     options = parser.parse_args(words)
