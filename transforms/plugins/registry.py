@@ -22,7 +22,7 @@ from functools import cache
 from typing import TypeVar, overload
 
 from schemas.errors import UsageError
-from transforms.plugins.base import Plugin, PluginConfig
+from transforms.plugins.base import Plugin
 
 BASES = {
     "engines": "Engine",
@@ -117,15 +117,15 @@ def _offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
         UsageError: a name of ours, or one name from two packages: recipes could not say which they mean.
     """
     _import_ours(kind)
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+    points: dict[str, importlib.metadata.EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=f"prefine.{kind}"):
         where = " ".join(_distribution(point))
         if (kind, point.name) in _OURS:
             raise UsageError(f"package {where} offers {kind}/{point.name}, which is a name of prefine's own; remove it")
-        if found.setdefault(point.name, point) is not point:
-            others = " ".join(_distribution(found[point.name]))
+        if points.setdefault(point.name, point) is not point:
+            others = " ".join(_distribution(points[point.name]))
             raise UsageError(f"packages {others} and {where} both offer {kind}/{point.name}; remove one of them")
-    return found
+    return points
 
 
 @cache
@@ -153,8 +153,8 @@ def _fault(cls: object, base: type[Plugin]) -> str | None:
         return f"is no subclass of {base.__module__}.{base.__name__}"
     if inspect.isabstract(cls):
         return f"does not have {', '.join(sorted(cls.__abstractmethods__))}"
-    if not issubclass(cls.Config, PluginConfig):
-        return "has a Config that is no PluginConfig"
+    if not issubclass(cls.Config, base.Config):
+        return f"has a Config that is no subclass of {base.Config.__name__}"
     return None
 
 

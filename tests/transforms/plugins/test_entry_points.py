@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.stub_llm import StubServer
 from transforms.judges.base import Judge
 from transforms.plugins import registry
+from transforms.plugins.base import PluginConfig
 
 PYPROJECT = """
     [build-system]
@@ -172,6 +173,10 @@ def test_what_cannot_be_used_names_the_package(offer: Any) -> None:
     offer(EntryPoint("wrong", "other:Thing", dict))
     with pytest.raises(UsageError, match=r"no subclass of transforms\.judges\.base\.Judge"):
         registry.find("judges", "wrong")
+    plain = type("Plain", (registry.find("scorers", "length"),), {"Config": PluginConfig})
+    offer(EntryPoint("plain", "other:Plain", plain))
+    with pytest.raises(UsageError, match="other:Plain, which has a Config that is no subclass of ScorerConfig"):
+        registry.find("scorers", "plain")
     offer(EntryPoint("half", "other:Judge", Judge))
     with pytest.raises(UsageError, match="other:Judge, which does not have votes"):
         registry.find("judges", "half")
