@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from schemas.recipe import BeamSection
@@ -44,6 +46,19 @@ def run(work: Callable[[Any], str], elements: Iterable[Any], flags: Sequence[str
 
     Beam takes a second to import, and commands that only read should not wait for it.
     """
-    from pipelines.runtime.beam import run as run_with_beam
+    with _quiet_import():
+        from pipelines.runtime.beam import run as run_with_beam
 
     run_with_beam(work, elements, flags)
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Beam warns through the root logger of what it could import besides, and on every run of what it runs with."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what a worker raises reaches us as an exception
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -18,6 +18,8 @@ from schemas.recipe import Recipe
 from schemas.recipe_file import RecipeFile, load_recipe
 from transforms.plugins.build import check_environment, check_recipe
 from transforms.storage.workspace import Workspace
+from transforms.text.notebook import html
+from transforms.text.plain import cell
 
 
 @dataclass
@@ -35,6 +37,26 @@ class RunResult:
     certificate: dict[str, object] | None = None
     exports: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What came of the run, in sentences: the version, where it lies, its exports, what to know."""
+        if not self.version:
+            return list(self.notes)
+        verb = "published" if self.published else "unchanged, nothing new published:"
+        exports = [f"export:  {name} {path}" for name, path in self.exports.items()]
+        where = [f"{verb} {self.dataset}@{self.version}", f"dataset: {self.path}", f"report:  {self.report}"]
+        return [*where, *exports, *self.notes]
+
+    def _repr_html_(self) -> str:
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table("stage", "rows in", "rows out", "rejects", "seconds")
+        for stage in self.stages:
+            rejects = sum(stage.rejects.values())
+            cells = (f"{stage.rows_in:,}", f"{stage.rows_out:,}", f"{rejects:,}", f"{stage.seconds:.1f}")
+            table.add_row(stage.stage, *cells)
+        return html(Group(table, *map(cell, self.lines())))
 
 
 def checked_recipe(path: Path) -> RecipeFile:

@@ -80,14 +80,7 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         for s in result.stages
     ]
     print_table("Stages", ("stage", "rows in", "rows out", "rejects", "calls", "seconds"), rows)
-    if result.version:
-        verb = "published" if result.published else "unchanged, nothing new published:"
-        say(f"{verb} {result.dataset}@{result.version}")
-        say(f"dataset: {result.path}")
-        say(f"report:  {result.report}")
-        for name, path in result.exports.items():
-            say(f"export:  {name} {path}")
-    for line in result.notes:
+    for line in result.lines():
         say(line)
 
 

@@ -11,6 +11,7 @@ from schemas.errors import UsageError
 from transforms.publish.read import Version
 from transforms.publish.recompute import FUSER, POLICY, Fitted, fitted
 from transforms.publish.rows import STAGE
+from transforms.text.notebook import html
 from transforms.text.plain import cell
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class Diff:
             "by_slice": self.by_slice().to_dicts(),
             "rows": rows.to_dicts(),
         }
+
+    def _repr_html_(self) -> str:
+        return html(render(self))
 
 
 def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: str = "kind") -> Diff:

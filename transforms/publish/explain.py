@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import UsageError
 from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
+from transforms.text.notebook import html
 from transforms.text.plain import cell
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Explanation(_Frozen):
     fuser: str | None  # the plug-in behind the posterior, where it is known
     policy: str | None  # the plug-in that decided
     thresholds: dict[str, Any]  # its settings, and what it had learned of the whole
+
+    def _repr_html_(self) -> str:
+        return html(render(self))
 
 
 def explain(
