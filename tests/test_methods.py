@@ -1,0 +1,38 @@
+"""docs/methods.md: every row names code and tests that are there, and plug-ins that recipes know."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from transforms.plugins.registry import BASES, names
+
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs" / "methods.md").read_text().splitlines()
+    if line.startswith("| ") and not line.startswith("| system")
+]
+PLUGINS = {name for kind in BASES for name in names(kind)}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_a_row_names_what_is_there(row: list[str]) -> None:
+    system, capability, recipe, code, tests, how_far = row
+    assert all((system, capability, recipe, how_far))
+    for cell, folder in ((code, "transforms/"), (tests, "tests/")):
+        paths = re.findall(r"`([^`]+)`", cell)
+        assert paths
+        assert all(path.startswith(folder) and (ROOT / path).is_file() for path in paths), paths
+    used = re.findall(r"plugin: (\w+)", recipe) + re.findall(r"export `([\w-]+)`", recipe)
+    assert set(used) <= PLUGINS
+    # The tests run the code: by its path in an import, or by the plug-in's name.
+    text = "".join((ROOT / path).read_text() for path in re.findall(r"`([^`]+)`", tests))
+    modules = [path.removesuffix(".py").replace("/", ".") for path in re.findall(r"`([^`]+)`", code)]
+    assert any(module in text for module in modules) or any(re.search(rf'"{name}"', text) for name in used)
+
+
+def test_there_is_a_row_for_every_method_that_works() -> None:
+    assert len(ROWS) == 17
+    assert len({row[0] for row in ROWS}) == len(ROWS)
