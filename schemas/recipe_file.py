@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
 from datetime import date
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RecipeError, UsageError
+from schemas.names import did_you_mean
 from schemas.recipe import Recipe
 from schemas.secrets import secret
 
@@ -80,8 +80,7 @@ def load_recipe(path: Path) -> RecipeFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
         raise RecipeError(f"no recipe at {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}") from None
@@ -184,8 +183,7 @@ def _explained(
         text = str(item["msg"]).removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
-            text = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+            text = "unknown field" + did_you_mean(str(item["loc"][-1]), fields)
             text += f" Known: {', '.join(sorted(fields))}" if fields else ""
         elif item["type"] == "missing":
             text = "is required"

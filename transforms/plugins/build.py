@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from schemas.errors import RecipeError, UsageError
+from schemas.names import did_you_mean
 from schemas.recipe import PluginUse, Recipe
 from schemas.recipe_file import Location, RecipeFile
 from transforms.hygiene.config import HygieneConfig
@@ -93,8 +93,7 @@ def check_recipe(file: RecipeFile) -> None:
         _check_paths(file, config, where)
         for where_field, engine in config.named_engines():
             if engine not in file.recipe.engines:
-                near = difflib.get_close_matches(engine, list(file.recipe.engines), n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(engine, file.recipe.engines)
                 known = ", ".join(sorted(file.recipe.engines)) or "none"
                 raise file.error((*location, where_field), f"no engine named {engine!r}{hint} Declared: {known}")
         if kind in ("generators", "judges", "scorers", "exporters"):
@@ -133,9 +132,7 @@ def _check_path(file: RecipeFile, given: str, location: Location) -> None:
         return
     path = file.base_dir / Path(given).expanduser()
     if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*") if p.is_file()]
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f"; nearest name there: {near[0]!r}" if near else ""
+        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*") if p.is_file()))
         raise file.error(location, f"no file at {given!r} (looked at {path}){hint}")
 
 

@@ -12,7 +12,6 @@ Another package offers plug-ins by entry points of the group `prefine.<kind>`, e
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -22,6 +21,7 @@ from functools import cache
 from typing import TypeVar, overload
 
 from schemas.errors import UsageError
+from schemas.names import did_you_mean
 from transforms.plugins.base import Plugin
 
 BASES = {
@@ -94,10 +94,8 @@ def find(kind: str | type[Plugin], name: str) -> type[Plugin]:
     if name in _offered(kind):
         return _imported(kind, name)
     known = names(kind)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     one = "policy" if kind == "policies" else kind.removesuffix("s")
-    raise UsageError(f"no {one} named {name!r}{hint} Known: {', '.join(known)}")
+    raise UsageError(f"no {one} named {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}")
 
 
 @cache

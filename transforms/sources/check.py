@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import polars as pl
 
 from schemas.errors import DataError
+from schemas.names import did_you_mean
 from schemas.recipe_file import Location, RecipeFile
 from transforms.sources.config import HumanVotes, PairsSource, PromptsSource
 from transforms.sources.files import columns_in, source_files
@@ -26,9 +26,7 @@ def check_sources(file: RecipeFile) -> None:
     for index, settings in enumerate(file.recipe.sources):
         kind = str(settings.get("kind"))
         if kind not in _KINDS:
-            near = difflib.get_close_matches(kind, _KINDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(_KINDS)
+            hint, known = did_you_mean(kind, _KINDS), ", ".join(_KINDS)
             raise file.error(("sources", index, "kind"), f"no kind of source named {kind!r}{hint} Known: {known}")
         source = file.validated(_KINDS[kind], settings, ("sources", index))
         if source.name in names:
@@ -56,7 +54,6 @@ def _check_columns(file: RecipeFile, index: int, source: PromptsSource | PairsSo
             continue
         for field, column in wanted if present else ():
             if column not in present:
-                near = difflib.get_close_matches(column, present, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(column, present)
                 text = f"{path.name} has no column {column!r}{hint} Columns there: {', '.join(present)}"
                 raise file.error(("sources", index, *field), text)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from schemas.names import did_you_mean
 from schemas.tables import CONTEXT_KINDS
 
 _WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
@@ -97,8 +97,7 @@ class _Source(_Strict):
         ):
             for field in given:
                 if field not in known:
-                    near = get_close_matches(field, known, n=1)
-                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    hint = did_you_mean(field, known)
                     raise ValueError(
                         f"source {self.name!r}: {option} has the unknown field {field!r}{hint} "
                         f"Known: {', '.join(known)}. ({option} go from our field to the source's column or value)"

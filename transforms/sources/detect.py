@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from schemas.errors import DataError
+from schemas.names import did_you_mean
 from transforms.sources.config import HumanVotes, PairsSource, PromptsSource
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -107,8 +107,8 @@ def _format(config: PairsSource, columns: dict[str, str], present: Sequence[str]
 
 
 def _near(column: str, present: Sequence[str]) -> str:
-    near = get_close_matches(column, present, n=1)
-    return f"column {column!r} is missing" + (f" (nearest name: {near[0]!r})" if near else "")
+    near = did_you_mean(column, present).removeprefix("; ")
+    return f"column {column!r} is missing" + (f" ({near})" if near else "")
 
 
 def _missing(source: str, where: str, field: str, column: str, present: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import orjson
 import polars as pl
 
 from schemas.errors import DataError
+from schemas.names import did_you_mean
 from transforms.sources.config import PairsSource, PromptsSource
 from transforms.sources.detect import detect
 
@@ -42,9 +42,7 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
         found = sorted(p for p in anchor.glob(str(Path(where).relative_to(anchor))) if p.is_file())
         root = os.path.commonpath([p.parent for p in found]) if found else where
     if not found:
-        beside = [p.name for p in Path(where).parent.glob("*")]
-        near = get_close_matches(Path(where).name, beside, n=1)
-        hint = f"; nearest name there: {near[0]!r}" if near else ""
+        hint = did_you_mean(Path(where).name, (p.name for p in Path(where).parent.glob("*")))
         raise DataError(f"source {config.name!r}: no file at {given!r} (looked at {where}){hint}")
     for path in found:
         if path.suffix not in SUFFIXES:

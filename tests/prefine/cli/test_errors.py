@@ -79,7 +79,7 @@ WRONG_RECIPES = {
     ),
     "unknown benchmark": (
         changed(hygiene={"decontamination": {"benchmarks": ["rows.jsnl"]}}),
-        ["hygiene.decontamination.benchmarks.0", "rows.jsnl", "nearest name there: 'rows.jsonl'"],
+        ["hygiene.decontamination.benchmarks.0", "rows.jsnl", "did you mean 'rows.jsonl'?"],
     ),
     "unknown distractors": (
         changed(generate={"generators": [{"plugin": "short_to_long", "engine": "stub", "distractors": "no.txt"}]}),

@@ -47,7 +47,7 @@ def test_good_sources_pass(tmp_path: Path) -> None:
         ("{name: s, kind: pairs, pathh: good.jsonl}", ["sources.1.pathh", "did you mean 'path'"]),
         (
             "{name: s, kind: pairs, path: good.jsnl}",
-            ["sources.1.path", "good.jsnl", "nearest name there: 'good.jsonl'"],
+            ["sources.1.path", "good.jsnl", "did you mean 'good.jsonl'?"],
         ),
         ("{name: s, kind: pairs, path: good.jsonl, limit: many}", ["sources.1.limit", "'many'"]),
         ("{name: s, kind: pairs, path: good.jsonl, columns: {promt: x}}", ["sources.1", "did you mean 'prompt'"]),

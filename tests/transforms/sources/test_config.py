@@ -75,8 +75,8 @@ def test_mapped_columns_decide_between_formats() -> None:
 @pytest.mark.parametrize(
     ("settings", "present", "words"),
     [
-        ({}, ["prompt", "response_a", "respons_b", "label"], ["f.csv", "'response_b'", "nearest name: 'respons_b'"]),
-        ({}, ["prompt", "response_a", "response_b", "lable"], ["f.csv", "'label'", "nearest name: 'lable'"]),
+        ({}, ["prompt", "response_a", "respons_b", "label"], ["f.csv", "'response_b'", "did you mean 'respons_b'?"]),
+        ({}, ["prompt", "response_a", "response_b", "lable"], ["f.csv", "'label'", "did you mean 'lable'?"]),
         ({"columns": {"label": "winner"}}, ["prompt", "response_a", "response_b", "win"], ["'winner'", "'win'"]),
         ({}, ["a", "b"], ["no pairs that can be recognised", "Columns there: a, b"]),
         ({"format": "rated"}, ["prompt", "responses"], ["'scores'"]),
@@ -85,7 +85,7 @@ def test_mapped_columns_decide_between_formats() -> None:
             [*PAIR],
             ["votes of kind human", "'hl'"],
         ),
-        ({"kind": "prompts"}, ["promt"], ["'prompt'", "nearest name: 'promt'"]),
+        ({"kind": "prompts"}, ["promt"], ["'prompt'", "did you mean 'promt'?"]),
     ],
 )
 def test_a_missing_column_is_named_with_file_and_nearest(
