@@ -79,7 +79,7 @@ USES: list[dict[str, Any]] = [
     {"plugin": "translate", "engine": "llm", "languages": ["fr"], "max_tokens": 48, "check_language": False},
     {"plugin": "trajectory"},
     {"plugin": "demonstrations", "engines": ["llm"], "n": 1, **SHORT},
-    {"plugin": "prompt_evolve", "engine": "llm", "k": 1, "temperature": 1.0, "max_tokens": 60},
+    {"plugin": "prompt_evolve", "engine": "llm", "k": 3, "temperature": 1.0, "max_tokens": 60},
 ]
 
 

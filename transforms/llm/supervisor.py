@@ -239,7 +239,8 @@ def die_with_parent() -> None:
 
 def supervise(folder: Path) -> None:
     """Run the server named in `folder/spec.json` until nobody uses it or it crashes too often."""
-    with (folder / "owner.lock").open("a") as owner, (folder / "users.lock").open("a") as users:
+    # `owner` is opened last and so let go first: whoever waited for `users` while the server stopped must find it free.
+    with (folder / "users.lock").open("a") as users, (folder / "owner.lock").open("a") as owner:
         if not _try_lock(owner):
             time.sleep(0.2)  # somebody may just have looked whether it is held
             if not _try_lock(owner):

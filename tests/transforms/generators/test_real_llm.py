@@ -223,12 +223,13 @@ def test_trajectory(run: Run) -> None:
         {"messages": transcript("I booked a table for two at 19:00."), "outcome": True},
         {"messages": transcript("I could not book it."), "outcome": False},
     ]
-    row = prompt_row("Agent log 17", meta=json.dumps({"trajectories": items}))
-    made = run("trajectory", [row], writer="llm", max_tokens=96)
+    # The tiny model writes an object in time in about every other log.
+    logs = [prompt_row(f"Agent log {n}", meta=json.dumps({"trajectories": items})) for n in range(17, 23)]
+    made = run("trajectory", logs, writer="llm", max_tokens=96)
     assert made.pairs
     for pair in made.pairs:
-        assert pair["prompt"] != row["prompt"]
-        assert pair["group_id"] == row["prompt_id"]
+        log = next(row for row in logs if row["prompt_id"] == pair["group_id"])
+        assert pair["prompt"] != log["prompt"]
 
 
 def test_demonstrations(run: Run) -> None:

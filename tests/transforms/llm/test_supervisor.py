@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -59,6 +61,22 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_who_waited_for_a_server_to_stop_finds_it_gone(tmp_path: Path) -> None:
+    """Else the one who waited takes the supervisor that is about to end for one that tends a server."""
+    spec = {"command": ["sleep", "60"], "environment": {}, "health": "/", "start_timeout_s": 5, "max_restarts": 0}
+    (tmp_path / "spec.json").write_bytes(orjson.dumps(spec))
+    for _ in range(300):
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        tending = threading.Thread(target=supervisor.supervise, args=(tmp_path,))  # nobody uses it, so it ends at once
+        tending.start()
+        while not supervisor._read_state(tmp_path):
+            time.sleep(0.0005)
+        with (tmp_path / "users.lock").open("a") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            assert supervisor._free(tmp_path / "owner.lock")
+        tending.join()
 
 
 def test_users_share_a_server_that_ends_with_the_last() -> None:
