@@ -147,7 +147,7 @@ class Workspace:
         return tables.table_frame(storage.Workspace.open(self.root), name).collect()
 
     def _repr_html_(self) -> str:
-        return f"<p>workspace <code>{escape(self.root)}</code></p>{self.status()._repr_html_()}"
+        return f"<p>workspace <code>{escape(self.root)}</code></p>{_whole(self.status())}"
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,14 @@ class Dataset:
     def _repr_html_(self) -> str:
         counts = self.version.manifest.rows_by_split
         frame = pl.DataFrame({"split": list(counts), "rows": list(counts.values())})
-        return (
-            f"<p>dataset <code>{escape(self.label)}</code> in <code>{escape(self.path)}</code></p>{frame._repr_html_()}"
-        )
+        head = f"<p>dataset <code>{escape(self.label)}</code> in <code>{escape(self.path)}</code></p>"
+        return head + _whole(frame)
+
+
+def _whole(frame: pl.DataFrame) -> str:
+    """A frame as HTML with all of its rows."""
+    with pl.Config(tbl_rows=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True):
+        return frame._repr_html_()
 
 
 def _beside_any_loop(work: Callable[[], T]) -> T:

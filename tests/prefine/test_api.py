@@ -85,6 +85,7 @@ def test_a_notebook_shows_html_in_which_data_are_text(workspace: prefine.Workspa
     shown.append(workspace.diff("labelled-pairs@1", "labelled-pairs@2"))
     for each in shown:
         assert each._repr_html_().startswith("<")
+    assert all(stage in workspace._repr_html_() for stage in workspace.status()["stage"])
     hostile = workspace.explain(pair).model_copy(update={"model_a": "<script>alert(1)</script>"})
     assert "<script>" not in hostile._repr_html_()
     assert "&lt;script&gt;" in hostile._repr_html_()
