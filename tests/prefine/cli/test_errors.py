@@ -158,7 +158,7 @@ def test_a_missing_recipe_names_the_nearest(
 ) -> None:
     Path("recipe.yaml").write_text("name: x")
     assert prefine(monkeypatch, "run", "recpie.yaml", "-w", "w") == 2
-    assert "did you mean recipe.yaml" in capsys.readouterr().err
+    assert "did you mean 'recipe.yaml'?" in capsys.readouterr().err
 
 
 def test_a_missing_environment_variable_exits_2(

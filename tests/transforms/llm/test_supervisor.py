@@ -63,16 +63,22 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
     return False
 
 
-def test_who_waited_for_a_server_to_stop_finds_it_gone(tmp_path: Path) -> None:
+def test_who_waited_for_a_server_to_stop_finds_it_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the one who waited takes the supervisor that is about to end for one that tends a server."""
     spec = {"command": ["sleep", "60"], "environment": {}, "health": "/", "start_timeout_s": 5, "max_restarts": 0}
     (tmp_path / "spec.json").write_bytes(orjson.dumps(spec))
+    stopping, stop = threading.Event(), supervisor._stop
+
+    def told(server: subprocess.Popen[bytes]) -> None:
+        stopping.set()  # from here on the supervisor holds both locks until it ends
+        stop(server)
+
+    monkeypatch.setattr(supervisor, "_stop", told)
     for _ in range(300):
-        (tmp_path / "state.json").unlink(missing_ok=True)
+        stopping.clear()
         tending = threading.Thread(target=supervisor.supervise, args=(tmp_path,))  # nobody uses it, so it ends at once
         tending.start()
-        while not supervisor._read_state(tmp_path):
-            time.sleep(0.0005)
+        assert stopping.wait(30)
         with (tmp_path / "users.lock").open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             assert supervisor._free(tmp_path / "owner.lock")
