@@ -16,11 +16,9 @@ from pipelines.inspect import tables, versions
 from pipelines.inspect.explain import explain_pair
 from pipelines.inspect.status import status
 from pipelines.runtime.run import RunResult, run_recipe
-from schemas.manifest import version_name
 from transforms.publish.diff import Diff
 from transforms.publish.explain import Explanation
 from transforms.publish.read import Table, Version, open_version
-from transforms.publish.store import Datasets
 from transforms.storage import workspace as storage
 
 T = TypeVar("T")
@@ -97,11 +95,11 @@ class Workspace:
 
     def queue(self) -> pl.DataFrame:
         """The pairs that people are asked about, best first."""
-        return self._table("queue").sort("rank")
+        return tables.queue(self.root)
 
     def rejects(self) -> pl.DataFrame:
         """What left the pipeline, with stage, reason and detail."""
-        return self._table("rejects").sort("stage", "reason", "record_id")
+        return tables.rejects(self.root)
 
     def explain(self, pair: str, dataset: str | None = None) -> Explanation:
         """Why a pair has its label: every vote, what it added, the sum, and the rule that decided.
@@ -117,12 +115,9 @@ class Workspace:
 
     def datasets(self) -> pl.DataFrame:
         """Published versions: name, version, rows, pairs, path."""
-        store = Datasets(versions.datasets_of(self.root))
         rows = [
-            {"name": name, "version": v, "rows": m.n_rows, "pairs": m.n_pairs, "path": store.url(name, version_name(v))}
-            for name in store.names()
-            for v in store.versions(name)
-            for m in [store.manifest(name, v)]
+            {"name": m.name, "version": m.version, "rows": m.n_rows, "pairs": m.n_pairs, "path": path}
+            for m, path in versions.published(self.root)
         ]
         return pl.DataFrame(rows, schema=_DATASETS)
 

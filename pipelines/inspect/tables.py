@@ -29,15 +29,16 @@ def table_frame(workspace: Workspace, table: str) -> pl.LazyFrame:
     return pl.scan_parquet(paths, schema=schema) if paths else pl.LazyFrame(schema=schema)
 
 
-def rejects(root: str, limit: int) -> pl.DataFrame:
-    """Rejected records of every stage, by stage and reason."""
-    workspace = Workspace.open(root)
-    return table_frame(workspace, "rejects").sort("stage", "reason", "record_id").head(limit).collect()
+def rejects(root: str, limit: int | None = None) -> pl.DataFrame:
+    """Rejected records of every stage, by stage and reason; the first `limit`, or all."""
+    frame = table_frame(Workspace.open(root), "rejects").sort("stage", "reason", "record_id")
+    return (frame if limit is None else frame.head(limit)).collect()
 
 
-def queue(root: str, limit: int) -> pl.DataFrame:
-    """The queue for humans, best first."""
-    return table_frame(Workspace.open(root), "queue").sort("rank").head(limit).collect()
+def queue(root: str, limit: int | None = None) -> pl.DataFrame:
+    """The queue for humans, best first; the first `limit` pairs, or all."""
+    frame = table_frame(Workspace.open(root), "queue").sort("rank")
+    return (frame if limit is None else frame.head(limit)).collect()
 
 
 def parts(workspace: Workspace, table: str) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
+from schemas.manifest import Manifest, version_name
 from transforms.hygiene.config import DecontaminationConfig
 from transforms.hygiene.decontamination import index_of
 from transforms.publish import hub
@@ -27,6 +28,18 @@ def datasets_of(root: str) -> str:
         WorkspaceError: no workspace at `root`.
     """
     return Workspace.open(root).datasets
+
+
+def published(root: str) -> Iterator[tuple[Manifest, str]]:
+    """Every version's manifest and where the version lies, by dataset and number.
+
+    Raises:
+        WorkspaceError: no workspace at `root`, or a manifest is damaged.
+    """
+    store = Datasets(datasets_of(root))
+    for name in store.names():
+        for number in store.versions(name):
+            yield store.manifest(name, number), store.url(name, version_name(number))
 
 
 def compare(root: str, old: str, new: str, slice_by: str) -> Diff:

@@ -15,11 +15,13 @@ from pipelines.inspect.explain import explain_pair
 from pipelines.inspect.sql import sql as run_sql
 from pipelines.inspect.status import fusion_notes
 from pipelines.inspect.status import status as stage_status
+from pipelines.inspect.versions import published
 from pipelines.publish.export import export_version
 from pipelines.publish.report import write_report
 from prefine.cli.options import AsJson, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
 from schemas.errors import UsageError
+from schemas.manifest import version_name
 from transforms.publish.explain import render
 from transforms.publish.query import SECONDS
 from transforms.publish.store import Datasets
@@ -94,18 +96,15 @@ def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
 
 def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Every published dataset and its versions."""
-    store = _store(workspace)
     rows: list[dict[str, Any]] = [
         {
-            "name": name,
-            "version": f"v{v:04d}",
+            "name": m.name,
+            "version": version_name(m.version),
             "rows": m.n_rows,
             "splits": m.rows_by_split,
-            "path": store.url(name, f"v{v:04d}"),
+            "path": path,
         }
-        for name in store.names()
-        for v in store.versions(name)
-        for m in [store.manifest(name, v)]
+        for m, path in published(workspace)
     ]
     if as_json:
         print_json(rows)

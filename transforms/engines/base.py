@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import time
@@ -11,8 +10,7 @@ import urllib.request
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -152,15 +150,3 @@ def _silence(url: str, headers: Mapping[str, str]) -> str | None:
 
 def _listed(silent: Mapping[str, str]) -> str:
     return ", ".join(f"{url}/models ({reason})" for url, reason in silent.items())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file (0.3 s a 100 MB), computed once a process for the same size and time stamp."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

