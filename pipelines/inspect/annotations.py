@@ -10,8 +10,7 @@ import polars as pl
 
 from pipelines.inspect.tables import table_frame
 from pipelines.runtime.annotation import asked, ledger, pairs_by_id, queue
-from pipelines.runtime.fitted_stage import CURRENT
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.runtime.stage import CURRENT, PAIR_STAGES, VOTE_STAGES
 from pipelines.stages.route import text_length
 from schemas.errors import DataError
 from schemas.tables import Row

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from pipelines.runtime.fitted_stage import CURRENT
+from pipelines.runtime.stage import CURRENT
 from schemas.ids import canonical_json
 from transforms.stats.label_noise import noise_rate, noise_sums
 from transforms.storage.workspace import Workspace

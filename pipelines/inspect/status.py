@@ -9,7 +9,7 @@ from pipelines.inspect.estimates import kept_estimates, said
 from pipelines.inspect.judges import prefix_caches, requests
 from pipelines.runtime.order import RUN_ORDER
 from pipelines.runtime.progress import read_progress
-from pipelines.runtime.stage import summarise
+from pipelines.runtime.summary import summarise
 from transforms.storage.workspace import Workspace
 
 

@@ -16,7 +16,8 @@ from pipelines.inspect.estimates import estimates
 from pipelines.publish.certify import audited_noise, certificate
 from pipelines.publish.report import report_documents
 from pipelines.runtime.annotation import queue
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Summary, summarise
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.runtime.summary import Summary, summarise
 from pipelines.stages.fuse import judgement
 from pipelines.stages.ingest import inputs_read
 from pipelines.stages.judge import JUDGES

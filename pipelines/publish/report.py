@@ -11,7 +11,8 @@ import polars as pl
 from pipelines.inspect.annotations import outlook, people
 from pipelines.inspect.judges import STAGES, stage_usage
 from pipelines.runtime.hygiene_stage import embedded
-from pipelines.runtime.stage import PAIR_STAGES, summarise
+from pipelines.runtime.stage import PAIR_STAGES
+from pipelines.runtime.summary import summarise
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, version_name
 from transforms.publish.read import Version

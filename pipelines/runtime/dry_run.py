@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.runtime.dry_run_replies import made_up
 from pipelines.runtime.llm_stage import AskingStage, Unit
-from pipelines.runtime.stage import PAIR_STAGES, run_stage
+from pipelines.runtime.stage import PAIR_STAGES
+from pipelines.runtime.stage_class import run_stage
 from pipelines.stages.clean import Clean
 from pipelines.stages.evolve import Evolve
 from pipelines.stages.generate import Generate

@@ -10,11 +10,10 @@ from typing import Any
 import polars as pl
 
 from pipelines.runtime.beam_options import run
-from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage import CURRENT
+from pipelines.runtime.stage_class import Stage
 from schemas.ids import hash_json
 from transforms.storage.files import parquet_bytes
-
-CURRENT = "current"  # artefact that names the latest fit
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.runtime.fitted_stage import FittedStage, pass_name
-from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage_class import Stage
 from schemas.ids import hash_json
 from schemas.tables import TABLES, Rejects, conform, rows_frame
 from transforms.hygiene.clean import Outcome, drop, reject
@@ -134,17 +134,18 @@ class HygieneStage(FittedStage):
         names = self._records(bucket, [])
         if self.is_idle or (drops is not None and passed is not None and _all_stay(names, passed, drops)):
             parts = {self.table: self.workspace.parts(self.table, bucket, self.raw)}
-            return Output(rows_in=names.height, rows_out=names.height, counts={self.table: names.height}, parts=parts)
-        rows = self._records(bucket)
+            rows = {self.table: names.height}
+            return Output(rows_in=names.height, rows_out=names.height, counts=rows, parts=parts, rows=rows)
+        given = self._records(bucket)
         gone = pl.DataFrame(schema=DROPS) if drops is None else drops
-        left, repeated = drop(rows, gone, self.id_column, self.config.personal, by=_RECORD)
+        left, repeated = drop(given, gone, self.id_column, self.config.personal, by=_RECORD)
         kept, _, rejects = self._examined(left, passed)
         tables = {
             self.table: conform(kept, TABLES[self.table]),
             "rejects": pl.concat([conform(repeated, Rejects), rejects]),
         }
-        tables |= self.beside_kept(bucket, rows, kept)
-        return Output(tables, rows_in=rows.height, rows_out=kept.height, counts={self.table: kept.height})
+        tables |= self.beside_kept(bucket, given, kept)
+        return Output(tables, rows_in=given.height, rows_out=kept.height, counts={self.table: kept.height})
 
     def beside_kept(self, bucket: int, rows: pl.DataFrame, kept: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """Further tables that follow from what stays of the bucket's rows."""

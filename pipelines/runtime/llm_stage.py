@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from pipelines.runtime.beam_options import is_local
 from pipelines.runtime.failures import check_failures, failure_notes
 from pipelines.runtime.progress import LaneProgress
-from pipelines.runtime.stage import Stage, Summary
+from pipelines.runtime.stage_class import Stage
+from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse

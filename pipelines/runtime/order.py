@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage_class import Stage as StageClass
 from pipelines.stages.clean import Clean
 from pipelines.stages.evolve import Evolve
-from pipelines.stages.fuse import Fuse
+from pipelines.stages.fuse import FUSE
 from pipelines.stages.generate import Generate
 from pipelines.stages.ingest import Ingest
 from pipelines.stages.judge import Judge
@@ -16,9 +19,9 @@ from pipelines.stages.route import Route
 from pipelines.stages.score import Score
 from pipelines.stages.screen import Screen
 
-STAGES: dict[str, type[Stage]] = {
+STAGES: dict[str, type[StageClass] | Stage[Any]] = {
     stage.name: stage
-    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, Score, Fuse, Route, Push, Pull, Materialise)
+    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, Score, FUSE, Route, Push, Pull, Materialise)
 }
 # Answers are pulled before judges are asked: a sequential panel learns from them in the run that brings them.
 RUN_ORDER = (

@@ -1,209 +1,247 @@
-"""What every stage is: a pure function of a bucket's inputs, checkpointed by their hash."""
+"""What a stage is: a value that says how its buckets are made. `pipelines.runtime.run_stage` runs every one of them.
+
+A stage's functions are module-level functions: the value travels to Beam's workers by their names. Those that compute
+take what `setup` built, the tables of one bucket (`Inputs`) and what was fitted (`Artefacts`), and no workspace, so
+that a test gives them frames.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.runtime.beam_options import run
-from pipelines.runtime.progress import LaneProgress, shown
-from schemas.ids import hash_json
-from schemas.recipe import Recipe
-from transforms.llm.usage import Failures
-from transforms.storage.workspace import Checkpoint, Output, Workspace
+import polars as pl
 
-Reads = tuple[tuple[str, tuple[str, ...]], ...]
+from pipelines.runtime.summary import Summary
+from schemas.errors import WorkspaceError
+from schemas.recipe import AskingSection, Recipe
+from transforms.engines.base import Engine
+from transforms.llm.request import Ask
+from transforms.storage.workspace import Output, Workspace
 
 RETRY = "retry:"  # before the key of a bucket that lacks answers: it stays pending
+CURRENT = "current"  # artefact that names the fit behind the latest checkpoints
 
 PAIR_STAGES = ("clean",)
 ANSWER_STAGES = ("ingest", "generate", "clean", "judge", "pull")
 VOTE_STAGES = (*ANSWER_STAGES, "score")
 
+Artefacts = MutableMapping[str, bytes]  # by name: what a stage keeps under the hash of all that it depends on
+Unit = Callable[[], Awaitable[Any]]  # a piece of work that asks engines
+
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of one recipe over one workspace. Picklable: workers build plug-ins for themselves.
+class Run:
+    """One run of a stage: all that a worker gets. Picklable; workers build plug-ins for themselves.
 
     Attributes:
-        recipe: the whole recipe.
-        base_dir: where relative paths of the recipe start.
+        folder: where relative paths of the recipe start.
         limit: at most this many source rows per source; None for all.
         flags: Beam flags.
+        observed: what the stage's `observe` returned.
     """
 
     workspace: Workspace
     recipe: Recipe
-    base_dir: Path
+    folder: Path
     limit: int | None = None
     flags: tuple[str, ...] = ()
+    observed: Any = None
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    reads: ClassVar[Reads] = ()
-    counts_units: ClassVar[bool] = False  # whether process_lane reports progress in units of its own
+
+class Inputs(ABC):
+    """The tables of one bucket that a stage says it reads, and no others."""
+
+    def __init__(self, bucket: int, reads: Mapping[str, tuple[str, ...]]) -> None:
+        self.bucket = bucket
+        self.reads = reads
+
+    def stages(self, table: str) -> tuple[str, ...]:
+        """The stages whose rows of `table` are read.
+
+        Raises:
+            KeyError: the stage does not say that it reads the table, so a change of it would go unnoticed.
+        """
+        return self.reads[table]
+
+    @abstractmethod
+    def read(self, table: str, columns: Sequence[str] | None = None, stage: str | None = None) -> pl.DataFrame:
+        """The table's rows, one per id, sorted by id.
+
+        Args:
+            columns: those wanted beside the id; None for all.
+            stage: one of `reads[table]`, whose rows alone are wanted; None for all of them.
+        """
+
+    @abstractmethod
+    def parts(self, table: str) -> list[str]:
+        """Names of the stored parts that hold the table's rows."""
+
+
+class Setup(Protocol):
+    """What a stage works with: its plug-ins and settings, built from the recipe on the driver and on every worker."""
 
     @property
     def identity(self) -> Any:
-        """Everything but the inputs that can change the output."""
-        return None
+        """All but the inputs that can change the output, as plain JSON; asked on the driver alone."""
+        ...
 
-    def key(self, bucket: int) -> str:
-        """Hash of stage, identity and the bucket's input parts."""
-        inputs = {table: self.workspace.parts(table, bucket, stages) for table, stages in self.reads}
-        return hash_json([self.name, self.version, self.identity, inputs])
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the recipe asks nothing of this stage: its buckets are then committed without Beam."""
-        return False
-
-    def refresh(self) -> None:
-        """Bring in what lies outside the workspace, before it is known which buckets are stale."""
-
-    def check(self, summary: Summary) -> None:
-        """Raise where what the stage made is not good enough to go on with."""
-
-    def reopen(self, is_lacking: Callable[[Checkpoint], bool]) -> None:
-        """Have the next run do again the buckets that lack answers: what did not answer may do so by then."""
-        for bucket, checkpoint in self.workspace.checkpoints(self.name).items():
-            if is_lacking(checkpoint) and not checkpoint.key.startswith(RETRY):
-                again = replace(checkpoint, key=f"{RETRY}{checkpoint.key}")
-                self.workspace.write_checkpoint(self.name, bucket, again)
-
-    def notes(self, summary: Summary) -> list[str]:
-        """What a person should know of what the stage made."""
-        return []
-
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Whatever must stand before workers start (a server, a fitted model), for the duration of the block."""
-        yield self
-
-    def process(self, bucket: int) -> Output:
-        """Make the stage's output of one bucket."""
-        raise TypeError(f"stage {self.name} works lane by lane")
-
-    def process_lane(self, buckets: Sequence[int], commit: Callable[[int, Output], None]) -> None:
-        """Process several buckets in any order and commit each as soon as it is done."""
-        for bucket in buckets:
-            commit(bucket, self.process(bucket))
-
-    def lanes(self, pending: Sequence[int], workers: int) -> list[tuple[int, ...]]:
-        """The Beam elements: by default a bucket each."""
-        return [(bucket,) for bucket in pending]
-
-    def units(self, pending: Sequence[int]) -> tuple[int, str]:
-        """What the progress bar counts: how many at least, and their name."""
-        return len(pending), "buckets"
-
-    def pending(self) -> list[int]:
-        """Buckets whose checkpoint is missing, was made from other inputs, or names a part that is gone."""
-        stale = []
-        for bucket in self.workspace.buckets:
-            checkpoint = self.workspace.checkpoint(self.name, bucket)
-            made = checkpoint is not None and checkpoint.key == self.key(bucket)
-            if checkpoint is None or not made or not self.workspace.is_whole(bucket, checkpoint):
-                stale.append(bucket)
-        return stale
-
-    def input_parts(self) -> dict[str, list[list[str]]]:
-        """Parts of every input table by bucket: what a model fitted on the whole workspace depends on."""
-        return {
-            table: [self.workspace.parts(table, bucket, stages) for bucket in self.workspace.buckets]
-            for table, stages in self.reads
-        }
+S = TypeVar("S", bound=Setup)
 
 
 @dataclass(frozen=True)
-class StageWork:
-    """The element function of a stage: process a lane of buckets and commit each."""
+class Pass(Generic[S]):
+    """Work that workers do before the buckets; elements are names of work, not rows.
 
-    stage: Stage
+    Attributes:
+        elements: what is still to be done.
+        make: do one and store what comes of it.
+        after: on the driver, when all are done.
+    """
 
-    def __call__(self, lane: tuple[int, ...]) -> str:
-        """Process and commit the lane's buckets."""
-        stage, workspace = self.stage, self.stage.workspace
-        keys = {bucket: stage.key(bucket) for bucket in lane}
-        progress = None if stage.counts_units else LaneProgress(workspace, stage.name, lane[0], len(lane))
-        started = time.perf_counter()
-
-        def commit(bucket: int, output: Output) -> None:
-            nonlocal started
-            now = time.perf_counter()
-            key = keys[bucket] if output.complete else f"{RETRY}{keys[bucket]}"
-            workspace.commit(stage.name, bucket, key, output, now - started)
-            started = now
-            if progress:
-                progress.advance()
-
-        stage.process_lane(lane, commit)
-        return f"{stage.name}: {len(lane)} buckets"
+    elements: Callable[[Run, S], Sequence[Any]]
+    make: Callable[[Run, S, Any], None]
+    after: Callable[[Run, S], None]
 
 
-def run_stage(stage: Stage, quiet: bool) -> Summary:
-    """Bring every bucket of a stage up to date and add up the checkpoints.
+@dataclass(frozen=True)
+class BucketPass(Generic[S]):
+    """A frame of every bucket that the whole must know before any bucket is done: keys or sums, never texts."""
+
+    apply: Callable[[S, Inputs, Artefacts], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Fit(Generic[S]):
+    """Artefacts of the whole workspace, made on the driver once per key.
+
+    Attributes:
+        names: the artefacts; where all of them are there, nothing is made.
+        make: the artefacts that are missing, by name.
+    """
+
+    names: Callable[[Run, S], Sequence[str]]
+    make: Callable[[Run, S, Artefacts], Mapping[str, bytes]]
+
+
+@dataclass(frozen=True)
+class AskingFit(Generic[S]):
+    """One artefact that is made of what engines answer, on the driver, before the buckets; the memo knows the answers.
+
+    Attributes:
+        name: of the artefact.
+        purpose: what is asked for, for messages.
+        wanted: whether the recipe wants it.
+        units: what is asked about one bucket.
+        make: the artefact of all results, in the order of buckets and units; None where they are too few.
+    """
+
+    name: str
+    purpose: str
+    wanted: Callable[[S], bool]
+    units: Callable[[S, Inputs, Ask], list[Unit]]
+    make: Callable[[S, Sequence[Any]], bytes | None]
+
+
+@dataclass(frozen=True)
+class PerBucket(Generic[S]):
+    """A bucket's output is computed from its inputs and the artefacts."""
+
+    apply: Callable[[S, Inputs, Artefacts], Output]
+
+
+@dataclass(frozen=True)
+class PerUnit(Generic[S]):
+    """A bucket is units of work that ask engines; all units of a worker's buckets share one window.
+
+    Attributes:
+        section: what the recipe says of the calls: what they may cost, how many may fail.
+        engines: by the name that requests carry.
+        count: how many units a bucket holds.
+        units: the units.
+        output: the bucket's output, of the units' results in order.
+        fit: what must be asked before any bucket is done.
+    """
+
+    section: Callable[[Recipe], AskingSection]
+    engines: Callable[[S], Mapping[str, Engine]]
+    count: Callable[[S, Inputs], int]
+    units: Callable[[S, Inputs, Artefacts, Ask], list[Unit]]
+    output: Callable[[S, Inputs, list[Any]], Output]
+    fit: AskingFit[S] | None = None
+
+
+Step = Pass[S] | BucketPass[S] | Fit[S]
+
+
+def nothing(_: Run) -> None:
+    """Observe nothing."""
+
+
+def never(_: Any) -> bool:
+    """Of no recipe."""
+    return False
+
+
+def always(_: Any) -> bool:
+    """Of every recipe."""
+    return True
+
+
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """A stage.
+
+    Attributes:
+        version: a new one where the output changes though nothing else does.
+        reads: table -> the stages that give the rows of it that this stage takes.
+        setup: builds what it works with.
+        work: how a bucket is made.
+        observe: what lies outside the tables, brought in on the driver before anything else; picklable.
+        needs: stages that are brought up to date first.
+        steps: what must be known before any bucket is done, in order.
+        is_global: whether a bucket's output depends on all buckets' inputs.
+        is_idle: whether the recipe asks nothing of it; its buckets are then done without workers.
+        conserves: the table of `reads` whose rows are its rows in; None where rows in are counted elsewise.
+        check: raise if what was made is not good enough to go on with.
+        notes: what a person should know of what was made.
+    """
+
+    name: str
+    version: int
+    reads: Mapping[str, tuple[str, ...]]
+    setup: Callable[[Run], S]
+    work: PerBucket[S] | PerUnit[S]
+    observe: Callable[[Run], Any] = nothing
+    needs: tuple[Stage[Any], ...] = ()
+    steps: tuple[Step[S], ...] = ()
+    is_global: Callable[[S], bool] = never
+    is_idle: Callable[[S], bool] = never
+    conserves: str | None = None
+    check: Callable[[Run, S, Summary], None] | None = None
+    notes: Callable[[Run, S, Artefacts, Summary], list[str]] | None = None
+
+
+def pass_name(bucket: int) -> str:
+    """Name of the artefact that a bucket's pass leaves."""
+    return f"pass-{bucket:04d}.parquet"
+
+
+def frame(artefacts: Mapping[str, bytes], name: str) -> pl.DataFrame | None:
+    """An artefact that is a Parquet file, or None.
 
     Raises:
-        PrefineError: what a worker raised, or too much failed; finished buckets stay finished.
+        WorkspaceError: it is there and damaged.
     """
-    stage.refresh()
-    pending = stage.pending()
-    if pending:
-        with stage.ready(pending) as ready, shown(stage.workspace, stage.name, *stage.units(pending), quiet):
-            if stage.is_idle:
-                StageWork(ready)(tuple(pending))
-            else:
-                run(StageWork(ready), ready.lanes(pending, stage.recipe.beam.workers), stage.flags)
-    summary = summarise(stage.name, list(stage.workspace.checkpoints(stage.name).values()))
-    stage.check(summary)
-    return summary
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A stage's checkpoints added up."""
-
-    stage: str
-    buckets: int = 0
-    rows_in: int = 0
-    rows_out: int = 0
-    rejects: dict[str, int] = field(default_factory=dict)
-    usage: dict[str, dict[str, float]] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    failures: Failures = field(default_factory=Failures)
-
-
-def summarise(stage: str, checkpoints: Sequence[Checkpoint]) -> Summary:
-    """Add up what a stage's buckets counted."""
-    usage: dict[str, dict[str, float]] = {}
-    rejects: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    failures = Failures()
-    for checkpoint in checkpoints:
-        failures.add(checkpoint.failures)
-        _add(rejects, checkpoint.rejects)
-        _add(counts, checkpoint.counts)
-        for who, numbers in checkpoint.usage.items():
-            _add(usage.setdefault(who, {}), numbers)
-    return Summary(
-        stage=stage,
-        buckets=len(checkpoints),
-        rows_in=sum(c.rows_in for c in checkpoints),
-        rows_out=sum(c.rows_out for c in checkpoints),
-        rejects={reason: int(n) for reason, n in sorted(rejects.items())},
-        usage=usage,
-        counts=dict(sorted(counts.items())),
-        seconds=sum(c.seconds for c in checkpoints),
-        failures=failures,
-    )
-
-
-def _add(total: dict[str, float], numbers: dict[str, Any]) -> None:
-    for name, number in numbers.items():
-        total[name] = total.get(name, 0) + number
+    data = artefacts.get(name)
+    if data is None:
+        return None
+    try:
+        return pl.read_parquet(BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise WorkspaceError(f"cannot read artefact {name}: {error}; delete it and run again") from error

@@ -8,7 +8,7 @@ from typing import ClassVar
 import polars as pl
 
 from pipelines.runtime.hygiene_stage import HygieneStage
-from pipelines.runtime.stage import Reads
+from pipelines.runtime.stage_class import Reads
 from schemas.messages import text_of
 from transforms.hygiene.clean import Outcome, examine_pairs
 from transforms.hygiene.duplicates import pair_keys

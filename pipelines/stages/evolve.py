@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import orjson
 
 from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, duplicate
-from pipelines.runtime.stage import Reads
+from pipelines.runtime.stage_class import Reads
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, duplicate
-from pipelines.runtime.stage import Reads, run_stage
+from pipelines.runtime.stage_class import Reads, run_stage
 from pipelines.stages.evolve import Evolve
 from pipelines.stages.screen import Screen
 from schemas.tables import Pairs, Row, Votes, rows_frame

@@ -18,7 +18,7 @@ import polars as pl
 
 from pipelines.runtime.beam_options import run
 from pipelines.runtime.shuffle import STAGED_TABLES, CollectGroup, Group, groups_of, staged, write_staged
-from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage_class import Stage
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from pipelines.runtime.failures import check_failures
 from pipelines.runtime.llm_stage import AskingStage, Unit, usage_of, window
-from pipelines.runtime.stage import PAIR_STAGES, Reads, Stage, Summary
+from pipelines.runtime.stage import PAIR_STAGES
+from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import JudgeSection, PluginUse

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import polars as pl
 
 from pipelines.runtime.fitted_stage import FittedStage, pass_name
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.runtime.stage_class import Reads, Stage
 from schemas.errors import WorkspaceError
 from transforms.publish.files import Bucket
 from transforms.publish.read import Version

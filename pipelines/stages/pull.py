@@ -11,7 +11,8 @@ import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, rankings, server, store_frame
-from pipelines.runtime.stage import PAIR_STAGES, Reads, Stage
+from pipelines.runtime.stage import PAIR_STAGES
+from pipelines.runtime.stage_class import Reads, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema

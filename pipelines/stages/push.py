@@ -22,7 +22,7 @@ from pipelines.runtime.annotation import (
     store_frame,
 )
 from pipelines.runtime.progress import LaneProgress
-from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage_class import Stage
 from schemas.tables import Row
 from transforms.annotate.label_studio import push
 from transforms.annotate.ranking import new_rankings, ranked_queue, ranking_tasks, unasked

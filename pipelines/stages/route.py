@@ -13,7 +13,9 @@ import polars as pl
 
 from pipelines.runtime.annotation import asked
 from pipelines.runtime.fitted_stage import FittedStage
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Reads, Stage, Summary
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import Queue, polars_schema
 from transforms.annotate.votes import HUMAN

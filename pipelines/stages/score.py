@@ -12,7 +12,9 @@ import polars as pl
 
 from pipelines.runtime.fitted_stage import FittedStage
 from pipelines.runtime.sample import sample
-from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES, Reads, Stage, Summary
+from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES
+from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.tables import Votes, polars_schema
 from transforms.plugins.build import build

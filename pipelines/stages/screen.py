@@ -8,7 +8,7 @@ from typing import ClassVar
 import polars as pl
 
 from pipelines.runtime.hygiene_stage import HygieneStage
-from pipelines.runtime.stage import Reads
+from pipelines.runtime.stage_class import Reads
 from pipelines.stages.evolve import Evolve, evolved_from
 from schemas.ids import hash_json
 from schemas.messages import text_of

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from pipelines.runtime.hygiene_stage import HygieneStage
-from pipelines.runtime.stage import Summary, run_stage
+from pipelines.runtime.stage_class import run_stage
+from pipelines.runtime.summary import Summary
 from pipelines.stages.clean import Clean
 from pipelines.stages.ingest import Ingest
 from pipelines.stages.screen import Screen

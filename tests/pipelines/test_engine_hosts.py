@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.runtime.beam_options import beam_flags, is_local
 from pipelines.runtime.run import run_recipe
-from pipelines.runtime.stage import StageWork
+from pipelines.runtime.stage_class import StageWork
 from pipelines.stages.judge import Judge
 from schemas.recipe import BeamSection
 from schemas.recipe_file import load_recipe

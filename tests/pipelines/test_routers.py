@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.inspect.annotations import outlook
 from pipelines.inspect.tables import table_frame
-from pipelines.runtime.fitted_stage import CURRENT
+from pipelines.runtime.stage import CURRENT
 from tests.pipelines.conftest import Project
 from tests.transforms.annotate.replay import pandalm_pairs
 from transforms.storage.workspace import Workspace

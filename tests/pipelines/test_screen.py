@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from pipelines.runtime.order import RUN_ORDER
-from pipelines.runtime.stage import Summary, run_stage
+from pipelines.runtime.stage_class import run_stage
+from pipelines.runtime.summary import Summary
 from pipelines.stages.evolve import Evolve
 from pipelines.stages.generate import Generate
 from pipelines.stages.ingest import Ingest

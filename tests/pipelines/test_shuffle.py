@@ -12,7 +12,7 @@ import pytest
 import pipelines.runtime.shuffle
 import pipelines.stages.ingest
 from pipelines.runtime.shuffle import Group, groups_of
-from pipelines.runtime.stage import run_stage
+from pipelines.runtime.stage_class import run_stage
 from pipelines.stages.ingest import Ingest
 from schemas.errors import WorkspaceError
 from schemas.recipe import Recipe

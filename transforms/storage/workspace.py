@@ -46,6 +46,7 @@ class Checkpoint:
     counts: dict[str, Any] = field(default_factory=dict)  # what else the stage counted
     seconds: float = 0.0
     failures: dict[str, Any] = field(default_factory=dict)  # requests without an answer, by cause
+    rows: dict[str, int] | None = None  # table -> rows in its parts; None in checkpoints of earlier releases
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Output:
     """Frames a stage made of one bucket, and what it counted; rows_in = rows_out + rejected rows.
 
     `complete` is false where some answer is missing: the bucket stays pending. `parts` names parts that are there
-    already and belong to this output as they are.
+    already and belong to this output as they are; `rows` says how many rows those hold.
     """
 
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Output:
     counts: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
     parts: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -212,6 +214,9 @@ class Workspace:
             for table, frame in sorted(output.tables.items())
             if frame.height
         }
+        rows = dict(output.rows)
+        for table, frame in output.tables.items():
+            rows[table] = rows.get(table, 0) + frame.height
         for table, there in output.parts.items():
             parts[table] = sorted({*parts.get(table, ()), *there})
         checkpoint = Checkpoint(
@@ -224,6 +229,7 @@ class Workspace:
             output.counts,
             seconds,
             output.failures,
+            rows,
         )
         self.write_checkpoint(stage, bucket, checkpoint)
         return checkpoint
