@@ -15,6 +15,7 @@ from transforms.storage.files import without_slack
 from transforms.storage.workspace import Workspace
 
 RANDOM_SHARE = 0.2  # of the limit, kept for prompts drawn at random however many pairs are labelled
+VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))  # nobody fits on those
 _MACHINE_STAGES = ("judge", "score")  # no votes of people among theirs
 
 
@@ -50,7 +51,6 @@ def sample(
     )
     kept, last = _chosen_of(workspace, limit, vote_stages) if n_pairs > limit else (_no_ids(), None)
     columns = None if pair_columns is None else list(dict.fromkeys(["pair_id", *pair_columns, "prompt_id"]))
-    vote_columns = [c for c in polars_schema(Votes) if c not in ("raw", "rationale")]
     pairs, votes = [], []
     for bucket in workspace.buckets:
         found = workspace.read("pairs", bucket, PAIR_STAGES, columns).with_columns(
@@ -59,12 +59,12 @@ def sample(
         found = found.filter(pl.col("drawn") | pl.col("pair_id").is_in(kept["pair_id"].implode()))
         if found.height:
             pairs.append(without_slack(found))
-            answers = workspace.read("votes", bucket, vote_stages, vote_columns)
+            answers = workspace.read("votes", bucket, vote_stages, VOTE_COLUMNS)
             votes.append(without_slack(answers.join(found.select("pair_id"), on="pair_id", how="semi")))
     if not pairs:
         empty = pl.DataFrame(schema=polars_schema(Pairs))
         empty = empty if columns is None else empty.select(columns)
-        none = pl.DataFrame(schema=polars_schema(Votes)).select(vote_columns)
+        none = pl.DataFrame(schema=polars_schema(Votes)).select(VOTE_COLUMNS)
         return Sample(empty.with_columns(pl.lit(value=True).alias("drawn")), none)
     return Sample(pl.concat(pairs).sort("pair_id"), pl.concat(votes).sort("vote_id"))
 

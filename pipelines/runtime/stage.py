@@ -232,16 +232,15 @@ def pass_name(bucket: int) -> str:
     return f"pass-{bucket:04d}.parquet"
 
 
-def frame(artefacts: Mapping[str, bytes], name: str) -> pl.DataFrame | None:
-    """An artefact that is a Parquet file, or None.
+def artefact_frame(artefacts: Mapping[str, bytes], name: str) -> pl.DataFrame:
+    """An artefact that is a Parquet file.
 
     Raises:
-        WorkspaceError: it is there and damaged.
+        WorkspaceError: it is gone or damaged.
     """
-    data = artefacts.get(name)
-    if data is None:
-        return None
     try:
-        return pl.read_parquet(BytesIO(data))
+        return pl.read_parquet(BytesIO(artefacts[name]))
+    except KeyError:
+        raise WorkspaceError(f"{artefacts} has no {name}; run again: it is then made anew") from None
     except pl.exceptions.PolarsError as error:
-        raise WorkspaceError(f"cannot read artefact {name}: {error}; delete it and run again") from error
+        raise WorkspaceError(f"cannot read {artefacts}/{name}: {error}; delete it and run again") from error

@@ -54,6 +54,9 @@ class StoredArtefacts(MutableMapping[str, bytes]):
     def __init__(self, workspace: Workspace, stage: str, key: str) -> None:
         self._workspace, self._stage, self._key = workspace, stage, key
 
+    def __str__(self) -> str:
+        return self._workspace.path("stages", self._stage, self._key)
+
     def __getitem__(self, name: str) -> bytes:
         data = self._workspace.read_artefact(self._stage, f"{self._key}/{name}")
         if data is None:

@@ -9,7 +9,7 @@ import orjson
 import polars as pl
 
 from pipelines.inspect.estimates import estimates, said
-from pipelines.runtime.sample import sample
+from pipelines.runtime.sample import VOTE_COLUMNS, sample
 from pipelines.runtime.stage import (
     CURRENT,
     PAIR_STAGES,
@@ -24,7 +24,7 @@ from pipelines.runtime.stage import (
 )
 from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json
-from schemas.tables import Verdicts, Votes, conform, polars_schema
+from schemas.tables import Verdicts, conform
 from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
@@ -37,7 +37,6 @@ FUSED_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origi
 PLUGINS = "plugins"  # artefact of a fit: which fuser and policy it is of
 _ARTEFACTS = ("fuser", "policy", PLUGINS)
 _POLICY_PAIRS = 20_000  # a share or percentile of so many is right to a third of a point
-_VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))
 
 
 class Fusion(NamedTuple):
@@ -94,7 +93,7 @@ def _names(_run: Run, _fusion: Fusion) -> tuple[str, ...]:
 def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
     """One verdict per pair of a bucket."""
     pairs = fusion_columns(inputs.read("pairs", FUSED_COLUMNS))
-    votes = inputs.read("votes", _VOTE_COLUMNS)
+    votes = inputs.read("votes", VOTE_COLUMNS)
     if not pairs.height:
         return Output()
     fused = _fused(fusion, orjson.loads(artefacts["fuser"]), votes, pairs)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import asked
-from pipelines.runtime.fitted_stage import FittedStage
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
-from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.stage import (
+    PAIR_STAGES,
+    VOTE_STAGES,
+    Artefacts,
+    BucketPass,
+    Fit,
+    Inputs,
+    PerBucket,
+    Run,
+    Stage,
+    always,
+    artefact_frame,
+    pass_name,
+)
 from pipelines.runtime.summary import Summary
+from pipelines.runtime.workers import StoredInputs
 from schemas.ids import canonical_json, hash_json
-from schemas.tables import Queue, polars_schema
 from transforms.annotate.votes import HUMAN
 from transforms.plugins.build import build
 from transforms.routers.base import Router
@@ -32,102 +40,141 @@ _COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind"
 _TEXTS = ("prompt", "response_a", "response_b")
 
 
-@dataclass(frozen=True)
-class Route(FittedStage):
-    """The pairs a human should see."""
+class Routing(NamedTuple):
+    """The recipe's router, and how the budget is spent.
 
-    name: ClassVar[str] = "route"
-    version: ClassVar[int] = 2
-    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", VOTE_STAGES), ("verdicts", ("fuse",)))
+    Attributes:
+        outlook_labels: for how many further labels the gain is estimated.
+        before: the queue as last offered to people.
+        made_after: hash of what was offered when a queue of these settings and inputs was made.
+    """
 
-    @cached_property
-    def router(self) -> Router:
-        """The recipe's router."""
-        return build(Router, self.recipe.route.router, self.recipe.seed, self.base_dir)
-
-    @property
-    def queue_config(self) -> QueueConfig:
-        """How the budget is spent."""
-        return QueueConfig.model_validate(self.recipe.route.queue)
-
-    @cached_property
-    def fit_identity(self) -> Any:
-        """Router, budget and what was asked before: where that is the queue of the same fit, what came before it."""
-        before = _offered(asked(self.workspace))
-        made = self.workspace.read_artefact(self.name, self._made_from)
-        if made is not None:
-            known = orjson.loads(made)
-            before = known["before"] if known["queue"] == before else before
-        return [*self._settings, before]
+    router: Router
+    queue: QueueConfig
+    outlook_labels: int
+    seed: int
+    before: pl.DataFrame
+    made_after: str | None
 
     @property
-    def _settings(self) -> list[Any]:
-        config = self.queue_config.model_dump(mode="json", exclude_defaults=True)
-        return [self.router.identity, config, self.recipe.route.outlook_labels, self.recipe.seed]
+    def identity(self) -> list[Any]:
+        """Router, budget and what was asked before."""
+        return [*self.settings, self.made_after]
 
-    @cached_property
-    def _made_from(self) -> str:
-        """Name of the artefact that says which queue these settings and inputs made, and what was asked before it."""
-        return f"queue-{hash_json([self.name, self.version, self._settings, self.input_parts()])}"
+    @property
+    def settings(self) -> list[Any]:
+        """What the recipe says."""
+        return [
+            self.router.identity,
+            self.queue.model_dump(mode="json", exclude_defaults=True),
+            self.outlook_labels,
+            self.seed,
+        ]
 
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Fit the router on what humans have labelled, shortlist every bucket, choose."""
-        if self.artefact("queue.parquet") is None:
-            found = map(self._candidates, self.workspace.buckets)
-            labelled = [without_slack(some.filter(pl.col("n_human") > 0)) for some in found]
-            model = self.router.fit(pl.concat(labelled))
-            self.store("router", canonical_json(model))
-            config = self.queue_config
-            before = asked(self.workspace)
-            candidates = narrow(self.gathered(), config, before["pair_id"].to_list())
-            queue = select(candidates, config, before, seed=self.recipe.seed)
-            gain = outlook(candidates, queue, self.recipe.route.outlook_labels)
-            expected = {"labels": self.recipe.route.outlook_labels, "gain": gain}
-            regret = {"regret": model["regret"]} if "regret" in model else {}
-            self.store("outlook", canonical_json(expected | regret))
-            self.store("queue.parquet", parquet_bytes(queue))
-            made = {"before": _offered(before), "queue": _offered(queue)}
-            self.workspace.write_artefact(self.name, self._made_from, canonical_json(made))
-        self.make_current()
-        yield self
 
-    def notes(self, summary: Summary) -> list[str]:
-        """What the next labels are expected to mend."""
-        found = orjson.loads(self.artefact("outlook") or b"null")
-        if not found:
-            return []
-        said = [f"the next {found['labels']} human labels are expected to mend {found['gain']:.1f} labels"]
-        if "regret" in found:
-            said.append(f"regret of the bandit so far: {found['regret']:.1f} labels turned over")
-        return said
+def _setup(run: Run) -> Routing:
+    section, seed = run.recipe.route, run.recipe.seed
+    router, config = build(Router, section.router, seed, run.folder), QueueConfig.model_validate(section.queue)
+    return Routing(router, config, section.outlook_labels, seed, asked(run.workspace), run.observed)
 
-    def first_pass(self, bucket: int) -> pl.DataFrame:
-        """The bucket's shortlist."""
-        candidates = self._candidates(bucket)
-        values = self.router.values(orjson.loads(self.artefact("router") or b"{}"), candidates)
-        before = asked(self.workspace)["pair_id"].to_list()
-        return shortlist(candidates, values, self.queue_config, self.recipe.seed, before)
 
-    def process(self, bucket: int) -> Output:
-        """The bucket's part of the queue."""
-        queue = self.frame("queue.parquet")
-        ids = self.workspace.read("verdicts", bucket, ("fuse",), ["prompt_id"]).select("pair_id")
-        if queue is None:
-            queue = pl.DataFrame(schema=polars_schema(Queue))
-        mine = queue.join(ids, on="pair_id", how="semi")
-        answers = int(mine["overlap"].sum())
-        return Output(
-            {"queue": mine}, rows_in=ids.height, rows_out=ids.height, counts={"queued": mine.height, "answers": answers}
-        )
+def _observe(run: Run) -> str:
+    """What was asked before the queue: where that is the very queue of these settings and inputs, what came before it.
 
-    def _candidates(self, bucket: int) -> pl.DataFrame:
-        return candidates_of(
-            self.workspace.read("pairs", bucket, PAIR_STAGES, (*_COLUMNS, *_TEXTS)),
-            self.workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter")),
-            self.workspace.read("verdicts", bucket, ("fuse",)),
-            self.router.reads_responses,
-        )
+    So a second run with the same votes finds its queue and does not choose another.
+    """
+    offered = _offered(asked(run.workspace))
+    made = run.workspace.read_artefact("route", _made_from(run, _setup(run)))
+    if made is None:
+        return offered
+    known: dict[str, str] = orjson.loads(made)
+    return known["before"] if known["queue"] == offered else offered
+
+
+def _made_from(run: Run, setup: Routing) -> str:
+    """Name of the artefact that says which queue these settings and inputs made, and what was asked before it."""
+    parts = {
+        table: [run.workspace.parts(table, bucket, stages) for bucket in run.workspace.buckets]
+        for table, stages in ROUTE.reads.items()
+    }
+    return f"queue-{hash_json([ROUTE.name, ROUTE.version, setup.settings, parts])}"
+
+
+def _router_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
+    return ("router",)
+
+
+def _fit_router(run: Run, setup: Routing, _: Artefacts) -> dict[str, bytes]:
+    """The router, on every pair that humans have labelled."""
+    labelled = []
+    for bucket in run.workspace.buckets:
+        some = _candidates(setup, StoredInputs(run.workspace, bucket, ROUTE.reads))
+        labelled.append(without_slack(some.filter(pl.col("n_human") > 0)))
+    return {"router": canonical_json(setup.router.fit(pl.concat(labelled)))}
+
+
+def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Mapping[str, bytes]) -> pl.DataFrame:
+    """The bucket's pairs that the queue may come to hold."""
+    candidates = _candidates(setup, inputs)
+    values = setup.router.values(orjson.loads(artefacts["router"]), candidates)
+    return shortlist(candidates, values, setup.queue, setup.seed, setup.before["pair_id"].to_list())
+
+
+def _queue_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
+    return ("queue.parquet", "outlook")
+
+
+def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> dict[str, bytes]:
+    """The queue, of all shortlists; and it is put down which queue was offered before it."""
+    lists = (artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets)
+    candidates = narrow(lists, setup.queue, setup.before["pair_id"].to_list())
+    queue = select(candidates, setup.queue, setup.before, seed=setup.seed)
+    made = {"before": _offered(setup.before), "queue": _offered(queue)}
+    run.workspace.write_artefact("route", _made_from(run, setup), canonical_json(made))
+    expected = {"labels": setup.outlook_labels, "gain": outlook(candidates, queue, setup.outlook_labels)}
+    model = orjson.loads(artefacts["router"])
+    regret = {"regret": model["regret"]} if "regret" in model else {}
+    return {"outlook": canonical_json(expected | regret), "queue.parquet": parquet_bytes(queue)}
+
+
+def queued(_: Routing, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+    """The bucket's part of the queue."""
+    ids = inputs.read("verdicts", ["prompt_id"]).select("pair_id")
+    mine = artefact_frame(artefacts, "queue.parquet").join(ids, on="pair_id", how="semi")
+    counts = {"queued": mine.height, "answers": int(mine["overlap"].sum())}
+    return Output({"queue": mine}, rows_in=ids.height, rows_out=ids.height, counts=counts)
+
+
+def _candidates(setup: Routing, inputs: Inputs) -> pl.DataFrame:
+    return candidates_of(
+        inputs.read("pairs", (*_COLUMNS, *_TEXTS)),
+        inputs.read("votes", ("pair_id", "kind", "voter")),
+        inputs.read("verdicts"),
+        setup.router.reads_responses,
+    )
+
+
+def _notes(_run: Run, _setup: Routing, artefacts: Artefacts, _summary: Summary) -> list[str]:
+    """What the next labels are expected to mend."""
+    found = orjson.loads(artefacts["outlook"])
+    said = [f"the next {found['labels']} human labels are expected to mend {found['gain']:.1f} labels"]
+    if "regret" in found:
+        said.append(f"regret of the bandit so far: {found['regret']:.1f} labels turned over")
+    return said
+
+
+ROUTE = Stage(
+    name="route",
+    version=2,
+    reads={"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",)},
+    setup=_setup,
+    observe=_observe,
+    steps=(Fit(_router_names, _fit_router), BucketPass(bucket_shortlist), Fit(_queue_names, _choose)),
+    work=PerBucket(queued),
+    is_global=always,
+    conserves="verdicts",
+    notes=_notes,
+)
 
 
 def candidates_of(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipelines.runtime.fitted_stage import FittedStage
-from pipelines.runtime.sample import sample
-from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES
-from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.asking import reopen
+from pipelines.runtime.sample import VOTE_COLUMNS, sample
+from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES, Artefacts, Fit, Inputs, PerBucket, Run, Stage, always
 from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.tables import Votes, polars_schema
@@ -25,90 +21,100 @@ from transforms.storage.workspace import Output
 _ERRORS = ".errors"  # after a scorer's name: on how many pairs it failed
 
 
-@dataclass(frozen=True)
-class Score(FittedStage):
-    """Every scorer's votes on every pair."""
+class Scorers(NamedTuple):
+    """The recipe's scorers, sharing one embedding memo.
 
-    name: ClassVar[str] = "score"
-    version: ClassVar[int] = 3
-    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES), ("votes", ANSWER_STAGES))
+    Attributes:
+        fit_pairs: on how many pairs they are fitted at most.
+    """
 
-    @cached_property
-    def scorers(self) -> list[Scorer]:
-        """The recipe's scorers, sharing one embedding memo."""
-        scorers = [build(Scorer, use, self.recipe.seed, self.base_dir) for use in self.recipe.score.scorers]
-        for scorer in scorers:
-            scorer.use_cache(EmbeddingCache(self.workspace.path("tables", "embeddings")))
-        return scorers
+    scorers: tuple[Scorer, ...]
+    fit_pairs: int
 
     @property
-    def fit_identity(self) -> Any:
+    def identity(self) -> Any:
         """The scorers and the size of the sample they are fitted on."""
-        return [[[s.name, s.identity] for s in self.scorers], self.recipe.score.fit_pairs]
+        return [[[scorer.name, scorer.identity] for scorer in self.scorers], self.fit_pairs]
 
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Fit every scorer on the sample, unless the same fit is already stored."""
-        missing = [scorer for scorer in self.scorers if self.artefact(scorer.name) is None]
-        if missing:
-            pairs, votes = sample(self.workspace, self.recipe.score.fit_pairs, ANSWER_STAGES)
-            for scorer in missing:
-                self.store(scorer.name, scorer.fit(pairs, votes))
-        self.make_current()
-        yield self
 
-    def process(self, bucket: int) -> Output:
-        """All scorers' votes on a bucket's pairs."""
-        schema = polars_schema(Votes)
-        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
-        frames = [pl.DataFrame(schema=schema)]
-        if pairs.height:
-            answers = self._answers(bucket)
-            for scorer in self.scorers:
-                found = scorer.votes(pairs, self.artefact(scorer.name) or b"", answers if scorer.reads_votes else None)
-                frames.append(found.select(schema.names()))
-        votes = pl.concat(frames)
-        transient = pl.col("aspects").str.json_path_match("$.transient") == "true"
-        failed = votes.filter(pl.col("label") == "error")
-        counts = {"votes": votes.height} | ({"error": failed.height} if failed.height else {})
-        for voter, n in failed["voter"].value_counts().iter_rows():
-            counts[f"{voter}{_ERRORS}"] = n
-        return Output(
-            {"votes": votes},
-            rows_in=pairs.height,
-            rows_out=pairs.height,
-            counts=counts,
-            complete=failed.filter(transient).is_empty(),
+def _setup(run: Run) -> Scorers:
+    scorers = tuple(build(Scorer, use, run.recipe.seed, run.folder) for use in run.recipe.score.scorers)
+    for scorer in scorers:
+        scorer.use_cache(EmbeddingCache(run.workspace.path("tables", "embeddings")))
+    return Scorers(scorers, run.recipe.score.fit_pairs)
+
+
+def _names(_: Run, setup: Scorers) -> list[str]:
+    return [scorer.name for scorer in setup.scorers]
+
+
+def _fit(run: Run, setup: Scorers, artefacts: Artefacts) -> dict[str, bytes]:
+    """Every scorer that is not fitted yet, on the sample."""
+    pairs, votes = sample(run.workspace, setup.fit_pairs, ANSWER_STAGES)
+    return {scorer.name: scorer.fit(pairs, votes) for scorer in setup.scorers if scorer.name not in artefacts}
+
+
+def _is_idle(setup: Scorers) -> bool:
+    return not setup.scorers
+
+
+def scores(setup: Scorers, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+    """All scorers' votes on a bucket's pairs."""
+    schema = polars_schema(Votes)
+    pairs = inputs.read("pairs")
+    frames = [pl.DataFrame(schema=schema)]
+    if pairs.height:
+        wanted = any(scorer.reads_votes for scorer in setup.scorers)
+        answers = inputs.read("votes", VOTE_COLUMNS) if wanted else None
+        for scorer in setup.scorers:
+            found = scorer.votes(pairs, artefacts[scorer.name], answers if scorer.reads_votes else None)
+            frames.append(found.select(schema.names()))
+    votes = pl.concat(frames)
+    failed = votes.filter(pl.col("label") == "error")
+    counts = {"votes": votes.height} | ({"error": failed.height} if failed.height else {})
+    for voter, n in failed["voter"].value_counts().iter_rows():
+        counts[f"{voter}{_ERRORS}"] = n
+    is_transient = pl.col("aspects").str.json_path_match("$.transient") == "true"
+    is_complete = failed.filter(is_transient).is_empty()
+    return Output({"votes": votes}, rows_in=pairs.height, rows_out=pairs.height, counts=counts, complete=is_complete)
+
+
+def _check(run: Run, _: Scorers, summary: Summary) -> None:
+    """End the run where a scorer failed on too many pairs.
+
+    Raises:
+        EngineError: with the scorer, counts and an example.
+    """
+    most, pairs = run.recipe.score.max_failed_share, summary.rows_in
+    failed = {name: n for name, n in summary.counts.items() if name.endswith(_ERRORS) and n > most * pairs}
+    if failed:
+        reopen(run.workspace, "score", lambda checkpoint: not failed.keys().isdisjoint(checkpoint.counts))
+        scorers = {name.removesuffix(_ERRORS): n for name, n in failed.items()}
+        said = "; ".join(f"{name} on {n:,}, for example: {_example(run, name)}" for name, n in scorers.items())
+        raise EngineError(
+            f"stage score: of {pairs:,} pairs, more than max_failed_share ({most:.1%}) allows got no vote: {said}. "
+            "Every reward is kept: run again, and only these are asked."
         )
 
-    def check(self, summary: Summary) -> None:
-        """End the run where a scorer failed on too many pairs.
 
-        Raises:
-            EngineError: with the scorer, counts and an example.
-        """
-        most, pairs = self.recipe.score.max_failed_share, summary.rows_in
-        failed = {name: n for name, n in summary.counts.items() if name.endswith(_ERRORS) and n > most * pairs}
-        if failed:
-            self.reopen(lambda checkpoint: not failed.keys().isdisjoint(checkpoint.counts))
-            scorers = {name.removesuffix(_ERRORS): n for name, n in failed.items()}
-            said = "; ".join(f"{name} on {n:,}, for example: {self._example(name)}" for name, n in scorers.items())
-            raise EngineError(
-                f"stage score: of {pairs:,} pairs, more than max_failed_share ({most:.1%}) allows got no vote: {said}. "
-                "Every reward is kept: run again, and only these are asked."
-            )
+def _example(run: Run, voter: str) -> str:
+    for bucket in run.workspace.buckets:
+        votes = run.workspace.read("votes", bucket, ("score",), ("voter", "label", "detail"))
+        failed = votes.filter(pl.col("voter") == voter, pl.col("label") == "error", pl.col("detail").is_not_null())
+        if failed.height:
+            return str(failed["detail"][0])
+    return "no reason was given"
 
-    def _example(self, voter: str) -> str:
-        for bucket in self.workspace.buckets:
-            votes = self.workspace.read("votes", bucket, (self.name,), ("voter", "label", "detail"))
-            failed = votes.filter(pl.col("voter") == voter, pl.col("label") == "error", pl.col("detail").is_not_null())
-            if failed.height:
-                return str(failed["detail"][0])
-        return "no reason was given"
 
-    def _answers(self, bucket: int) -> pl.DataFrame | None:
-        """What others said of the bucket's pairs, if a scorer wants to know."""
-        if not any(scorer.reads_votes for scorer in self.scorers):
-            return None
-        columns = [c for c in polars_schema(Votes) if c not in ("raw", "rationale")]
-        return self.workspace.read("votes", bucket, ANSWER_STAGES, columns)
+SCORE = Stage(
+    name="score",
+    version=3,
+    reads={"pairs": PAIR_STAGES, "votes": ANSWER_STAGES},
+    setup=_setup,
+    steps=(Fit(_names, _fit),),
+    work=PerBucket(scores),
+    is_global=always,
+    is_idle=_is_idle,
+    conserves="pairs",
+    check=_check,
+)
