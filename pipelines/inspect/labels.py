@@ -9,7 +9,8 @@ import polars as pl
 
 from pipelines.runtime.annotation import asked, queue
 from pipelines.runtime.run import checked_recipe
-from pipelines.stages.pull import Pull
+from pipelines.runtime.stage import Run
+from pipelines.stages.pull import fetch, fetched
 from transforms.storage.workspace import Workspace
 
 
@@ -42,9 +43,8 @@ def label_status(path: Path, root: str) -> LabelStatus:
     """
     file = checked_recipe(path)
     workspace = Workspace.open(root)
-    stage = Pull(workspace, file.recipe, file.base_dir.resolve())
-    stage.refresh()
-    answers = stage.answers()
+    fetch(Run(workspace, file.recipe, file.base_dir.resolve()))
+    answers = fetched(workspace)
     on_server = file.recipe.annotate.plugin == "label_studio"
     return counted(asked(workspace) if on_server else queue(workspace), answers.annotations, answers.rejects.height)
 

@@ -13,15 +13,15 @@ from pipelines.stages.generate import Generate
 from pipelines.stages.ingest import Ingest
 from pipelines.stages.judge import Judge
 from pipelines.stages.materialise import Materialise
-from pipelines.stages.pull import Pull
-from pipelines.stages.push import Push
+from pipelines.stages.pull import PULL
+from pipelines.stages.push import PUSH
 from pipelines.stages.route import ROUTE
 from pipelines.stages.score import SCORE
 from pipelines.stages.screen import Screen
 
 STAGES: dict[str, type[StageClass] | Stage[Any]] = {
     stage.name: stage
-    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, SCORE, FUSE, ROUTE, Push, Pull, Materialise)
+    for stage in (Ingest, Evolve, Screen, Generate, Clean, Judge, SCORE, FUSE, ROUTE, PUSH, PULL, Materialise)
 }
 # Answers are pulled before judges are asked: a sequential panel learns from them in the run that brings them.
 RUN_ORDER = (

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from io import BytesIO
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, rankings, server, store_frame
-from pipelines.runtime.stage import PAIR_STAGES
-from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.stage import PAIR_STAGES, Inputs, PerBucket, Run, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema
@@ -23,109 +20,121 @@ from transforms.annotate.label_studio import Pulled, pull, reconcile
 from transforms.annotate.ranking import rankings_by_id
 from transforms.annotate.votes import votes_of
 from transforms.storage.files import parquet_bytes
-from transforms.storage.workspace import Output
+from transforms.storage.workspace import Output, Workspace
 
 _RAW, _CURSORS, _VALID, _REJECTED = "raw.parquet", "cursors.json", "annotations.parquet", "rejects.parquet"
+_EMPTY = {
+    _VALID: pl.DataFrame(schema=polars_schema(Annotations)),
+    _REJECTED: pl.DataFrame(schema=polars_schema(Rejects)),
+}
 
 
-@dataclass(frozen=True)
-class Pull(Stage):
-    """Every valid answer as an annotation and a vote, every other one as a reject."""
+class Answered(NamedTuple):
+    """Every answer as last fetched, and what was asked.
 
-    name: ClassVar[str] = "pull"
-    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES),)
+    Attributes:
+        content: hashes of the stored answers, valid ones and rejects.
+        asked: the queue as last offered.
+    """
 
-    def refresh(self) -> None:
-        """Fetch what changed on the server and read the files of the recipe; check every answer."""
-        section = self.recipe.annotate
-        if section.plugin != "label_studio" and not section.files:
-            for name in (_VALID, _REJECTED):
-                if self._frame(name) is not None:
-                    self._store(name, self._empty(name))
-            return
-        answers = [self._from_server()] if section.plugin == "label_studio" else []
-        answers += [self._from_file(path) for path in section.files]
-        found = merged(answers)
-        self._store(_VALID, found.annotations)
-        self._store(_REJECTED, found.rejects)
+    answers: Answers
+    content: list[str]
+    asked: pl.DataFrame
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nobody has answered."""
-        answers = self.answers()
-        return answers.annotations.is_empty() and answers.rejects.is_empty()
-
-    def answers(self) -> Answers:
-        """Every answer as last fetched."""
-        valid, rejected = (self._frame(name) for name in (_VALID, _REJECTED))
-        return Answers(
-            self._empty(_VALID) if valid is None else valid, self._empty(_REJECTED) if rejected is None else rejected
-        )
-
-    @cached_property
-    def identity(self) -> Any:
+    def identity(self) -> list[Any]:
         """The answers' content, and what of the answered pairs was held out for the audit."""
-        offered, answered = asked(self.workspace), self.answers().annotations
-        held = offered.join(answered, on="pair_id", how="semi").select("pair_id", "held_out").sort("pair_id")
-        names = (_VALID, _REJECTED)
-        return [hash_bytes(self.workspace.read_artefact(self.name, n) or b"") for n in names] + [held.rows()]
+        held = self.asked.join(self.answers.annotations, on="pair_id", how="semi").select("pair_id", "held_out")
+        return [*self.content, held.sort("pair_id").rows()]
 
-    def process(self, bucket: int) -> Output:
-        """The answers to the bucket's pairs; rejects that name no known pair lie in bucket 0."""
-        ids = self.workspace.read("pairs", bucket, PAIR_STAGES, []).select("pair_id")
-        answers = self.answers()
-        valid, rejected = answers.annotations, answers.rejects.clear() if bucket else answers.rejects
-        mine = valid.join(ids, on="pair_id", how="semi")
-        votes = votes_of(mine, asked(self.workspace))
-        return Output(
-            {"annotations": mine, "votes": votes, "rejects": rejected},
-            rows_in=mine.height + rejected.height,
-            rows_out=mine.height,
-            counts={"votes": votes.height},
-        )
 
-    def _from_server(self) -> Answers:
-        studio = server(self.recipe.annotate)
-        raw = self._frame(_RAW)
-        cursors = orjson.loads(self.workspace.read_artefact(self.name, _CURSORS) or b"{}")
-        tasks, _, _ = reconcile(studio, ledger(self.workspace))
-        store_frame(self.workspace, LEDGER, tasks)
-        state = pull(studio, tasks, Pulled() if raw is None else Pulled(raw, cursors))
-        self._store(_RAW, state.raw)
-        self.workspace.write_artefact(self.name, _CURSORS, canonical_json(state.cursors))
-        ranked = rankings(self.workspace)
-        pairs = pairs_by_id(self.workspace, [*tasks["pair_id"], *ranked["pair_id"]])
-        groups = rankings_by_id(ranked)
-        return read_answers(
-            state.records(), tasks, pairs, page_config(self.recipe), studio.annotators(), self._controls(), groups
-        )
+def _setup(run: Run) -> Answered:
+    content = [hash_bytes(run.workspace.read_artefact("pull", name) or b"") for name in (_VALID, _REJECTED)]
+    return Answered(fetched(run.workspace), content, asked(run.workspace))
 
-    def _controls(self) -> pl.Series:
-        """The pairs that were asked because their answer is known."""
-        return asked(self.workspace).filter(pl.col("purpose") == "control")["pair_id"]
 
-    def _from_file(self, name: str) -> Answers:
-        path = self.base_dir / name
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise DataError(f"annotate.files: cannot read {path}: {error.strerror}") from None
-        pairs = pairs_by_id(self.workspace, _named_pairs(lines))
-        return from_jsonl(lines, pairs, self._controls(), name=name)
+def fetch(run: Run) -> None:
+    """Fetch what changed on the server and read the files of the recipe; check every answer.
 
-    def _frame(self, name: str) -> pl.DataFrame | None:
-        data = self.workspace.read_artefact(self.name, name)
-        return None if data is None else pl.read_parquet(BytesIO(data))
+    Raises:
+        AnnotationServerError: the server does not answer; ask again later.
+        DataError: a file cannot be read.
+    """
+    section = run.recipe.annotate
+    if section.plugin != "label_studio" and not section.files:
+        for name, empty in _EMPTY.items():
+            if _frame(run.workspace, name) is not None:
+                _store(run.workspace, name, empty)
+        return
+    answers = [_from_server(run)] if section.plugin == "label_studio" else []
+    answers += [_from_file(run, path) for path in section.files]
+    found = merged(answers)
+    _store(run.workspace, _VALID, found.annotations)
+    _store(run.workspace, _REJECTED, found.rejects)
 
-    def _store(self, name: str, frame: pl.DataFrame) -> None:
-        self.workspace.write_artefact(self.name, name, parquet_bytes(frame))
 
-    @staticmethod
-    def _empty(name: str) -> pl.DataFrame:
-        return pl.DataFrame(schema=polars_schema(Annotations if name == _VALID else Rejects))
+def fetched(workspace: Workspace) -> Answers:
+    """Every answer as last fetched."""
+    valid, rejected = (_frame(workspace, name) for name in (_VALID, _REJECTED))
+    return Answers(_EMPTY[_VALID] if valid is None else valid, _EMPTY[_REJECTED] if rejected is None else rejected)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
+
+def _is_idle(answered: Answered) -> bool:
+    """Whether nobody has answered."""
+    return answered.answers.annotations.is_empty() and answered.answers.rejects.is_empty()
+
+
+def bucket_answers(answered: Answered, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
+    """The answers to the bucket's pairs; rejects that name no known pair lie in bucket 0."""
+    ids = inputs.read("pairs", []).select("pair_id")
+    valid, rejects = answered.answers.annotations, answered.answers.rejects
+    rejected = rejects.clear() if inputs.bucket else rejects
+    mine = valid.join(ids, on="pair_id", how="semi")
+    votes = votes_of(mine, answered.asked)
+    return Output(
+        {"annotations": mine, "votes": votes, "rejects": rejected},
+        rows_in=mine.height + rejected.height,
+        rows_out=mine.height,
+        counts={"votes": votes.height},
+    )
+
+
+def _from_server(run: Run) -> Answers:
+    workspace, studio = run.workspace, server(run.recipe.annotate)
+    raw = _frame(workspace, _RAW)
+    cursors = orjson.loads(workspace.read_artefact("pull", _CURSORS) or b"{}")
+    tasks, _, _ = reconcile(studio, ledger(workspace))
+    store_frame(workspace, LEDGER, tasks)
+    state = pull(studio, tasks, Pulled() if raw is None else Pulled(raw, cursors))
+    _store(workspace, _RAW, state.raw)
+    workspace.write_artefact("pull", _CURSORS, canonical_json(state.cursors))
+    ranked = rankings(workspace)
+    pairs = pairs_by_id(workspace, [*tasks["pair_id"], *ranked["pair_id"]])
+    page, controls = page_config(run.recipe), _controls(workspace)
+    return read_answers(state.records(), tasks, pairs, page, studio.annotators(), controls, rankings_by_id(ranked))
+
+
+def _controls(workspace: Workspace) -> pl.Series:
+    """The pairs that were asked because their answer is known."""
+    return asked(workspace).filter(pl.col("purpose") == "control")["pair_id"]
+
+
+def _from_file(run: Run, name: str) -> Answers:
+    path = run.folder / name
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"annotate.files: cannot read {path}: {error.strerror}") from None
+    pairs = pairs_by_id(run.workspace, _named_pairs(lines))
+    return from_jsonl(lines, pairs, _controls(run.workspace), name=name)
+
+
+def _frame(workspace: Workspace, name: str) -> pl.DataFrame | None:
+    return workspace.read_frame("pull", name)
+
+
+def _store(workspace: Workspace, name: str, frame: pl.DataFrame) -> None:
+    workspace.write_artefact("pull", name, parquet_bytes(frame))
 
 
 def _named_pairs(lines: list[bytes]) -> list[str]:
@@ -138,3 +147,14 @@ def _named_pairs(lines: list[bytes]) -> list[str]:
         if isinstance(row, dict) and isinstance(row.get("pair_id"), str):
             found.append(row["pair_id"])
     return found
+
+
+PULL = Stage(
+    name="pull",
+    version=1,
+    reads={"pairs": PAIR_STAGES},
+    setup=_setup,
+    observe=fetch,
+    work=PerBucket(bucket_answers),
+    is_idle=_is_idle,
+)
