@@ -7,10 +7,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipelines.runtime.llm_stage import CACHES
+from pipelines.runtime.asking import CACHES, FIT_USAGE
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
 from pipelines.runtime.summary import summarise
-from pipelines.stages.judge import FIT_USAGE
 from transforms.stats.judge_quality import context_worth, human_labels, judge_statistics, response_lengths
 from transforms.storage.workspace import Workspace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,28 @@ from pipelines.inspect.estimates import estimates
 from pipelines.publish.certify import audited_noise, certificate
 from pipelines.publish.report import report_documents
 from pipelines.runtime.annotation import queue
-from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
+from pipelines.runtime.run_stage import stage_artefacts
+from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Run
 from pipelines.runtime.summary import Summary, summarise
 from pipelines.stages.fuse import judgement
 from pipelines.stages.ingest import inputs_read
 from pipelines.stages.judge import JUDGES
-from pipelines.stages.materialise import REJECT_STAGES, Materialise
+from pipelines.stages.materialise import (
+    MATERIALISE,
+    REJECT_STAGES,
+    parent_version,
+    version_buckets,
+    version_splits,
+)
 from schemas.errors import DataError, PrefineError
 from schemas.ids import hash_json
 from schemas.recipe_file import RecipeFile, parse_recipe
 from transforms.plugins.build import plugin_uses
 from transforms.plugins.recipe_hash import recipe_hash
 from transforms.plugins.registry import distribution_of
+from transforms.publish.read import Version
 from transforms.publish.recompute import FUSER, POLICY
+from transforms.publish.splits import SplitsConfig
 from transforms.publish.version import Provenance, PublishResult, publish
 from transforms.report.census import Census, added_up, counted
 from transforms.storage.workspace import Workspace
@@ -59,12 +68,17 @@ class Publication:
     """A recipe about to publish."""
 
     file: RecipeFile
-    stage: Materialise
+    run: Run
 
     @property
     def workspace(self) -> Workspace:
         """The workspace published from."""
-        return self.stage.workspace
+        return self.run.workspace
+
+    @cached_property
+    def parent(self) -> Version | None:
+        """The latest version."""
+        return parent_version(self.run)
 
     def provenance(self) -> Provenance:
         """What the version is made of."""
@@ -76,14 +90,14 @@ class Publication:
             inputs=inputs_read(self.workspace),
             parts={table: self._fingerprint(table, stages) for table, stages in _PARTS.items()},
             voters=self._voters(),
-            splits=self.stage.splits_config.model_dump(mode="json"),
+            splits=SplitsConfig.model_validate(self.run.recipe.materialise.splits).model_dump(mode="json"),
             certificate=certificate(self.workspace),
             estimates=self._estimates(),
         )
 
     def unchanged(self) -> PublishResult | None:
         """The latest version, if it was made of exactly what lies in the workspace now."""
-        latest = self.stage.parent
+        latest = self.parent
         if latest is None:
             return None
         manifest, now = latest.manifest, self.provenance()
@@ -96,7 +110,7 @@ class Publication:
 
     def _parent_recipe_hash(self) -> str | None:
         """The hash of the latest version's recipe by this code's rule; None without one that this code can read."""
-        latest = self.stage.parent
+        latest = self.parent
         if latest is None:
             return None
         try:
@@ -134,12 +148,12 @@ class Publication:
         """Write the version, or find that it exists."""
         counts: list[Census] = []
         return publish(
-            self.stage.datasets,
+            self.workspace.datasets,
             self.file.recipe.dataset,
-            counted(self.stage.buckets(), counts),
-            self.stage.splits(),
+            counted(version_buckets(self.workspace), counts),
+            version_splits(self.workspace, stage_artefacts(MATERIALISE, self.run)),
             self.provenance(),
-            parent=self.stage.parent.manifest.version if self.stage.parent else None,
+            parent=self.parent.manifest.version if self.parent else None,
             evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
             documents=lambda manifest, folder: report_documents(
                 self.workspace, manifest, folder, added_up(counts), self.file.recipe.materialise.spread_pairs

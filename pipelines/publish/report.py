@@ -10,7 +10,7 @@ import polars as pl
 
 from pipelines.inspect.annotations import outlook, people
 from pipelines.inspect.judges import STAGES, stage_usage
-from pipelines.runtime.hygiene_stage import embedded
+from pipelines.runtime.hygiene import embedded
 from pipelines.runtime.stage import PAIR_STAGES
 from pipelines.runtime.summary import summarise
 from schemas.errors import UsageError

@@ -18,9 +18,11 @@ from pipelines.runtime.summary import Summary
 from pipelines.runtime.workers import Lane, Stopwatch, StoredInputs, Worker
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
-from schemas.recipe import AskingSection
+from schemas.recipe import AskingSection, PluginUse
 from transforms.engines.base import Engine
 from transforms.llm.window import Budget, Caller, Ledger, Work, answer
+from transforms.plugins.base import Plugin
+from transforms.plugins.build import build, engine_names
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Checkpoint, Workspace
 
@@ -45,6 +47,12 @@ class Served:
     budget: Budget
     endpoints: Mapping[str, list[str]] = field(default_factory=dict)
     n_lanes: int = 1
+
+
+def engines_of(run: Run, kind: type[Plugin], uses: Sequence[PluginUse]) -> dict[str, Engine]:
+    """The engines that these plug-ins name."""
+    names = engine_names(kind, uses)
+    return {name: build(Engine, run.recipe.engines[name], run.recipe.seed, run.folder) for name in names}
 
 
 @contextmanager

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.runtime.dry_run_replies import made_up
-from pipelines.runtime.llm_stage import AskingStage, Unit
-from pipelines.runtime.stage import PAIR_STAGES
-from pipelines.runtime.stage_class import run_stage
-from pipelines.stages.clean import Clean
-from pipelines.stages.evolve import Evolve
-from pipelines.stages.generate import Generate
-from pipelines.stages.ingest import Ingest
-from pipelines.stages.judge import Judge
-from pipelines.stages.screen import Screen
+from pipelines.runtime.run_stage import run_stage
+from pipelines.runtime.stage import PAIR_STAGES, PerUnit, Run, S, Stage, Unit
+from pipelines.runtime.workers import StoredInputs
+from pipelines.stages.clean import CLEAN
+from pipelines.stages.evolve import EVOLVE
+from pipelines.stages.generate import GENERATE
+from pipelines.stages.ingest import INGEST
+from pipelines.stages.judge import JUDGE
+from pipelines.stages.screen import SCREEN
 from schemas.recipe_file import RecipeFile
 from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE
@@ -67,16 +67,16 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
     with tempfile.TemporaryDirectory(prefix="prefine-plan-") as scratch:
         workspace = Workspace.create(scratch, recipe.buckets)
         sampled = min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
-        ingest = Ingest(workspace, recipe, file.base_dir, sampled, flags)
-        ingested = run_stage(ingest, quiet=True)
+        run = Run(workspace, recipe, file.base_dir, sampled, flags)
+        ingested = run_stage(INGEST, run, quiet=True).summary
         seen = sum(count_rows(source, file.base_dir, sampled) for source in recipe.sources)
         scale = rows / seen if seen else 1.0
         costs: dict[tuple[str, str], Cost] = {}
-        _walk(Evolve(workspace, recipe, file.base_dir), root, costs)
-        run_stage(Screen(workspace, recipe, file.base_dir, flags=flags), quiet=True)
-        _walk(Generate(workspace, recipe, file.base_dir), root, costs)
-        run_stage(Clean(workspace, recipe, file.base_dir, flags=flags), quiet=True)
-        _walk(Judge(workspace, recipe, file.base_dir), root, costs)
+        _walk(EVOLVE, run, root, costs)
+        run_stage(SCREEN, run, quiet=True)
+        _walk(GENERATE, run, root, costs)
+        run_stage(CLEAN, run, quiet=True)
+        _walk(JUDGE, run, root, costs)
         now = ingested.counts.get("pairs", 0)
         expected = sum(workspace.read("pairs", b, PAIR_STAGES, []).height for b in workspace.buckets)
     planned = Plan(rows, round(now * scale), round(expected * scale), [_scaled(c, scale) for c in costs.values()])
@@ -90,13 +90,15 @@ def plan(file: RecipeFile, root: str, limit: int | None, flags: tuple[str, ...])
     return planned
 
 
-def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> None:
+def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cost]) -> None:
     """Run a stage's units with made-up replies and commit what they give, for the next stage to walk.
 
     A request met twice is asked once, as the memo has it.
     """
-    for bucket in stage.workspace.buckets:
-        memo = Memo(Workspace(root, stage.workspace.n_buckets).bucket_dir("generations", bucket))
+    assert isinstance(stage.work, PerUnit)
+    setup = stage.setup(replace(run, observed=stage.observe(run)))
+    for bucket in run.workspace.buckets:
+        memo = Memo(Workspace(root, run.workspace.n_buckets).bucket_dir("generations", bucket))
         made: dict[str, Reply] = {}
 
         async def ask(request: Request, memo: Memo = memo, made: dict[str, Reply] = made) -> Reply:
@@ -115,11 +117,12 @@ def _walk(stage: AskingStage, root: str, costs: dict[tuple[str, str], Cost]) -> 
             cost.tokens_out += reply.tokens_out
             return reply
 
-        units, output_of = stage.work(bucket, ask)
+        inputs = StoredInputs(run.workspace, bucket, stage.reads)
+        units = stage.work.units(setup, inputs, {}, ask)
         results = asyncio.run(_all(units))
         for cost in costs.values():
             cost.units += len(units) if cost.stage == stage.name else 0
-        stage.workspace.commit(stage.name, bucket, "plan", output_of(results), 0.0)
+        run.workspace.commit(stage.name, bucket, "plan", stage.work.output(setup, inputs, results), 0.0)
 
 
 async def _all(units: list[Unit]) -> list[Any]:

@@ -11,11 +11,10 @@ from pipelines.publish.publication import Publication, report_path
 from pipelines.runtime.beam_options import beam_flags
 from pipelines.runtime.dry_run import Plan, plan
 from pipelines.runtime.order import RUN_ORDER, STAGES
-from pipelines.runtime.run_stage import run_stage
-from pipelines.runtime.stage import Run, Stage
-from pipelines.runtime.stage_class import run_stage as run_stage_class
+from pipelines.runtime.run_stage import StageResult, run_stage
+from pipelines.runtime.stage import Run
 from pipelines.runtime.summary import Summary
-from pipelines.stages.materialise import Materialise
+from pipelines.stages.materialise import MATERIALISE
 from schemas.errors import UsageError
 from schemas.recipe import Recipe
 from schemas.recipe_file import RecipeFile, load_recipe
@@ -116,22 +115,19 @@ def run_stages(
     workspace = Workspace.create(root, recipe.buckets)
     workspace.write_artefact("recipe", "last.yaml", file.text.encode())
     result = RunResult(str(path), root)
-    ours = tuple(beam_flags(recipe.beam, flags))
+    run = Run(workspace, recipe, file.base_dir.resolve(), limit, tuple(beam_flags(recipe.beam, flags)))
     with workspace.alone():
         for name in names:
-            value = STAGES[name]
-            if isinstance(value, Stage):
-                found = run_stage(value, Run(workspace, recipe, file.base_dir.resolve(), limit, ours), quiet)
-                result.stages.append(found.summary)
-                result.notes += found.notes
-                continue
-            stage = value(workspace, recipe, file.base_dir.resolve(), limit, ours)
-            if isinstance(stage, Materialise):
-                _publish(Publication(file, stage), result, quiet)
+            if name == MATERIALISE.name:
+                _publish(Publication(file, run), result, quiet)
             else:
-                result.stages.append(run_stage_class(stage, quiet))
-                result.notes += stage.notes(result.stages[-1])
+                _add(result, run_stage(STAGES[name], run, quiet))
     return result
+
+
+def _add(result: RunResult, done: StageResult) -> None:
+    result.stages.append(done.summary)
+    result.notes += done.notes
 
 
 def with_budget(recipe: Recipe, answers: int) -> Recipe:
@@ -144,7 +140,7 @@ def with_budget(recipe: Recipe, answers: int) -> Recipe:
 def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     outcome = publication.unchanged()
     if outcome is None:
-        result.stages.append(run_stage_class(publication.stage, quiet))
+        _add(result, run_stage(MATERIALISE, publication.run, quiet))
         publication.check_rows(result.stages[-1])
         outcome = publication.publish()
     result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"

@@ -13,7 +13,6 @@ from pipelines.runtime.progress import shown
 from pipelines.runtime.stage import CURRENT, Artefacts, Fit, Pass, PerBucket, PerUnit, Run, S, Stage, pass_name
 from pipelines.runtime.summary import Summary, summarise
 from pipelines.runtime.workers import BucketLane, BucketPassElement, Lane, PassElement, StoredArtefacts, StoredInputs
-from schemas.errors import WorkspaceError
 from schemas.ids import hash_json
 from transforms.storage.workspace import Workspace
 
@@ -78,8 +77,7 @@ def _ask(
 
 
 def _finished(stage: Stage[S], run: Run, setup: S, artefacts: Artefacts) -> StageResult:
-    """The checkpoints added up, once they are found good enough and no row was lost on the way into the stage."""
-    check_conserved(stage, run.workspace)
+    """The checkpoints added up, once what was made is found good enough to go on with."""
     summary = summarise(stage.name, list(run.workspace.checkpoints(stage.name).values()))
     notes = []
     if isinstance(stage.work, PerUnit):
@@ -90,28 +88,6 @@ def _finished(stage: Stage[S], run: Run, setup: S, artefacts: Artefacts) -> Stag
     if stage.notes is not None:
         notes += stage.notes(run, setup, artefacts, summary)
     return StageResult(summary, notes)
-
-
-def check_conserved(stage: Stage[Any], workspace: Workspace) -> None:
-    """Compare the rows that went into each bucket with those that earlier stages put out.
-
-    Raises:
-        WorkspaceError: they differ, so rows were lost or taken twice between two stages.
-    """
-    table = stage.conserves
-    if table is None:
-        return
-    for bucket in workspace.buckets:
-        taken = workspace.checkpoint(stage.name, bucket)
-        given = [workspace.checkpoint(name, bucket) for name in stage.reads[table]]
-        if taken is None or any(checkpoint is not None and checkpoint.rows is None for checkpoint in given):
-            continue  # checkpoints of earlier releases do not say how many rows a table has
-        rows = sum(checkpoint.rows.get(table, 0) for checkpoint in given if checkpoint is not None and checkpoint.rows)
-        if taken.rows_in != rows:
-            raise WorkspaceError(
-                f"bucket {bucket}: {' and '.join(stage.reads[table])} put out {rows} rows of {table}, stage "
-                f"{stage.name} took {taken.rows_in}: rows were lost between them; please report this as a bug"
-            )
 
 
 class Keys(NamedTuple):

@@ -79,32 +79,28 @@ class Group:
                     workspace.fs.rm_file(path)
 
 
-@dataclass(frozen=True)
-class CollectGroup:
-    """The element function: a group's slices to one file per table and range of buckets, the manifest last."""
+def deal(workspace: Workspace, group: Group) -> None:
+    """A group's slices to one file per table and range of buckets, the manifest last; nothing where that was done.
 
-    workspace: Workspace
-
-    def __call__(self, group: Group) -> str:
-        """Deal the group unless that was done."""
-        workspace = self.workspace
-        if group.files(workspace) is not None:
-            return "known"
-        held: dict[str, list[str]] = {table: [] for table in STAGED_TABLES}
-        for key in group.slices:
-            path = staged(workspace, key, "json")
-            manifest_of_slice = read_json(workspace.fs, path)
-            if manifest_of_slice is None:
-                raise WorkspaceError(f"{path} is gone; run ingest again")
-            for table in manifest_of_slice["tables"]:
-                held[table].append(staged(workspace, key, f"{table}.parquet"))
-        manifest: dict[str, list[int]] = {}
-        for table, paths in held.items():
-            schema = pl.Schema({**polars_schema(TABLES[table]), "bucket": pl.Int64()})
-            for at, low in enumerate(range(0, workspace.n_buckets, group.width)):
-                rows = read_where(workspace.fs, paths, "bucket", low, low + group.width, schema)
-                if rows.height:
-                    write_staged(workspace, group.path(workspace, f"{table}-{at:04d}.parquet"), rows, group.width)
-                    manifest.setdefault(table, []).append(at)
-        write_atomic(workspace.fs, group.path(workspace, "json"), canonical_json(manifest))
-        return "collected"
+    Raises:
+        WorkspaceError: a slice is gone.
+    """
+    if group.files(workspace) is not None:
+        return
+    held: dict[str, list[str]] = {table: [] for table in STAGED_TABLES}
+    for key in group.slices:
+        path = staged(workspace, key, "json")
+        manifest_of_slice = read_json(workspace.fs, path)
+        if manifest_of_slice is None:
+            raise WorkspaceError(f"{path} is gone; run ingest again")
+        for table in manifest_of_slice["tables"]:
+            held[table].append(staged(workspace, key, f"{table}.parquet"))
+    manifest: dict[str, list[int]] = {}
+    for table, paths in held.items():
+        schema = pl.Schema({**polars_schema(TABLES[table]), "bucket": pl.Int64()})
+        for at, low in enumerate(range(0, workspace.n_buckets, group.width)):
+            rows = read_where(workspace.fs, paths, "bucket", low, low + group.width, schema)
+            if rows.height:
+                write_staged(workspace, group.path(workspace, f"{table}-{at:04d}.parquet"), rows, group.width)
+                manifest.setdefault(table, []).append(at)
+    write_atomic(workspace.fs, group.path(workspace, "json"), canonical_json(manifest))

@@ -8,7 +8,7 @@ that a test gives them frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -122,11 +122,11 @@ class Fit(Generic[S]):
 
     Attributes:
         names: the artefacts; where all of them are there, nothing is made.
-        make: the artefacts that are missing, by name.
+        make: the artefacts that are missing, with their names; each is stored before the next one is made.
     """
 
     names: Callable[[Run, S], Sequence[str]]
-    make: Callable[[Run, S, Artefacts], Mapping[str, bytes]]
+    make: Callable[[Run, S, Artefacts], Mapping[str, bytes] | Iterable[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import polars as pl
 
 from pipelines.runtime.progress import LaneProgress
 from pipelines.runtime.stage import RETRY, Artefacts, BucketPass, Inputs, Pass, PerBucket, Run, S, Stage, pass_name
+from schemas.errors import WorkspaceError
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output, Workspace
 
@@ -106,11 +107,36 @@ class Worker(Generic[S]):
         return StoredInputs(self.run.workspace, bucket, self.stage.reads)
 
     def commit(self, bucket: int, key: str, output: Output, seconds: float) -> None:
-        """Store a bucket's output; one that lacks answers stays pending."""
+        """Store a bucket's output; one that lacks answers stays pending.
+
+        Raises:
+            WorkspaceError: rows were lost, in the stage or on the way into it.
+        """
+        check_taken(self.stage, self.run.workspace, bucket, output)
         self.run.workspace.commit(self.stage.name, bucket, key if output.complete else f"{RETRY}{key}", output, seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
+
+
+def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, output: Output) -> None:
+    """Compare the rows that went into a bucket with those that the stages before put out.
+
+    Raises:
+        WorkspaceError: they differ, so rows were lost or taken twice between two stages.
+    """
+    table = stage.conserves
+    if table is None:
+        return
+    before = [c for name in stage.reads[table] if (c := workspace.checkpoint(name, bucket)) is not None]
+    if any(checkpoint.rows is None for checkpoint in before):
+        return  # checkpoints of earlier releases do not say how many rows a table has
+    given = sum((checkpoint.rows or {}).get(table, 0) for checkpoint in before)
+    if output.rows_in != given:
+        raise WorkspaceError(
+            f"stage {stage.name}, bucket {bucket}: {' and '.join(stage.reads[table])} gave {given} rows of {table} and "
+            f"{output.rows_in} were taken: rows were lost between the stages; please report this as a bug"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,67 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
 
 import polars as pl
 
-from pipelines.runtime.hygiene_stage import HygieneStage
-from pipelines.runtime.stage_class import Reads
+from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, is_global, is_idle, setup_hygiene
+from pipelines.runtime.stage import Inputs, PerBucket, Run, Stage
 from schemas.messages import text_of
-from transforms.hygiene.clean import Outcome, examine_pairs
+from transforms.hygiene.clean import examine_pairs
 from transforms.hygiene.duplicates import pair_keys
 from transforms.hygiene.masking import votes_on_masked
+from transforms.storage.workspace import Output
 
-_RAW = ("ingest", "generate")
+_STAGES = ("ingest", "generate")
 
 
-@dataclass(frozen=True)
-class Clean(HygieneStage):
-    """The pairs that stay; of those that are alike the one with the smallest id, an ingested one before a made one."""
+def _group(pairs: pl.DataFrame) -> pl.Series:
+    """Which prompt a pair descends from."""
+    return pairs["group_id"].fill_null("")
 
-    name: ClassVar[str] = "clean"
-    version: ClassVar[int] = 3
-    reads: ClassVar[Reads] = (("pairs", _RAW), ("votes", _RAW))
-    table: ClassVar[str] = "pairs"
-    raw: ClassVar[tuple[str, ...]] = _RAW
-    id_column: ClassVar[str] = "pair_id"
 
-    @property
-    def gains(self) -> bool:
-        """Generators may make a pair that was given, or one pair from two rows."""
-        return bool(self.recipe.generate.generators)
+def _order() -> pl.Expr:
+    """The pair with the smallest id stays, and of equal ids the ingested one."""
+    return pl.format("{} {}", "pair_id", "record")
 
-    @property
-    def origin_columns(self) -> tuple[str, ...]:
-        """Which prompt a pair descends from."""
-        return ("group_id",)
 
-    def origins(self, rows: pl.DataFrame) -> pl.Series:
-        """The pair's group."""
-        return rows["group_id"].fill_null("")
+def _meaning(pairs: pl.DataFrame) -> tuple[list[str], list[str]]:
+    """Both responses together, whichever stands first; compared under one prompt and context."""
+    texts, groups = [], []
+    for row in pairs.iter_rows(named=True):
+        texts.append("\n".join(sorted(text_of(row[side]) for side in ("response_a", "response_b"))))
+        groups.append(f"{row['prompt_id']} {row['context'] or ''}")
+    return texts, groups
 
-    def order(self) -> pl.Expr:
-        """By id, and of equal ids the ingested one first."""
-        return pl.format("{} {}", "pair_id", "record")
 
-    def examine(self, rows: pl.DataFrame) -> list[Outcome]:
-        """What becomes of each pair by itself."""
-        return examine_pairs(rows, self.config, self.embed if self.needs_vectors else None)
+PAIRS = RowKind("pairs", "pair_id", _STAGES, ("group_id",), _group, _order, examine_pairs, pair_keys, _meaning)
 
-    def keys(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Keys of prompt and responses."""
-        return pair_keys(rows)
 
-    def meaning(self, rows: pl.DataFrame) -> tuple[list[str], list[str]]:
-        """Both responses together, whichever stands first; compared under one prompt and context."""
-        texts, groups = [], []
-        for row in rows.iter_rows(named=True):
-            texts.append("\n".join(sorted(text_of(row[side]) for side in ("response_a", "response_b"))))
-            groups.append(f"{row['prompt_id']} {row['context'] or ''}")
-        return texts, groups
+def _setup(run: Run) -> Hygiene:
+    # Generators may make a pair that was given, or one pair from two rows.
+    return setup_hygiene(run, PAIRS, gains=bool(run.recipe.generate.generators))
 
-    def beside_kept(self, bucket: int, rows: pl.DataFrame, kept: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """The votes on pairs that masking gave new ids."""
-        votes = votes_on_masked(self.workspace.read("votes", bucket, _RAW), kept)
-        return {"votes": votes}
+
+def clean_pairs(hygiene: Hygiene, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+    """The pairs of a bucket that stay, and the votes on those to which masking gave new ids."""
+    output = cleaned(hygiene, inputs, artefacts)
+    if "pairs" in output.tables:
+        output.tables["votes"] = votes_on_masked(inputs.read("votes"), output.tables["pairs"])
+    return output
+
+
+CLEAN = Stage(
+    name="clean",
+    version=3,
+    reads={"pairs": _STAGES, "votes": _STAGES},
+    setup=_setup,
+    steps=FIND_DUPLICATES,
+    work=PerBucket(clean_pairs),
+    is_global=is_global,
+    is_idle=is_idle,
+    conserves="pairs",
+)

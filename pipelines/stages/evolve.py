@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
-from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, duplicate
-from pipelines.runtime.stage_class import Reads
+from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, is_idle, per_row, setup_generators
+from pipelines.runtime.stage import Run, Stage
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
 
 
-@dataclass(frozen=True)
-class Evolve(GeneratingStage):
-    """New prompts in the bucket of the prompt they descend from."""
+def _setup(run: Run) -> Generators:
+    return setup_generators(run, "prompts")
 
-    name: ClassVar[str] = "evolve"
-    makes: ClassVar[str] = "prompts"
-    reads: ClassVar[Reads] = (("prompts", ("ingest",)),)
-    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ("ingest",)}
 
-    def output(self, made: Made) -> Output:
-        """The new prompts; of those with one text the one with the smallest origin stays, as over all buckets."""
-        found = [(name, row) for name, one in made for row in one.prompts]
-        kept: dict[str, Row] = {}
-        again: list[Row] = []
-        for name, row in sorted(found, key=lambda item: (item[1]["prompt_id"], evolved_from(item[1]["meta"]))):
-            if row["prompt_id"] in kept:
-                again.append(duplicate(self.name, name, row, "prompt_id"))
-            else:
-                kept[row["prompt_id"]] = row
-        return conserved("prompts", made, rows_frame(list(kept.values()), Prompts), again)
+def new_prompts(made: Yields) -> Output:
+    """The new prompts, in the bucket of the prompt they descend from.
+
+    Of those with one text the one with the smallest origin stays, as over all buckets.
+    """
+    found = [(name, row) for name, one in made for row in one.prompts]
+    kept: dict[str, Row] = {}
+    again: list[Row] = []
+    for name, row in sorted(found, key=lambda item: (item[1]["prompt_id"], evolved_from(item[1]["meta"]))):
+        if row["prompt_id"] in kept:
+            again.append(duplicate("evolve", name, row, "prompt_id"))
+        else:
+            kept[row["prompt_id"]] = row
+    return conserved("prompts", made, rows_frame(list(kept.values()), Prompts), again)
 
 
 def evolved_from(meta: str | None) -> str:
     """Id of the prompt that a prompt was evolved from; "" where it was not."""
     made: Any = orjson.loads(meta or "{}").get("evolution") or {}
     return str(made.get("evolved_from", ""))
+
+
+EVOLVE = Stage(
+    name="evolve",
+    version=2,
+    reads={"prompts": ("ingest",)},
+    setup=_setup,
+    work=per_row(new_prompts),
+    is_idle=is_idle,
+)

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
-from pipelines.runtime.generator_stage import GeneratingStage, Made, conserved, duplicate
-from pipelines.runtime.stage_class import Reads, run_stage
-from pipelines.stages.evolve import Evolve
-from pipelines.stages.screen import Screen
+from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, is_idle, per_row, setup_generators
+from pipelines.runtime.stage import Run, Stage
+from pipelines.stages.evolve import EVOLVE
+from pipelines.stages.screen import SCREEN
 from schemas.tables import Pairs, Row, Votes, rows_frame
 from transforms.sources.votes import vote_id
 from transforms.storage.workspace import Output
 
 
-@dataclass(frozen=True)
-class Generate(GeneratingStage):
-    """Every generator's pairs from every prompt (or pair); what one row yields stays in that row's bucket."""
+def _setup(run: Run) -> Generators:
+    return setup_generators(run, "pairs")
 
-    name: ClassVar[str] = "generate"
-    makes: ClassVar[str] = "pairs"
-    reads: ClassVar[Reads] = (("prompts", ("screen",)), ("pairs", ("ingest",)))
-    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ("screen",), "pairs": ("ingest",)}
 
-    def refresh(self) -> None:
-        """Bring the prompts up to date: who runs this stage alone starts from the same ones as a whole run."""
-        for stage in (Evolve, Screen):
-            run_stage(stage(self.workspace, self.recipe, self.base_dir, self.limit, self.flags), quiet=True)
-
-    def output(self, made: Made) -> Output:
-        """The bucket's pairs, and the label that their construction gives them."""
-        pairs: dict[str, Row] = {}
-        again: list[Row] = []
-        for name, row in ((name, row) for name, one in made for row in one.pairs):
-            if row["pair_id"] in pairs:
-                again.append(duplicate(self.name, name, row, "pair_id"))
-            else:
-                pairs[row["pair_id"]] = row
-        output = conserved("pairs", made, rows_frame(list(pairs.values()), Pairs), again)
-        votes = [_source_vote(pair) for pair in pairs.values() if pair["source_label"]]
-        output.tables["votes"] = rows_frame(votes, Votes)
-        return output
+def new_pairs(made: Yields) -> Output:
+    """Every generator's pairs, in the bucket of the row they come from, and the label that their construction gives."""
+    pairs: dict[str, Row] = {}
+    again: list[Row] = []
+    for name, row in ((name, row) for name, one in made for row in one.pairs):
+        if row["pair_id"] in pairs:
+            again.append(duplicate("generate", name, row, "pair_id"))
+        else:
+            pairs[row["pair_id"]] = row
+    output = conserved("pairs", made, rows_frame(list(pairs.values()), Pairs), again)
+    votes = [_source_vote(pair) for pair in pairs.values() if pair["source_label"]]
+    output.tables["votes"] = rows_frame(votes, Votes)
+    return output
 
 
 def _source_vote(pair: Row) -> Row:
@@ -60,3 +46,14 @@ def _source_vote(pair: Row) -> Row:
         "tokens_out": 0,
         "ms": 0.0,
     }
+
+
+GENERATE = Stage(
+    name="generate",
+    version=2,
+    reads={"prompts": ("screen",), "pairs": ("ingest",)},
+    setup=_setup,
+    needs=(EVOLVE, SCREEN),  # who runs this stage alone starts from the same prompts as a whole run
+    work=per_row(new_pairs),
+    is_idle=is_idle,
+)

@@ -7,18 +7,19 @@ many slices are dealt into few files (`pipelines/runtime/shuffle.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 
-from pipelines.runtime.beam_options import run
-from pipelines.runtime.shuffle import STAGED_TABLES, CollectGroup, Group, groups_of, staged, write_staged
-from pipelines.runtime.stage_class import Stage
+from pipelines.runtime.run_stage import keys_of
+from pipelines.runtime.shuffle import STAGED_TABLES, Group, deal, groups_of, staged, write_staged
+from pipelines.runtime.stage import Inputs, Pass, PerBucket, Run, Stage
+from pipelines.runtime.summary import Summary
+from schemas.errors import WorkspaceError
 from schemas.ids import canonical_json, hash_json
 from schemas.tables import TABLES, Rejects, polars_schema
 from transforms.sources.config import SOURCE_ADAPTER, PairsSource, PromptsSource
@@ -29,11 +30,11 @@ from transforms.storage.files import read_json, read_parquet, read_where, write_
 from transforms.storage.workspace import Output, Workspace, bucket_column
 
 _VERSION = 1
+_COUNTED = ("prompts", "pairs", "rejects")  # tables whose rows are rows in; votes come on top
 Source = PromptsSource | PairsSource
 
 
-@dataclass(frozen=True)
-class StagedSlice:
+class StagedSlice(NamedTuple):
     """A slice, the source it belongs to and the key its staged files are named by."""
 
     source: Source
@@ -42,158 +43,222 @@ class StagedSlice:
 
 
 @dataclass(frozen=True)
-class ReadSlice:
-    """The element function of the first pass: one slice to staged files; the manifest is written last."""
+class Slices:
+    """All slices of all sources, in a fixed order.
+
+    Attributes:
+        groups: slices that are dealt into files together; none where there are few.
+    """
 
     workspace: Workspace
+    elements: tuple[StagedSlice, ...]
+    groups: tuple[Group, ...]
 
-    def __call__(self, element: StagedSlice) -> str:
-        """Read the slice unless its manifest says that it was."""
-        workspace = self.workspace
-        if _is_read(workspace, element.key):
-            return "known"
-        ingested = read(element.slice, element.source)
-        frames = {name: getattr(ingested, name) for name in STAGED_TABLES}
-        pairs = frames["pairs"].unique("pair_id")
-        by_pair = pairs.select("pair_id", bucket=bucket_column("prompt_id", workspace.n_buckets))
-        for name, frame in frames.items():
-            if name == "votes":
-                placed = frame.join(by_pair, on="pair_id", how="left", maintain_order="left")
-            else:
-                column = "reject_id" if name == "rejects" else "prompt_id"
-                placed = frame.with_columns(bucket=bucket_column(column, workspace.n_buckets))
-            if placed.height:
-                path = staged(workspace, element.key, f"{name}.parquet")
-                write_staged(workspace, path, placed, workspace.n_buckets)
-        summary = {
-            "tables": [name for name, frame in frames.items() if frame.height],
-            "rows_in": ingested.rows_in,
-            "rows_kept": ingested.rows_kept,
-        }
-        write_atomic(workspace.fs, staged(workspace, element.key, "json"), canonical_json(summary))
-        return "read"
-
-
-@dataclass(frozen=True)
-class Ingest(Stage):
-    """Every source's rows, in buckets, without duplicates."""
-
-    name: ClassVar[str] = "ingest"
-
-    @cached_property
-    def staged(self) -> list[StagedSlice]:
-        """All slices of all sources, in a fixed order."""
-        found = []
-        for settings in self.recipe.sources:
-            source = SOURCE_ADAPTER.validate_python(settings)
-            if self.limit is not None:
-                source = source.model_copy(update={"limit": min(self.limit, source.limit or self.limit)})
-            scratch = self.base_dir if source.dataset is None else self.workspace.local_path("scratch")
-            for piece in slices(source, self.base_dir, scratch):
-                key = hash_json([_VERSION, source.identity, piece.fingerprint, self.workspace.n_buckets])
-                found.append(StagedSlice(source, piece, key))
-        return found
-
-    @cached_property
-    def identity(self) -> Any:
+    @property
+    def identity(self) -> list[str]:
         """The slices by key: what they hold and how they are read."""
-        return [element.key for element in self.staged]
-
-    def refresh(self) -> None:
-        """Keep what each source holds, under the key of the checkpoints that are made of it."""
-        name = _inputs(self.key(0))
-        if self.workspace.read_artefact(self.name, name) is None:
-            read: dict[str, list[Any]] = {}
-            for element in self.staged:
-                source = element.source
-                read.setdefault(source.name, [source.identity]).append(element.slice.fingerprint)
-            prints = {source: hash_json(what) for source, what in read.items()}
-            self.workspace.write_artefact(self.name, name, canonical_json(prints))
-
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """First pass: read every slice that is not staged yet; refuse a source with too many bad rows."""
-        apart = [group for group in self.groups if group.files(self.workspace) is None]
-        dealt = {key for group in apart for key in group.slices}
-        missing = [e for e in self.staged if not _is_read(self.workspace, e.key, not self.groups or e.key in dealt)]
-        if missing:
-            run(ReadSlice(self.workspace), missing, self.flags)
-        self._check_rejects()
-        if apart:
-            run(CollectGroup(self.workspace), apart, self.flags)
-        for group in self.groups:
-            group.forget_slices(self.workspace)
-        yield self
+        return [element.key for element in self.elements]
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """Slices that are dealt into files together; none where there are few."""
-        return groups_of([element.key for element in self.staged], self.workspace.n_buckets)
-
-    def process(self, bucket: int) -> Output:
-        """A bucket's rows from all slices, deduplicated."""
-        frames = {name: self._gather(name, bucket) for name in STAGED_TABLES}
-        prompts, pairs = dedupe_prompts(frames["prompts"]), dedupe_pairs(frames["pairs"])
-        votes = dedupe_votes(frames["votes"])
-        return Output(
-            {
-                "prompts": prompts.rows,
-                "pairs": pairs.rows,
-                "votes": votes,
-                "rejects": pl.concat([frames["rejects"], prompts.rejects, pairs.rejects]),
-            },
-            rows_in=sum(frames[name].height for name in ("prompts", "pairs", "rejects")),
-            rows_out=prompts.rows.height + pairs.rows.height,
-            counts={"prompts": prompts.rows.height, "pairs": pairs.rows.height, "votes": votes.height},
-        )
-
-    @cached_property
-    def _manifests(self) -> dict[str, Any]:
+    def manifests(self) -> dict[str, Any]:
+        """What was counted of every slice, by its key; read once, when all slices are staged."""
         fs = self.workspace.fs
-        return {e.key: read_json(fs, staged(self.workspace, e.key, "json")) for e in self.staged}
+        return {e.key: read_json(fs, staged(self.workspace, e.key, "json")) for e in self.elements}
 
     @cached_property
-    def _group_files(self) -> list[dict[tuple[str, int], str]]:
+    def group_files(self) -> list[dict[tuple[str, int], str]]:
+        """Every group's files by table and range of buckets; read once, when all groups are dealt."""
         return [group.files(self.workspace) or {} for group in self.groups]
 
-    def _gather(self, table: str, bucket: int) -> pl.DataFrame:
-        workspace = self.workspace
-        if self.groups:
-            at = bucket // self.groups[0].width
-            paths = [files[table, at] for files in self._group_files if (table, at) in files]
-        else:
-            paths = [
-                staged(workspace, element.key, f"{table}.parquet")
-                for element in self.staged
-                if table in self._manifests[element.key]["tables"]
-            ]
-        return read_where(workspace.fs, paths, "bucket", bucket, bucket + 1, polars_schema(TABLES[table]))
 
-    def _check_rejects(self) -> None:
-        for name in dict.fromkeys(element.source.name for element in self.staged):
-            elements = [element for element in self.staged if element.source.name == name]
-            manifests = [self._manifests[element.key] for element in elements]
-            rejects = [
-                read_parquet(self.workspace.fs, staged(self.workspace, element.key, "rejects.parquet"))
-                for element, manifest in zip(elements, manifests, strict=True)
-                if "rejects" in manifest["tables"]
-            ]
-            check_rejects(
-                elements[0].source,
-                sum(manifest["rows_in"] for manifest in manifests),
-                sum(manifest["rows_kept"] for manifest in manifests),
-                pl.concat(rejects) if rejects else pl.DataFrame(schema=polars_schema(Rejects)),
+def _observe(run: Run) -> tuple[StagedSlice, ...]:
+    """The slices; what each source holds is kept under the key of the checkpoints that are made of it."""
+    found = tuple(_sliced(run))
+    name = _inputs(keys_of(INGEST, run, _slices(run.workspace, found)).buckets[0])
+    if run.workspace.read_artefact("ingest", name) is None:
+        read: dict[str, list[Any]] = {}
+        for element in found:
+            read.setdefault(element.source.name, [element.source.identity]).append(element.slice.fingerprint)
+        prints = {source: hash_json(what) for source, what in read.items()}
+        run.workspace.write_artefact("ingest", name, canonical_json(prints))
+    return found
+
+
+def _sliced(run: Run) -> Iterator[StagedSlice]:
+    for settings in run.recipe.sources:
+        source = SOURCE_ADAPTER.validate_python(settings)
+        if run.limit is not None:
+            source = source.model_copy(update={"limit": min(run.limit, source.limit or run.limit)})
+        scratch = run.folder if source.dataset is None else run.workspace.local_path("scratch")
+        for piece in slices(source, run.folder, scratch):
+            key = hash_json([_VERSION, source.identity, piece.fingerprint, run.workspace.n_buckets])
+            yield StagedSlice(source, piece, key)
+
+
+def _slices(workspace: Workspace, elements: tuple[StagedSlice, ...]) -> Slices:
+    return Slices(workspace, elements, tuple(groups_of([element.key for element in elements], workspace.n_buckets)))
+
+
+def _setup(run: Run) -> Slices:
+    return _slices(run.workspace, run.observed)
+
+
+def _unread(run: Run, setup: Slices) -> list[StagedSlice]:
+    """The slices whose rows are neither staged nor in a group's files."""
+    dealt = {key for group in _undealt(run, setup) for key in group.slices}
+    return [
+        element
+        for element in setup.elements
+        if not _is_read(run.workspace, element.key, whole=not setup.groups or element.key in dealt)
+    ]
+
+
+def _read_slice(run: Run, _: Slices, element: StagedSlice) -> None:
+    """One slice to one staged file per table, sorted by bucket; the manifest is written last."""
+    workspace = run.workspace
+    if _is_read(workspace, element.key):
+        return
+    ingested = read(element.slice, element.source)
+    frames = {name: getattr(ingested, name) for name in STAGED_TABLES}
+    pairs = frames["pairs"].unique("pair_id")
+    by_pair = pairs.select("pair_id", bucket=bucket_column("prompt_id", workspace.n_buckets))
+    for name, frame in frames.items():
+        if name == "votes":
+            placed = frame.join(by_pair, on="pair_id", how="left", maintain_order="left")
+        else:
+            column = "reject_id" if name == "rejects" else "prompt_id"
+            placed = frame.with_columns(bucket=bucket_column(column, workspace.n_buckets))
+        if placed.height:
+            path = staged(workspace, element.key, f"{name}.parquet")
+            write_staged(workspace, path, placed, workspace.n_buckets)
+    summary = {
+        "tables": [name for name, frame in frames.items() if frame.height],
+        "rows": sum(frames[name].height for name in _COUNTED),
+        "rows_in": ingested.rows_in,
+        "rows_kept": ingested.rows_kept,
+    }
+    write_atomic(workspace.fs, staged(workspace, element.key, "json"), canonical_json(summary))
+
+
+def _check_rejects(run: Run, setup: Slices) -> None:
+    """Refuse a source with too many bad rows.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    manifests = setup.manifests
+    for name in dict.fromkeys(element.source.name for element in setup.elements):
+        elements = [element for element in setup.elements if element.source.name == name]
+        rejects = [
+            read_parquet(run.workspace.fs, staged(run.workspace, element.key, "rejects.parquet"))
+            for element in elements
+            if "rejects" in manifests[element.key]["tables"]
+        ]
+        check_rejects(
+            elements[0].source,
+            sum(manifests[element.key]["rows_in"] for element in elements),
+            sum(manifests[element.key]["rows_kept"] for element in elements),
+            pl.concat(rejects) if rejects else pl.DataFrame(schema=polars_schema(Rejects)),
+        )
+
+
+def _undealt(run: Run, setup: Slices) -> list[Group]:
+    """The groups whose slices are not dealt into files yet."""
+    return [group for group in setup.groups if group.files(run.workspace) is None]
+
+
+def _deal(run: Run, _: Slices, group: Group) -> None:
+    deal(run.workspace, group)
+
+
+def _forget_slices(run: Run, setup: Slices) -> None:
+    for group in setup.groups:
+        group.forget_slices(run.workspace)
+
+
+def gathered(setup: Slices, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
+    """A bucket's rows from all slices, deduplicated."""
+    paths = _group_paths(setup, inputs.bucket) if setup.groups else _slice_paths(setup)
+    fs, bucket = setup.workspace.fs, inputs.bucket
+    return deduplicated(
+        {
+            table: read_where(fs, paths[table], "bucket", bucket, bucket + 1, polars_schema(TABLES[table]))
+            for table in STAGED_TABLES
+        }
+    )
+
+
+def _group_paths(setup: Slices, bucket: int) -> dict[str, list[str]]:
+    at = bucket // setup.groups[0].width
+    return {table: [found[table, at] for found in setup.group_files if (table, at) in found] for table in STAGED_TABLES}
+
+
+def _slice_paths(setup: Slices) -> dict[str, list[str]]:
+    manifests = setup.manifests
+    return {
+        table: [
+            staged(setup.workspace, element.key, f"{table}.parquet")
+            for element in setup.elements
+            if table in manifests[element.key]["tables"]
+        ]
+        for table in STAGED_TABLES
+    }
+
+
+def deduplicated(frames: Mapping[str, pl.DataFrame]) -> Output:
+    """A bucket's rows without those that occur again.
+
+    Args:
+        frames: rows of every table of `STAGED_TABLES`, of all slices.
+    """
+    prompts, pairs = dedupe_prompts(frames["prompts"]), dedupe_pairs(frames["pairs"])
+    votes = dedupe_votes(frames["votes"])
+    return Output(
+        {
+            "prompts": prompts.rows,
+            "pairs": pairs.rows,
+            "votes": votes,
+            "rejects": pl.concat([frames["rejects"], prompts.rejects, pairs.rejects]),
+        },
+        rows_in=sum(frames[name].height for name in _COUNTED),
+        rows_out=prompts.rows.height + pairs.rows.height,
+        counts={"prompts": prompts.rows.height, "pairs": pairs.rows.height, "votes": votes.height},
+    )
+
+
+def _check(_: Run, setup: Slices, summary: Summary) -> None:
+    """Compare the rows that were read from the sources with those that went into the buckets.
+
+    Raises:
+        WorkspaceError: they differ, so rows were lost or taken twice between the two passes.
+    """
+    manifests = setup.manifests.values()
+    if all("rows" in manifest for manifest in manifests):  # of earlier releases they do not say
+        read = sum(manifest["rows"] for manifest in manifests)
+        if read != summary.rows_in:
+            raise WorkspaceError(
+                f"stage ingest: {read} rows were read from the sources and {summary.rows_in} went into the buckets: "
+                "rows were lost between them; please report this as a bug"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_manifests", "_group_files")}
+
+INGEST = Stage(
+    name="ingest",
+    version=1,
+    reads={},
+    setup=_setup,
+    observe=_observe,
+    steps=(Pass(_unread, _read_slice, _check_rejects), Pass(_undealt, _deal, _forget_slices)),
+    work=PerBucket(gathered),
+    check=_check,
+)
 
 
 def inputs_read(workspace: Workspace) -> dict[str, str]:
     """Source -> fingerprint of the rows and settings that the workspace's ingested tables were made of."""
     found: dict[str, set[str]] = {}
-    for key in {checkpoint.key for checkpoint in workspace.checkpoints(Ingest.name).values()}:
-        for source, print_ in orjson.loads(workspace.read_artefact(Ingest.name, _inputs(key)) or b"{}").items():
+    for key in {checkpoint.key for checkpoint in workspace.checkpoints("ingest").values()}:
+        for source, print_ in orjson.loads(workspace.read_artefact("ingest", _inputs(key)) or b"{}").items():
             found.setdefault(source, set()).add(print_)
     # Several where an ingest broke off between buckets.
     return {name: next(iter(p)) if len(p) == 1 else hash_json(sorted(p)) for name, p in sorted(found.items())}

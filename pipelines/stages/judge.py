@@ -2,209 +2,210 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from pipelines.runtime.failures import check_failures
-from pipelines.runtime.llm_stage import AskingStage, Unit, usage_of, window
-from pipelines.runtime.stage import PAIR_STAGES
-from pipelines.runtime.stage_class import Reads, Stage
+from pipelines.runtime.asking import engines_of
+from pipelines.runtime.stage import PAIR_STAGES, AskingFit, Inputs, PerUnit, Run, Stage, Unit
 from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
-from schemas.recipe import JudgeSection, PluginUse
+from schemas.recipe import JudgeSection, PanelSection, Recipe
 from schemas.tables import Row, Votes, rows_frame
-from transforms.judges.base import Judge as JudgePlugin
+from transforms.engines.base import Engine
+from transforms.judges.base import Judge
 from transforms.judges.panel.sequential import PanelModel, fit_panel, panel_votes, untrained_panel, words_of
 from transforms.llm.request import Ask
-from transforms.llm.window import Caller, Ledger, Work
-from transforms.plugins.base import Plugin
 from transforms.plugins.build import build
-from transforms.storage.memo import Memo
 from transforms.storage.workspace import Output
 
-FIT_USAGE = "fit-usage.json"  # what the panel's last fit asked, as checkpoints keep usage
 JUDGES = "judges.json"  # the judges behind the latest checkpoints: template's hash and model
 MIN_LABELLED = 20  # human labels below which a fitted panel would be noise
+_PANEL = "panel.json"  # artefact: the fitted panel; there is none where it is untrained
 HUMAN_STAGES = ("ingest", "pull")  # whose votes of people a panel learns from
 
 
-@dataclass(frozen=True)
-class Judge(AskingStage):
-    """Every judge's votes on every pair; all pairs of a prompt are one unit, so their requests share a prefix."""
+class Judges(NamedTuple):
+    """The recipe's judges in order, and how the panel stops.
 
-    panel: PanelModel | None = None
+    Attributes:
+        labels: what people said of the pairs that a sequential panel is fitted on; None where it is not fitted.
+        seed: of the fit's folds.
+    """
 
-    name: ClassVar[str] = "judge"
-    kind: ClassVar[type[Plugin]] = JudgePlugin
-    reads: ClassVar[Reads] = (("pairs", PAIR_STAGES),)
-
-    @property
-    def uses(self) -> list[PluginUse]:
-        """The recipe's judges."""
-        return self.recipe.judge.judges
-
-    @property
-    def section(self) -> JudgeSection:
-        """The recipe's section `judge`."""
-        return self.recipe.judge
-
-    @cached_property
-    def judges(self) -> list[JudgePlugin]:
-        """The judges in order."""
-        judges = [build(JudgePlugin, use, self.recipe.seed, self.base_dir) for use in self.uses]
-        contexts = {name: engine.context_tokens for name, engine in self.engines.items()}
-        for judge in judges:
-            judge.bind(self.models, contexts)
-        return judges
+    judges: tuple[Judge, ...]
+    engines: Mapping[str, Engine]
+    panel: PanelSection
+    labels: dict[str, float] | None
+    seed: int
 
     @property
     def identity(self) -> Any:
         """The judges, how the panel stops, and the people it is fitted on."""
         judges = [[judge.name, judge.identity] for judge in self.judges]
-        panel = self.recipe.judge.panel
-        labels = self.labels if panel.is_sequential else None
-        return [judges, panel.model_dump(mode="json", exclude_defaults=True), labels]
+        return [judges, self.panel.model_dump(mode="json", exclude_defaults=True), self.labels]
 
-    def refresh(self) -> None:
-        """Keep what the judges' votes rest on, for the manifest."""
-        known = {judge.name: judge.evidence for judge in self.judges}
-        data = canonical_json(known)
-        if self.workspace.read_artefact(self.name, JUDGES) != data:
-            self.workspace.write_artefact(self.name, JUDGES, data)
+    @property
+    def names(self) -> list[str]:
+        """The judges' names."""
+        return [judge.name for judge in self.judges]
 
-    @cached_property
-    def labels(self) -> dict[str, float] | None:
-        """What people said of the pairs a sequential panel is fitted on: 1 for a, 0 for b, by strict majority.
 
-        Of at most `fit_pairs` pairs, those with the lowest ids; None where fewer than `MIN_LABELLED` have a label, so
-        that the first answers change nothing yet.
-        """
-        frames = [
-            self.workspace.read("votes", bucket, HUMAN_STAGES, ("pair_id", "kind", "label"))
-            for bucket in self.workspace.buckets
-        ]
-        human = pl.concat(frames).filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
-        share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
-        decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(self.recipe.judge.panel.fit_pairs)
-        found = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
-        return found if len(found) >= MIN_LABELLED else None
+def _setup(run: Run) -> Judges:
+    section = run.recipe.judge
+    engines = engines_of(run, Judge, section.judges)
+    judges = tuple(build(Judge, use, run.recipe.seed, run.folder) for use in section.judges)
+    models = {name: engine.answers_as for name, engine in engines.items()}
+    contexts = {name: engine.context_tokens for name, engine in engines.items()}
+    for judge in judges:
+        judge.bind(models, contexts)
+    return Judges(judges, engines, section.panel, run.observed, run.recipe.seed)
 
-    @contextmanager
-    def ready(self, pending: Sequence[int]) -> Iterator[Stage]:
-        """Engines answer; a sequential panel is first asked whole about pairs that people have labelled."""
-        with super().ready(pending) as stage:
-            assert isinstance(stage, Judge)
-            if not stage.endpoints or not self.recipe.judge.panel.is_sequential:
-                yield stage
-                return
-            started, ledger = time.monotonic(), Ledger()
-            try:
-                panel = asyncio.run(stage.fitted_panel(ledger))
-            finally:
-                self.workspace.write_artefact(self.name, FIT_USAGE, canonical_json(usage_of(ledger)))
-            usage = usage_of(ledger)
-            check_failures("stage judge, to fit the panel", ledger.failures, usage, self.section.max_failed_share)
-            left = stage.budget.less(ledger.spent(), time.monotonic() - started)
-            yield replace(stage, panel=panel, left=left)
 
-    async def fitted_panel(self, ledger: Ledger) -> PanelModel:
-        """Order, weights and stopping from the whole panel's words on pairs with human labels.
+def _observe(run: Run) -> dict[str, float] | None:
+    """Keep what the judges' votes rest on, for the manifest; people's labels for a panel that learns from them."""
+    data = canonical_json({judge.name: judge.evidence for judge in _setup(run).judges})
+    if run.workspace.read_artefact("judge", JUDGES) != data:
+        run.workspace.write_artefact("judge", JUDGES, data)
+    panel = run.recipe.judge.panel
+    if not panel.is_sequential:
+        return None
+    columns = ("pair_id", "kind", "label")
+    votes = [run.workspace.read("votes", bucket, HUMAN_STAGES, columns) for bucket in run.workspace.buckets]
+    return panel_labels(pl.concat(votes), panel.fit_pairs)
 
-        Args:
-            ledger: what was asked for it is put down here.
-        """
-        section, labels = self.recipe.judge.panel, self.labels
-        names = [judge.name for judge in self.judges]
-        if labels is None:
-            return untrained_panel(names)
-        said: dict[str, NDArray[np.float64]] = {}
-        prompt_of: dict[str, str] = {}
 
-        def work(bucket: int, caller: Caller) -> Work[list[Row]]:
-            rows = self.workspace.read("pairs", bucket, PAIR_STAGES).filter(pl.col("pair_id").is_in(list(labels)))
-            prompt_of.update(rows.select("pair_id", "prompt_id").iter_rows())
-            memo = Memo(self.workspace.bucket_dir("generations", bucket)).load()
-            ask = caller.asker(memo)
+def panel_labels(votes: pl.DataFrame, most: int) -> dict[str, float] | None:
+    """What people said of the pairs a sequential panel is fitted on: 1 for a, 0 for b, by strict majority.
 
-            def finish(results: list[list[Row]]) -> None:
-                memo.close()
-                said.update(words_of([vote for votes in results for vote in votes], names))
+    Args:
+        votes: `pair_id, kind, label` of any voters.
+        most: how many pairs at most: those with the lowest ids.
 
-            return Work([partial(panel_votes, self.judges, [row], ask) for row in rows.to_dicts()], finish)
+    Returns:
+        None where fewer than `MIN_LABELLED` pairs have a label, so that the first answers change nothing yet.
+    """
+    human = votes.filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
+    share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
+    decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(most)
+    found = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
+    return found if len(found) >= MIN_LABELLED else None
 
-        async with self.calling(1) as caller:
-            caller.ledger = ledger
-            await window((work(bucket, caller) for bucket in self.workspace.buckets), caller)
-        if len(said) < MIN_LABELLED:
-            return untrained_panel(names)
-        pairs = sorted(said)
-        targets = np.array([labels[pair] for pair in pairs])
-        groups = [prompt_of[pair] for pair in pairs]
-        costs = [section.costs.get(name, 1.0) for name in names]
-        return fit_panel(np.stack([said[pair] for pair in pairs]), targets, groups, names, costs, seed=self.recipe.seed)
 
-    def check(self, summary: Summary) -> None:
-        """End the run where too many requests failed, or where no vote counts, unless the recipe lets all fail.
+def _is_idle(setup: Judges) -> bool:
+    return not setup.judges
 
-        Raises:
-            EngineError: with counts, and what the judges' words were taken for.
-        """
-        super().check(summary)
-        votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
-        if votes and lost == votes and self.section.max_failed_share < 1.0:
-            raise EngineError(
-                f"stage judge: none of {votes:,} votes counts ({self._why_not()}): a version without a judge's vote is "
-                "worse than none. Change the judges' template, model or max_tokens, or allow it with "
-                "max_failed_share: 1"
-            )
 
-    def _why_not(self) -> str:
-        """The votes that do not count, by state, with an example."""
-        columns = ("label", "detail")
-        frames = [self.workspace.read("votes", bucket, (self.name,), columns) for bucket in self.workspace.buckets]
-        votes = pl.concat(frames)
-        counts = votes["label"].value_counts().sort("count", "label", descending=[True, False])
-        examples: list[str] = votes["detail"].drop_nulls().sort().head(1).to_list()
-        said = ", ".join(f"{n:,} {label}" for label, n in counts.iter_rows())
-        return "; for example: ".join([said, *examples])
+def _section(recipe: Recipe) -> JudgeSection:
+    return recipe.judge
 
-    def notes(self, summary: Summary) -> list[str]:
-        """What got no answer, which votes do not count, and whether the panel can stop at all."""
-        said = super().notes(summary)
-        votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
-        if lost:
-            said.append(f"stage judge: {lost:,} of {votes:,} votes do not count (invalid, refused or error)")
-        panel = self.recipe.judge.panel
-        if self.uses and panel.is_sequential and self.labels is None:
-            said.append(untrained_note([use.name for use in self.uses], panel.stop_certainty))
-        return said
 
-    def unit_ids(self, bucket: int) -> int:
-        """Prompts with pairs in the bucket."""
-        if not self.uses:
-            return 0
-        return self.workspace.read("pairs", bucket, PAIR_STAGES, ["prompt_id"])["prompt_id"].n_unique()
+def _engines(setup: Judges) -> Mapping[str, Engine]:
+    return setup.engines
 
-    def work(self, bucket: int, ask: Ask) -> tuple[list[Unit], Callable[[list[Any]], Output]]:
-        """A unit per prompt."""
-        pairs = self.workspace.read("pairs", bucket, PAIR_STAGES)
-        prompts = pairs.partition_by("prompt_id", maintain_order=True) if self.judges else []
-        units: list[Unit] = [partial(self._votes, prompt.to_dicts(), ask) for prompt in prompts]
-        return units, partial(_output, pairs.height)
 
-    async def _votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
-        section = self.recipe.judge.panel
-        return await panel_votes(self.judges, pairs, ask, self.panel, section.stop_certainty, section.min_change)
+def _count(setup: Judges, inputs: Inputs) -> int:
+    """Prompts with pairs in the bucket."""
+    return inputs.read("pairs", ["prompt_id"])["prompt_id"].n_unique() if setup.judges else 0
+
+
+def prompt_units(setup: Judges, inputs: Inputs, artefacts: Mapping[str, bytes], ask: Ask) -> list[Unit]:
+    """One unit per prompt: all judges' votes on its pairs, whose requests share a prefix."""
+    if not setup.judges:
+        return []
+    stored = artefacts.get(_PANEL)
+    panel = None if stored is None else PanelModel.from_json(stored)
+    prompts = inputs.read("pairs").partition_by("prompt_id", maintain_order=True)
+    stop, change = setup.panel.stop_certainty, setup.panel.min_change
+    return [partial(panel_votes, setup.judges, prompt.to_dicts(), ask, panel, stop, change) for prompt in prompts]
+
+
+def all_votes(_: Judges, inputs: Inputs, results: list[list[Row]]) -> Output:
+    """The votes on a bucket's pairs, and how many of them do not count."""
+    n_pairs = inputs.read("pairs", []).height
+    votes = [vote for unit in results for vote in unit]
+    invalid = sum(vote["label"] in ("invalid", "refused", "error") for vote in votes)
+    return Output(
+        {"votes": rows_frame(votes, Votes)},
+        rows_in=n_pairs,
+        rows_out=n_pairs,
+        counts={"votes": len(votes), "not_counted": invalid},
+    )
+
+
+def _is_fitted(setup: Judges) -> bool:
+    return setup.panel.is_sequential and setup.labels is not None
+
+
+def _labelled_units(setup: Judges, inputs: Inputs, ask: Ask) -> list[Unit]:
+    """The whole panel's votes on every pair with a human label."""
+    rows = inputs.read("pairs").filter(pl.col("pair_id").is_in(list(setup.labels or {})))
+    return [partial(_labelled, setup.judges, row, ask) for row in rows.iter_rows(named=True)]
+
+
+async def _labelled(judges: Sequence[Judge], pair: Row, ask: Ask) -> tuple[str, list[Row]]:
+    return pair["prompt_id"], await panel_votes(judges, [pair], ask)
+
+
+def fitted_panel(setup: Judges, results: Sequence[tuple[str, list[Row]]]) -> bytes | None:
+    """Order, weights and stopping from the whole panel's words on pairs with human labels.
+
+    Args:
+        results: per pair its prompt's id and the panel's votes.
+
+    Returns:
+        None where fewer than `MIN_LABELLED` pairs got a word: the panel stays untrained.
+    """
+    prompt_of = {vote["pair_id"]: prompt for prompt, votes in results for vote in votes}
+    words = words_of([vote for _, votes in results for vote in votes], setup.names)
+    if len(words) < MIN_LABELLED:
+        return None
+    labels, pairs = setup.labels or {}, sorted(words)
+    targets = np.array([labels[pair] for pair in pairs])
+    groups = [prompt_of[pair] for pair in pairs]
+    costs = [setup.panel.costs.get(name, 1.0) for name in setup.names]
+    stacked = np.stack([words[pair] for pair in pairs])
+    return fit_panel(stacked, targets, groups, setup.names, costs, seed=setup.seed).to_json()
+
+
+def _check(run: Run, _: Judges, summary: Summary) -> None:
+    """End the run where no vote counts, unless the recipe lets all fail.
+
+    Raises:
+        EngineError: with counts, and what the judges' words were taken for.
+    """
+    votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
+    if votes and lost == votes and run.recipe.judge.max_failed_share < 1.0:
+        raise EngineError(
+            f"stage judge: none of {votes:,} votes counts ({_why_not(run)}): a version without a judge's vote is "
+            "worse than none. Change the judges' template, model or max_tokens, or allow it with "
+            "max_failed_share: 1"
+        )
+
+
+def _why_not(run: Run) -> str:
+    """The votes that do not count, by state, with an example."""
+    frames = [run.workspace.read("votes", bucket, ("judge",), ("label", "detail")) for bucket in run.workspace.buckets]
+    votes = pl.concat(frames)
+    counts = votes["label"].value_counts().sort("count", "label", descending=[True, False])
+    examples: list[str] = votes["detail"].drop_nulls().sort().head(1).to_list()
+    said = ", ".join(f"{n:,} {label}" for label, n in counts.iter_rows())
+    return "; for example: ".join([said, *examples])
+
+
+def _notes(_run: Run, setup: Judges, _artefacts: Mapping[str, bytes], summary: Summary) -> list[str]:
+    """Which votes do not count, and whether the panel can stop at all."""
+    notes = []
+    votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)
+    if lost:
+        notes.append(f"stage judge: {lost:,} of {votes:,} votes do not count (invalid, refused or error)")
+    if setup.judges and setup.panel.is_sequential and setup.labels is None:
+        notes.append(untrained_note(setup.names, setup.panel.stop_certainty))
+    return notes
 
 
 def untrained_note(names: Sequence[str], stop_certainty: float) -> str:
@@ -219,12 +220,22 @@ def untrained_note(names: Sequence[str], stop_certainty: float) -> str:
     return f"{said}; P(the label) is {most:.2f} at most before the last judge, so stop_certainty spares no pair a judge"
 
 
-def _output(n_pairs: int, results: list[list[Row]]) -> Output:
-    votes = [vote for unit in results for vote in unit]
-    invalid = sum(vote["label"] in ("invalid", "refused", "error") for vote in votes)
-    return Output(
-        {"votes": rows_frame(votes, Votes)},
-        rows_in=n_pairs,
-        rows_out=n_pairs,
-        counts={"votes": len(votes), "not_counted": invalid},
-    )
+JUDGE = Stage(
+    name="judge",
+    version=1,
+    reads={"pairs": PAIR_STAGES},
+    setup=_setup,
+    observe=_observe,
+    work=PerUnit(
+        section=_section,
+        engines=_engines,
+        count=_count,
+        units=prompt_units,
+        output=all_votes,
+        fit=AskingFit(_PANEL, "to fit the panel", _is_fitted, _labelled_units, fitted_panel),
+    ),
+    is_idle=_is_idle,
+    conserves="pairs",
+    check=_check,
+    notes=_notes,
+)

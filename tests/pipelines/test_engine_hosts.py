@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.runtime.asking import AskingLane, serving
 from pipelines.runtime.beam_options import beam_flags, is_local
 from pipelines.runtime.run import run_recipe
-from pipelines.runtime.stage_class import StageWork
-from pipelines.stages.judge import Judge
+from pipelines.runtime.run_stage import keys_of
+from pipelines.runtime.stage import PerUnit, Run
+from pipelines.stages.judge import JUDGE
 from schemas.recipe import BeamSection
 from schemas.recipe_file import load_recipe
 from tests.pipelines.test_failing_servers import STATES, judging, votes_of
@@ -36,14 +38,16 @@ def test_a_vllm_of_ours_answers_workers_wherever_they_are(tmp_path: Path, flags:
     project.recipe["judge"]["judges"] = [{"plugin": "logprob", "engine": "stub"}]
     run_recipe(project.recipe_path, str(tmp_path / "w"), "clean", None, (), quiet=True)
     recipe = load_recipe(project.recipe_path).recipe
-    stage = Judge(Workspace.open(str(tmp_path / "w")), recipe, tmp_path, None, flags)
-    pending = stage.pending()
-    with stage.ready(pending) as ready:
-        assert isinstance(ready, Judge)
+    run = Run(Workspace.open(str(tmp_path / "w")), recipe, tmp_path, None, flags)
+    setup, work = JUDGE.setup(run), JUDGE.work
+    assert isinstance(work, PerUnit)
+    keys = keys_of(JUDGE, run, setup)
+    pending = keys.pending(run.workspace, "judge")
+    with serving(JUDGE, work, run, setup, pending) as served:
         is_here = is_local(flags)
         assert (tmp_path / "pid").exists() == is_here, "started on the wrong host"
-        assert bool(ready.endpoints["stub"]) == is_here
-        StageWork(ready)(tuple(pending))
+        assert bool(served.endpoints["stub"]) == is_here
+        AskingLane(JUDGE, run, keys.whole, work, served)(keys.lane(pending))
     votes = votes_of(project)
     assert votes.height == 8
     assert not votes["label"].is_in(STATES).any()

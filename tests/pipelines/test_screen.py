@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from pipelines.runtime.order import RUN_ORDER
-from pipelines.runtime.stage_class import run_stage
+from pipelines.runtime.run_stage import pending_buckets, run_stage
+from pipelines.runtime.stage import Run
 from pipelines.runtime.summary import Summary
-from pipelines.stages.evolve import Evolve
-from pipelines.stages.generate import Generate
-from pipelines.stages.ingest import Ingest
-from pipelines.stages.screen import Screen
+from pipelines.stages.evolve import EVOLVE
+from pipelines.stages.generate import GENERATE
+from pipelines.stages.ingest import INGEST
+from pipelines.stages.screen import SCREEN
 from schemas.ids import bucket_of
 from schemas.messages import message, messages_id
 from schemas.recipe import Recipe
@@ -77,7 +78,8 @@ def recipe_in(folder: Path, buckets: int, hygiene: dict[str, Any], evolves: bool
 def screened(folder: Path, buckets: int, hygiene: dict[str, Any], evolves: bool = True) -> tuple[Workspace, Summary]:
     recipe = recipe_in(folder, buckets, hygiene, evolves)
     workspace = Workspace.create(str(folder / f"w{buckets}"), buckets)
-    run_stage(Ingest(workspace, recipe, folder), quiet=True)
+    run = Run(workspace, recipe, folder)
+    run_stage(INGEST, run, quiet=True)
     for bucket in workspace.buckets if evolves else ():
         rows: dict[str, dict[str, Any]] = {}
         for seed, text in sorted(EVOLVED, key=lambda item: prompt_id(item[0])):
@@ -85,7 +87,7 @@ def screened(folder: Path, buckets: int, hygiene: dict[str, Any], evolves: bool 
                 rows.setdefault(prompt_id(text), evolved_row(seed, text))
         output = Output({"prompts": rows_frame(list(rows.values()), Prompts)})
         workspace.commit("evolve", bucket, "made by the test", output, 0.0)
-    return workspace, run_stage(Screen(workspace, recipe, folder), quiet=True)
+    return workspace, run_stage(SCREEN, run, quiet=True).summary
 
 
 def texts(workspace: Workspace) -> set[str]:
@@ -132,9 +134,9 @@ def test_a_changed_benchmark_is_read_again(tmp_path: Path) -> None:
     hygiene = {"decontamination": {"benchmarks": [str(tmp_path / "benchmark.txt")]}}
     workspace, _ = screened(tmp_path, 2, hygiene, evolves=False)
     recipe = recipe_in(tmp_path, 2, hygiene, evolves=False)
-    assert Screen(workspace, recipe, tmp_path).pending() == []
+    assert pending_buckets(SCREEN, Run(workspace, recipe, tmp_path)) == []
     (tmp_path / "benchmark.txt").write_text("What do gulls eat in the winter when the boats stay at home?\n")
-    assert Screen(workspace, recipe, tmp_path).pending() == [0, 1]
+    assert pending_buckets(SCREEN, Run(workspace, recipe, tmp_path)) == [0, 1]
 
 
 def test_nobody_is_asked_about_a_prompt_that_goes_and_evolved_ones_are_asked_about(project: Project) -> None:
@@ -157,7 +159,8 @@ def test_nobody_is_asked_about_a_prompt_that_goes_and_evolved_ones_are_asked_abo
 def test_generate_alone_brings_the_prompts_up_to_date(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, 2, {"duplicates": {"threshold": 0.7}}, evolves=False)
     workspace = Workspace.create(str(tmp_path / "w"), 2)
-    run_stage(Ingest(workspace, recipe, tmp_path), quiet=True)
-    run_stage(Generate(workspace, recipe, tmp_path), quiet=True)
+    run = Run(workspace, recipe, tmp_path)
+    run_stage(INGEST, run, quiet=True)
+    run_stage(GENERATE, run, quiet=True)
     assert len(texts(workspace)) == len(GIVEN) - 1
-    assert Evolve(workspace, recipe, tmp_path).pending() == []
+    assert pending_buckets(EVOLVE, run) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 import pipelines.runtime.shuffle
 import pipelines.stages.ingest
+from pipelines.runtime.run_stage import pending_buckets, run_stage
 from pipelines.runtime.shuffle import Group, groups_of
-from pipelines.runtime.stage_class import run_stage
-from pipelines.stages.ingest import Ingest
+from pipelines.runtime.stage import Run
+from pipelines.stages.ingest import INGEST
 from schemas.errors import WorkspaceError
 from schemas.recipe import Recipe
 from transforms.sources.slices import slices
@@ -33,7 +35,7 @@ def rows(start: int, n: int) -> list[dict[str, Any]]:
     return made
 
 
-def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: int) -> Ingest:
+def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: int) -> Run:
     monkeypatch.setattr(pipelines.runtime.shuffle, "_READ_DIRECTLY", opened)
     monkeypatch.setattr(pipelines.stages.ingest, "slices", partial(slices, rows_per_slice=10))
     vote = {"kind": "judge", "column": "judged", "voter": "voter", "label": "label"}
@@ -42,7 +44,7 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: int) -> Ingest:
     recipe = Recipe.model_validate({"name": "c", "buckets": BUCKETS, "sources": [source]})
     root = folder / f"w{opened}"
     workspace = Workspace.open(str(root)) if root.exists() else Workspace.create(str(root), BUCKETS)
-    return Ingest(workspace, recipe, folder)
+    return Run(workspace, recipe, folder)
 
 
 def write(folder: Path, name: str, found: list[dict[str, Any]]) -> None:
@@ -50,7 +52,7 @@ def write(folder: Path, name: str, found: list[dict[str, Any]]) -> None:
     (folder / "in" / name).write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
-def parts(ingest: Ingest) -> dict[tuple[str, int], list[bytes]]:
+def parts(ingest: Run) -> dict[tuple[str, int], list[bytes]]:
     workspace = ingest.workspace
     return {
         (table, bucket): [
@@ -62,75 +64,78 @@ def parts(ingest: Ingest) -> dict[tuple[str, int], list[bytes]]:
     }
 
 
-def staged_files(ingest: Ingest, folder: str, table: str = "") -> list[Path]:
+def groups(ingest: Run) -> tuple[Group, ...]:
+    return INGEST.setup(replace(ingest, observed=INGEST.observe(ingest))).groups
+
+
+def staged_files(ingest: Run, folder: str, table: str = "") -> list[Path]:
     return sorted(
         ingest.workspace.local_path("stages", "ingest", folder).glob(f"*.{table}*.parquet" if table else "*.parquet")
     )
 
 
 @pytest.fixture
-def pair_of_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ingest, Ingest]:
+def pair_of_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Run]:
     """The same input gathered directly and by groups."""
     write(tmp_path, "1.jsonl", rows(0, 200))
     direct, grouped = stage(tmp_path, monkeypatch, 10_000), stage(tmp_path, monkeypatch, 0)
     with monkeypatch.context() as patch:
         patch.setattr(pipelines.runtime.shuffle, "_READ_DIRECTLY", 10_000)
-        run_stage(direct, quiet=True)
-    assert not direct.groups
+        run_stage(INGEST, direct, quiet=True)
+        assert not groups(direct)
     return direct, grouped
 
 
-def test_groups_change_no_byte_and_hold_the_input_once(pair_of_ways: tuple[Ingest, Ingest]) -> None:
+def test_groups_change_no_byte_and_hold_the_input_once(pair_of_ways: tuple[Run, Run]) -> None:
     direct, grouped = pair_of_ways
-    summary = run_stage(grouped, quiet=True)
-    assert len(grouped.groups) == 7  # 20 slices, three at a time
+    summary = run_stage(INGEST, grouped, quiet=True).summary
+    assert len(groups(grouped)) == 7  # 20 slices, three at a time
     assert parts(grouped) == parts(direct)
     assert summary.rows_in == summary.rows_out + sum(summary.rejects.values())
     assert not staged_files(grouped, "slices", "pairs")
     assert not staged_files(grouped, "slices", "votes")
     assert staged_files(grouped, "groups", "pairs")
-    assert not grouped.pending()
+    assert not pending_buckets(INGEST, grouped)
 
 
 def test_more_input_keeps_the_groups_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair_of_ways: tuple[Ingest, Ingest]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair_of_ways: tuple[Run, Run]
 ) -> None:
-    run_stage(pair_of_ways[1], quiet=True)
+    run_stage(INGEST, pair_of_ways[1], quiet=True)
     before = {path: path.stat().st_mtime_ns for path in staged_files(pair_of_ways[1], "groups")}
     write(tmp_path, "2.jsonl", rows(150, 55))
     grouped = stage(tmp_path, monkeypatch, 0)
-    run_stage(grouped, quiet=True)
+    run_stage(INGEST, grouped, quiet=True)
     after = {path: path.stat().st_mtime_ns for path in staged_files(grouped, "groups")}
     assert before.items() < after.items()
     direct = stage(tmp_path, monkeypatch, 10_000)
-    run_stage(direct, quiet=True)
+    run_stage(INGEST, direct, quiet=True)
     assert parts(grouped) == parts(direct)
 
 
 @pytest.mark.parametrize("where", ["slices", "groups"])
-def test_a_damaged_file_is_named_and_made_anew(pair_of_ways: tuple[Ingest, Ingest], where: str) -> None:
+def test_a_damaged_file_is_named_and_made_anew(pair_of_ways: tuple[Run, Run], where: str) -> None:
     direct, grouped = pair_of_ways
     if where == "slices":  # read, not yet dealt
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipelines.stages.ingest, "CollectGroup", lambda workspace: interrupted)
+            patch.setattr(pipelines.stages.ingest, "deal", interrupted)
             with pytest.raises(RuntimeError, match="killed"):
-                run_stage(grouped, quiet=True)
+                run_stage(INGEST, grouped, quiet=True)
     else:
-        run_stage(grouped, quiet=True)
+        run_stage(INGEST, grouped, quiet=True)
         for bucket in range(BUCKETS):
             grouped.workspace.local_path("stages", "ingest", f"bucket={bucket:04d}.json").unlink()
-        assert grouped.pending()
+        assert pending_buckets(INGEST, grouped)
     bad = staged_files(grouped, where, "pairs")[0]
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(WorkspaceError, match=bad.name):
-        run_stage(grouped, quiet=True)
+        run_stage(INGEST, grouped, quiet=True)
     bad.unlink()
-    again = Ingest(grouped.workspace, grouped.recipe, grouped.base_dir)
-    run_stage(again, quiet=True)
-    assert parts(again) == parts(direct)
+    run_stage(INGEST, grouped, quiet=True)
+    assert parts(grouped) == parts(direct)
 
 
-def interrupted(group: Group) -> str:
+def interrupted(_: Workspace, group: Group) -> None:
     raise RuntimeError(f"killed before {len(group.slices)} slices were dealt")
 
 

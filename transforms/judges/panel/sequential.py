@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from schemas.ids import unit_interval
+from schemas.ids import canonical_json, unit_interval
 from schemas.tables import Row
 from transforms.judges.base import STATES, Judge
 from transforms.llm.request import Ask
@@ -69,6 +70,18 @@ class PanelModel:
     def most_certain(self, asked: int) -> float:
         """The highest P(the label) that `asked` judges can bring about: all agree without a doubt."""
         return float(expit(np.abs(self.weights[asked - 1]).sum())) if asked else 0.5
+
+    def to_json(self) -> bytes:
+        """The model as JSON; an intercept without bound is null."""
+        change = [[None if math.isinf(value) else value for value in row] for row in self.change.tolist()]
+        return canonical_json({"judges": list(self.judges), "weights": self.weights.tolist(), "change": change})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> PanelModel:
+        """What `to_json` wrote."""
+        stored = orjson.loads(data)
+        change = [[math.inf if value is None else value for value in row] for row in stored["change"]]
+        return cls(tuple(stored["judges"]), np.array(stored["weights"]), np.array(change))
 
 
 def untrained_panel(judges: Sequence[str]) -> PanelModel:

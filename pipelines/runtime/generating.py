@@ -1,0 +1,146 @@
+"""What the two stages that run generators share: a unit of work per row, in the bucket of that row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipelines.runtime.asking import engines_of
+from pipelines.runtime.stage import Inputs, PerUnit, Run, Unit
+from schemas.ids import canonical_json, hash_fields
+from schemas.recipe import GenerateSection, PluginUse, Recipe
+from schemas.tables import PAYLOAD_LIMIT, Rejects, Row, rows_frame
+from transforms.engines.base import Engine
+from transforms.generators.base import Generator, Yield
+from transforms.llm.request import Ask
+from transforms.plugins.build import build
+from transforms.plugins.registry import find
+from transforms.storage.workspace import Output
+
+Yields = list[tuple[str, Yield]]  # what every generator made, by its name and in order
+
+
+class Generators(NamedTuple):
+    """The recipe's generators that make pairs, or those that make prompts, in order."""
+
+    generators: tuple[Generator, ...]
+    engines: Mapping[str, Engine]
+
+    @property
+    def identity(self) -> Any:
+        """The generators."""
+        return [[generator.name, generator.identity] for generator in self.generators]
+
+    def consuming(self, table: str) -> list[Generator]:
+        """The generators that start from rows of `table`."""
+        return [generator for generator in self.generators if generator.consumes == table]
+
+
+def uses_making(recipe: Recipe, makes: str) -> list[PluginUse]:
+    """The recipe's generators that make `makes` ("pairs" or "prompts")."""
+    return [use for use in recipe.generate.generators if find(Generator, use.plugin).makes == makes]
+
+
+def setup_generators(run: Run, makes: str) -> Generators:
+    """Build the recipe's generators that make `makes`, and the engines they ask."""
+    uses = uses_making(run.recipe, makes)
+    engines = engines_of(run, Generator, uses)
+    generators = tuple(build(Generator, use, run.recipe.seed, run.folder) for use in uses)
+    for generator in generators:
+        generator.bind({name: engine.answers_as for name, engine in engines.items()})
+    return Generators(generators, engines)
+
+
+def is_idle(setup: Generators) -> bool:
+    """Whether the recipe has no such generator."""
+    return not setup.generators
+
+
+def per_row(output: Callable[[Yields], Output]) -> PerUnit[Generators]:
+    """The work of a stage that runs generators: a unit per row of every table that some generator consumes.
+
+    Args:
+        output: the bucket's output of all that was made.
+    """
+    return PerUnit(_section, _engines, _count, _units, partial(_output, output))
+
+
+def _section(recipe: Recipe) -> GenerateSection:
+    return recipe.generate
+
+
+def _engines(setup: Generators) -> Mapping[str, Engine]:
+    return setup.engines
+
+
+def _count(setup: Generators, inputs: Inputs) -> int:
+    return sum(inputs.read(table, []).height for table in inputs.reads if setup.consuming(table))
+
+
+def _units(setup: Generators, inputs: Inputs, _: Mapping[str, bytes], ask: Ask) -> list[Unit]:
+    return [
+        partial(_yields, generators, row, ask)
+        for table in inputs.reads
+        if (generators := setup.consuming(table))
+        for row in inputs.read(table).to_dicts()
+    ]
+
+
+def _output(output: Callable[[Yields], Output], _setup: Generators, _inputs: Inputs, results: list[Yields]) -> Output:
+    return output([made for unit in results for made in unit])
+
+
+async def _yields(generators: list[Generator], row: Row, ask: Ask) -> Yields:
+    """What the generators make of a row, in order; a generator also gets the prompts that earlier ones made."""
+    rows: list[Row] = [row]
+    found: Yields = []
+    for generator in generators:
+        made = await asyncio.gather(*(generator.pairs(r, ask) for r in rows))
+        found += [(generator.name, one) for one in made]
+        rows += [prompt for one in made for prompt in one.prompts]
+    return found
+
+
+def conserved(name: str, made: Yields, table: pl.DataFrame, duplicates: list[Row]) -> Output:
+    """The output of the rows that stay (`table`, of kind `name`) and of all that was rejected.
+
+    Rows in are the rows that the generators yielded, counted before any of them was compared with another.
+    """
+    rejects: list[Row] = [*(reject for _, one in made for reject in one.rejects), *duplicates]
+    seen: dict[str, int] = {}
+    for reject in rejects:
+        again = seen[reject["reject_id"]] = seen.get(reject["reject_id"], -1) + 1
+        if again:  # two rows may fail alike, to the letter: both are counted
+            reject["reject_id"] = hash_fields(reject["reject_id"], str(again))
+    yielded = sum(len(getattr(one, name)) + len(one.rejects) for _, one in made)
+    return Output(
+        {name: table, "rejects": rows_frame(rejects, Rejects)},
+        rows_in=yielded,
+        rows_out=table.height,
+        counts={name: table.height, **_counts(made)},
+    )
+
+
+def _counts(made: Yields) -> dict[str, int]:
+    """Sums of the yields' counts, as `generator.count`."""
+    counts: dict[str, int] = {}
+    for name, one in made:
+        for key, n in one.counts.items():
+            counts[f"{name}.{key}"] = counts.get(f"{name}.{key}", 0) + n
+    return counts
+
+
+def duplicate(stage: str, generator: str, row: Row, key: str) -> Row:
+    """The reject of a row that was made already."""
+    return {
+        "reject_id": hash_fields(stage, generator, row[key]),
+        "stage": f"{stage}/{generator}",
+        "reason": "duplicate",
+        "record_id": row[key],
+        "detail": "another generator, or the same one from another row, made it already; the first is kept",
+        "payload": canonical_json(row).decode()[:PAYLOAD_LIMIT],
+    }
