@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -12,7 +13,7 @@ import polars as pl
 from pipelines.runtime.asking import engines_of
 from pipelines.runtime.stage import Inputs, PerUnit, Run, Unit
 from schemas.ids import canonical_json, hash_fields
-from schemas.recipe import GenerateSection, PluginUse, Recipe
+from schemas.recipe import PluginUse, Recipe
 from schemas.tables import PAYLOAD_LIMIT, Rejects, Row, rows_frame
 from transforms.engines.base import Engine
 from transforms.generators.base import Generator, Yield
@@ -35,6 +36,11 @@ class Generators(NamedTuple):
         """The generators."""
         return [[generator.name, generator.identity] for generator in self.generators]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the recipe has no such generator."""
+        return not self.generators
+
     def consuming(self, table: str) -> list[Generator]:
         """The generators that start from rows of `table`."""
         return [generator for generator in self.generators if generator.consumes == table]
@@ -55,26 +61,13 @@ def setup_generators(run: Run, makes: str) -> Generators:
     return Generators(generators, engines)
 
 
-def is_idle(setup: Generators) -> bool:
-    """Whether the recipe has no such generator."""
-    return not setup.generators
-
-
 def per_row(output: Callable[[Yields], Output]) -> PerUnit[Generators]:
     """The work of a stage that runs generators: a unit per row of every table that some generator consumes.
 
     Args:
         output: the bucket's output of all that was made.
     """
-    return PerUnit(_section, _engines, _count, _units, partial(_output, output))
-
-
-def _section(recipe: Recipe) -> GenerateSection:
-    return recipe.generate
-
-
-def _engines(setup: Generators) -> Mapping[str, Engine]:
-    return setup.engines
+    return PerUnit(attrgetter("generate"), attrgetter("engines"), _count, _units, partial(_output, output))
 
 
 def _count(setup: Generators, inputs: Inputs) -> int:

@@ -100,6 +100,11 @@ class Hygiene(NamedTuple):
         """Whether anything is looked for in a row alone."""
         return any((self.config.sanity, self.config.language, self.config.personal, self.config.decontamination))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every bucket's parts stay as they are."""
+        return not self.examines and not self.is_global
+
     def outcomes(self, rows: pl.DataFrame) -> list[Outcome]:
         """What becomes of each row by itself."""
         settings = self.config.decontamination
@@ -111,16 +116,6 @@ def setup_hygiene(run: Run, kind: RowKind, gains: bool) -> Hygiene:
     """The recipe's hygiene for rows of this kind."""
     given = HygieneConfig.model_validate(run.recipe.hygiene)
     return Hygiene(kind, given, given.beside(run.folder), gains, partial(embedded, run.workspace))
-
-
-def is_idle(hygiene: Hygiene) -> bool:
-    """Whether every bucket's parts stay as they are."""
-    return not hygiene.examines and not hygiene.is_global
-
-
-def is_global(hygiene: Hygiene) -> bool:
-    """See `Hygiene.is_global`."""
-    return hygiene.is_global
 
 
 def row_keys(hygiene: Hygiene, inputs: Inputs, _: Mapping[str, bytes]) -> pl.DataFrame:
@@ -195,7 +190,7 @@ def cleaned(hygiene: Hygiene, inputs: Inputs, artefacts: Mapping[str, bytes]) ->
     drops = artefact_frame(artefacts, DROPS_FILE) if hygiene.is_global else None
     passed = artefact_frame(artefacts, pass_name(inputs.bucket)) if pass_name(inputs.bucket) in artefacts else None
     names = _records(kind, inputs, [])
-    if is_idle(hygiene) or (drops is not None and passed is not None and _all_stay(names, passed, drops)):
+    if hygiene.is_idle or (drops is not None and passed is not None and _all_stay(names, passed, drops)):
         parts, rows = {kind.table: inputs.parts(kind.table)}, {kind.table: names.height}
         return Output(rows_in=names.height, rows_out=names.height, counts=rows, parts=parts, rows=rows)
     given = _records(kind, inputs)

@@ -50,7 +50,7 @@ def _compute(
 ) -> None:
     """Take the steps, then make the pending buckets: without workers where there is nothing to do."""
     worker, lane = BucketLane(stage, run, keys.whole, work), keys.lane(pending)
-    if stage.is_idle(setup):
+    if stage.is_idle is not None and stage.is_idle(setup):
         worker(lane)
         return
     take_steps(stage, run, setup, keys.whole)
@@ -70,7 +70,7 @@ def _ask(
         worker = AskingLane(stage, run, keys.whole, work, served)
         units = sum(work.count(setup, StoredInputs(run.workspace, bucket, stage.reads)) for bucket in pending)
         with shown(run.workspace, stage.name, units, "prompts", quiet):
-            if stage.is_idle(setup):
+            if stage.is_idle is not None and stage.is_idle(setup):
                 worker(lane)
             else:
                 run_with_beam(worker, [lane[i :: served.n_lanes] for i in range(served.n_lanes)], run.flags)
@@ -106,17 +106,21 @@ class Keys(NamedTuple):
 
 
 def keys_of(stage: Stage[S], run: Run, setup: S) -> Keys:
-    """Hashes of stage, version, setup and the inputs' parts; a bucket of a global stage depends on all inputs."""
-    workspace, identity = run.workspace, setup.identity
-    parts = [
-        {table: workspace.parts(table, bucket, stages) for table, stages in stage.reads.items()}
-        for bucket in workspace.buckets
-    ]
-    is_global = stage.is_global(setup)
-    everything = {table: [by_table[table] for by_table in parts] for table in stage.reads}
-    whole = hash_json([stage.name, stage.version, identity, everything if is_global else None])
-    own = whole if is_global else identity
-    return Keys(whole, [hash_json([stage.name, stage.version, own, by_table]) for by_table in parts])
+    """Hashes of stage, version, setup and the inputs' parts; what is fitted depends on all inputs."""
+    parts, identity = input_parts(stage, run.workspace), setup.identity
+    is_fitted = any(isinstance(step, Fit) and step.names(run, setup) for step in stage.steps)
+    whole = hash_json([stage.name, stage.version, identity, parts if is_fitted else None])
+    own = whole if is_fitted else identity
+    by_bucket = [{table: names[bucket] for table, names in parts.items()} for bucket in run.workspace.buckets]
+    return Keys(whole, [hash_json([stage.name, stage.version, own, names]) for names in by_bucket])
+
+
+def input_parts(stage: Stage[Any], workspace: Workspace) -> dict[str, list[list[str]]]:
+    """Names of the parts of every table that the stage reads, by bucket."""
+    return {
+        table: [workspace.parts(table, bucket, stages) for bucket in workspace.buckets]
+        for table, stages in stage.reads.items()
+    }
 
 
 def pending_buckets(stage: Stage[Any], run: Run) -> list[int]:

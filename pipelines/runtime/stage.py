@@ -118,10 +118,10 @@ class BucketPass(Generic[S]):
 
 @dataclass(frozen=True)
 class Fit(Generic[S]):
-    """Artefacts of the whole workspace, made on the driver once per key.
+    """Artefacts of the whole workspace, made on the driver once per key; every bucket then depends on all inputs.
 
     Attributes:
-        names: the artefacts; where all of them are there, nothing is made.
+        names: the artefacts; if all of them are there, nothing is made. None: the stage is done bucket by bucket.
         make: the artefacts that are missing, with their names; each is stored before the next one is made.
     """
 
@@ -183,16 +183,6 @@ def nothing(_: Run) -> None:
     """Observe nothing."""
 
 
-def never(_: Any) -> bool:
-    """Of no recipe."""
-    return False
-
-
-def always(_: Any) -> bool:
-    """Of every recipe."""
-    return True
-
-
 @dataclass(frozen=True)
 class Stage(Generic[S]):
     """A stage.
@@ -205,7 +195,6 @@ class Stage(Generic[S]):
         observe: what lies outside the tables, brought in on the driver before anything else; picklable.
         needs: stages that are brought up to date first.
         steps: what must be known before any bucket is done, in order.
-        is_global: whether a bucket's output depends on all buckets' inputs.
         is_idle: whether the recipe asks nothing of it; its buckets are then done without workers.
         conserves: the table of `reads` whose rows are its rows in; None where rows in are counted elsewise.
         check: raise if what was made is not good enough to go on with.
@@ -220,8 +209,7 @@ class Stage(Generic[S]):
     observe: Callable[[Run], Any] = nothing
     needs: tuple[Stage[Any], ...] = ()
     steps: tuple[Step[S], ...] = ()
-    is_global: Callable[[S], bool] = never
-    is_idle: Callable[[S], bool] = never
+    is_idle: Callable[[S], bool] | None = None
     conserves: str | None = None
     check: Callable[[Run, S, Summary], None] | None = None
     notes: Callable[[Run, S, Artefacts, Summary], list[str]] | None = None

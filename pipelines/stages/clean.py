@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 import polars as pl
 
-from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, is_global, is_idle, setup_hygiene
+from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, setup_hygiene
 from pipelines.runtime.stage import Inputs, PerBucket, Run, Stage
 from schemas.messages import text_of
 from transforms.hygiene.clean import examine_pairs
@@ -59,7 +60,6 @@ CLEAN = Stage(
     setup=_setup,
     steps=FIND_DUPLICATES,
     work=PerBucket(clean_pairs),
-    is_global=is_global,
-    is_idle=is_idle,
+    is_idle=attrgetter("is_idle"),
     conserves="pairs",
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, is_idle, per_row, setup_generators
+from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
 from pipelines.runtime.stage import Run, Stage
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
@@ -44,5 +45,5 @@ EVOLVE = Stage(
     reads={"prompts": ("ingest",)},
     setup=_setup,
     work=per_row(new_prompts),
-    is_idle=is_idle,
+    is_idle=attrgetter("is_idle"),
 )

@@ -20,7 +20,6 @@ from pipelines.runtime.stage import (
     PerBucket,
     Run,
     Stage,
-    always,
 )
 from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json
@@ -123,7 +122,6 @@ FUSE = Stage(
     setup=_setup,
     steps=(Fit(_names, _fit),),
     work=PerBucket(verdicts),
-    is_global=always,
     conserves="pairs",
     notes=_notes,
 )

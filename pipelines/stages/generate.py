@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, is_idle, per_row, setup_generators
+from operator import attrgetter
+
+from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
 from pipelines.runtime.stage import Run, Stage
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.screen import SCREEN
@@ -55,5 +57,5 @@ GENERATE = Stage(
     setup=_setup,
     needs=(EVOLVE, SCREEN),  # who runs this stage alone starts from the same prompts as a whole run
     work=per_row(new_pairs),
-    is_idle=is_idle,
+    is_idle=attrgetter("is_idle"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipelines.runtime.stage import PAIR_STAGES, AskingFit, Inputs, PerUnit, Run
 from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
-from schemas.recipe import JudgeSection, PanelSection, Recipe
+from schemas.recipe import PanelSection
 from schemas.tables import Row, Votes, rows_frame
 from transforms.engines.base import Engine
 from transforms.judges.base import Judge
@@ -98,14 +99,6 @@ def panel_labels(votes: pl.DataFrame, most: int) -> dict[str, float] | None:
 
 def _is_idle(setup: Judges) -> bool:
     return not setup.judges
-
-
-def _section(recipe: Recipe) -> JudgeSection:
-    return recipe.judge
-
-
-def _engines(setup: Judges) -> Mapping[str, Engine]:
-    return setup.engines
 
 
 def _count(setup: Judges, inputs: Inputs) -> int:
@@ -227,8 +220,8 @@ JUDGE = Stage(
     setup=_setup,
     observe=_observe,
     work=PerUnit(
-        section=_section,
-        engines=_engines,
+        section=attrgetter("judge"),
+        engines=attrgetter("engines"),
         count=_count,
         units=prompt_units,
         output=all_votes,

@@ -17,7 +17,6 @@ from pipelines.runtime.stage import (
     PerBucket,
     Run,
     Stage,
-    always,
     artefact_frame,
     pass_name,
 )
@@ -129,7 +128,6 @@ MATERIALISE = Stage(
     observe=_observe,
     steps=(BucketPass(split_keys), Fit(_splits_names, _assign_splits)),
     work=PerBucket(split_rows),
-    is_global=always,
     conserves="pairs",
 )
 

@@ -9,6 +9,7 @@ import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import asked
+from pipelines.runtime.run_stage import input_parts
 from pipelines.runtime.stage import (
     PAIR_STAGES,
     VOTE_STAGES,
@@ -19,7 +20,6 @@ from pipelines.runtime.stage import (
     PerBucket,
     Run,
     Stage,
-    always,
     artefact_frame,
     pass_name,
 )
@@ -93,11 +93,7 @@ def _observe(run: Run) -> str:
 
 def _made_from(run: Run, setup: Routing) -> str:
     """Name of the artefact that says which queue these settings and inputs made, and what was asked before it."""
-    parts = {
-        table: [run.workspace.parts(table, bucket, stages) for bucket in run.workspace.buckets]
-        for table, stages in ROUTE.reads.items()
-    }
-    return f"queue-{hash_json([ROUTE.name, ROUTE.version, setup.settings, parts])}"
+    return f"queue-{hash_json([ROUTE.name, ROUTE.version, setup.settings, input_parts(ROUTE, run.workspace)])}"
 
 
 def _router_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
@@ -171,7 +167,6 @@ ROUTE = Stage(
     observe=_observe,
     steps=(Fit(_router_names, _fit_router), BucketPass(bucket_shortlist), Fit(_queue_names, _choose)),
     work=PerBucket(queued),
-    is_global=always,
     conserves="verdicts",
     notes=_notes,
 )

@@ -9,7 +9,7 @@ import polars as pl
 
 from pipelines.runtime.asking import reopen
 from pipelines.runtime.sample import VOTE_COLUMNS, sample
-from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES, Artefacts, Fit, Inputs, PerBucket, Run, Stage, always
+from pipelines.runtime.stage import ANSWER_STAGES, PAIR_STAGES, Artefacts, Fit, Inputs, PerBucket, Run, Stage
 from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.tables import Votes, polars_schema
@@ -113,7 +113,6 @@ SCORE = Stage(
     setup=_setup,
     steps=(Fit(_names, _fit),),
     work=PerBucket(scores),
-    is_global=always,
     is_idle=_is_idle,
     conserves="pairs",
     check=_check,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import polars as pl
 
 from pipelines.runtime.generating import uses_making
-from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, is_global, is_idle, setup_hygiene
+from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, setup_hygiene
 from pipelines.runtime.stage import PerBucket, Run, Stage
 from pipelines.stages.evolve import evolved_from
 from schemas.ids import hash_json
@@ -47,7 +49,6 @@ SCREEN = Stage(
     setup=_setup,
     steps=FIND_DUPLICATES,
     work=PerBucket(cleaned),
-    is_global=is_global,
-    is_idle=is_idle,
+    is_idle=attrgetter("is_idle"),
     conserves="prompts",
 )
