@@ -112,14 +112,14 @@ class Worker(Generic[S]):
         Raises:
             WorkspaceError: rows were lost, in the stage or on the way into it.
         """
-        check_taken(self.stage, self.run.workspace, bucket, output)
+        check_taken(self.stage, self.run.workspace, bucket, output.rows_in)
         self.run.workspace.commit(self.stage.name, bucket, key if output.complete else f"{RETRY}{key}", output, seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
 
-def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, output: Output) -> None:
+def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, rows_in: int) -> None:
     """Compare the rows that went into a bucket with those that the stages before put out.
 
     Raises:
@@ -132,10 +132,10 @@ def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, output: Ou
     if any(checkpoint.rows is None for checkpoint in before):
         return  # checkpoints of earlier releases do not say how many rows a table has
     given = sum((checkpoint.rows or {}).get(table, 0) for checkpoint in before)
-    if output.rows_in != given:
+    if rows_in != given:
         raise WorkspaceError(
             f"stage {stage.name}, bucket {bucket}: {' and '.join(stage.reads[table])} gave {given} rows of {table} and "
-            f"{output.rows_in} were taken: rows were lost between the stages; please report this as a bug"
+            f"{rows_in} were taken: rows were lost between the stages; please report this as a bug"
         )
 
 

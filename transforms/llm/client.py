@@ -106,6 +106,7 @@ class Client:
             raise EngineError(f"engine {self.name!r} has no server address")
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._redaction = Redaction(self.headers.values())
+        self._model_field = b'"model":' + orjson.dumps(self.served_model) + b"}"
         self._turn = 0
         self._failures_in_row = 0
         self._longest_wait = 0.0  # asked for by a server since the last usable answer
@@ -135,7 +136,7 @@ class Client:
         Raises:
             EngineError: nothing answers, or the servers turn every request away.
         """
-        data = orjson.dumps({**request.body, "model": self.served_model})
+        data = request.data.removesuffix(b"}") + (b"," if request.body else b"") + self._model_field
         async with self._slots:
             return await self._send(request, data)
 
@@ -160,10 +161,10 @@ class Client:
                 except MalformedReplyError as error:
                     outcome = _Failure(self._redaction.error(str(error)), "a body that is no reply")
                 else:
-                    self._note_answer(request, now)
+                    self._note_answer(request.path, now)
                     return self._redacted(reply)
             if outcome.permanent:
-                self._note_answer(request, now)
+                self._note_answer(request.path, now)
                 return Reply(
                     request.request_id, "error", error=outcome.reason, cause=outcome.cause, ms=ms, retries=attempts
                 )
@@ -233,8 +234,8 @@ class Client:
         jitter = 0.5 + 0.5 * unit_interval("backoff", request_id, str(attempts))
         return max(failure.wait_s or 0.0, 0.0) + backoff * jitter
 
-    def _note_answer(self, request: Request, now: float) -> None:
-        if request.path != TOKENIZE:  # which says nothing of the model behind it
+    def _note_answer(self, path: str, now: float) -> None:
+        if path != TOKENIZE:  # which says nothing of the model behind it
             self._answered_at, self._failures_in_row, self._longest_wait = now, 0, 0.0
 
     def _note_failure(self, failure: _Failure, now: float) -> None:

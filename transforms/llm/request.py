@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from schemas.ids import hash_json
+from schemas.ids import canonical_json, hash_bytes
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,15 @@ class Request:
     hope: str = field(default="", compare=False)  # a reply with which the asker goes on furthest: what a plan assumes
 
     @cached_property
+    def data(self) -> bytes:
+        """The body as canonical JSON, made once: it is hashed, and a client sends it."""
+        return canonical_json(self.body)
+
+    @cached_property
     def request_id(self) -> str:
-        """Hash of all that determines the reply."""
-        return hash_json([self.model, self.path, self.body, self.salt])
+        """Hash of all that determines the reply: of the JSON `[model, path, body, salt]`."""
+        model, path, salt = map(canonical_json, (self.model, self.path, self.salt))
+        return hash_bytes(b"[" + b",".join((model, path, self.data, salt)) + b"]")
 
 
 @dataclass(frozen=True)

@@ -129,21 +129,19 @@ class Ledger:
 
     def count(self, request: Request, reply: Reply, busy_s: float) -> None:
         """Add a request that was sent."""
-        self.of(request).count(reply, busy_s)
-        self._failed(request, reply)
-
-    def recall(self, request: Request, reply: Reply, joined: bool = False) -> None:
-        """Add a request whose answer was in the memo, or on its way to another asker."""
-        self.of(request).recall(reply, joined)
-        self._failed(request, reply)
-
-    def _failed(self, request: Request, reply: Reply) -> None:
+        self.of(request.engine, request.purpose).count(reply, busy_s)
         if request.path != TOKENIZE:
             self.failures.count(reply)
 
-    def of(self, request: Request) -> Usage:
-        """The account a request goes to."""
-        key = (request.engine, request.purpose)
+    def recall(self, request: Request, reply: Reply, joined: bool = False) -> None:
+        """Add a request whose answer was in the memo, or on its way to another asker."""
+        self.of(request.engine, request.purpose).recall(reply, joined)
+        if request.path != TOKENIZE:
+            self.failures.count(reply)
+
+    def of(self, engine: str, purpose: str) -> Usage:
+        """The account of who asks an engine."""
+        key = (engine, purpose)
         usage = self._usage.get(key)
         if usage is None:
             usage = self._usage[key] = Usage()

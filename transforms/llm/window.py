@@ -112,7 +112,7 @@ class Caller:
         client = self.clients.get(request.engine)
         if client is None:
             raise UsageError(f"no engine named {request.engine!r}; known: {', '.join(sorted(self.clients))}")
-        self._spend(request)
+        self._spend(request.path)
         self._on_wire[request.request_id] = None
         clock = self._clocks[request.engine]
         begun = clock.begin()
@@ -143,10 +143,10 @@ class Caller:
             waiter = self._on_wire[request_id] = asyncio.get_running_loop().create_future()
         return asyncio.shield(waiter)
 
-    def _spend(self, request: Request) -> None:
+    def _spend(self, path: str) -> None:
         if self._stopped is not None:
             raise self._stopped
-        if request.path == TOKENIZE:
+        if path == TOKENIZE:
             return
         limits = self.budget
         spent = ""
