@@ -41,13 +41,16 @@ class Passage:
     functions: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
 
     def add(self, frame: FrameType) -> None:
-        """Count a call of a function of ours."""
-        code = frame.f_code
-        if not code.co_filename.startswith(ROOMS) or not code.co_filename.endswith(".py") or code.co_name[0] == "<":
-            return
-        file = Path(code.co_filename).relative_to(ROOT).as_posix()
-        if not file.startswith(BESIDE):
-            self.functions[file, code.co_qualname.replace(".<locals>", "")] += 1
+        """Count a call and the calls that led to it, unless one of them makes something beside the pair's way."""
+        stack: list[FrameType] = []
+        above: FrameType | None = frame
+        while above is not None:
+            if above.f_code.co_filename.startswith(ROOMS) and above.f_code.co_filename.endswith(".py"):
+                stack.append(above)
+            above = above.f_back
+        calls = [(Path(f.f_code.co_filename).relative_to(ROOT).as_posix(), f.f_code.co_qualname) for f in stack]
+        if not any(file.startswith(BESIDE) for file, _ in calls):
+            self.functions.update((file, name) for file, name in calls if not name.rpartition(".")[2].startswith("<"))
 
     @property
     def files(self) -> set[str]:
@@ -89,8 +92,6 @@ def followed(marker: str = MARKER) -> Iterator[Passage]:
         code = frame.f_code
         if event not in ("call", "return") or not code.co_filename.startswith(ROOMS) or getattr(busy, "now", False):
             return
-        if code.co_name.startswith("<"):
-            return
         busy.now = True
         try:
             values = [returned]
@@ -99,10 +100,7 @@ def followed(marker: str = MARKER) -> Iterator[Passage]:
                     frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
                 ]
             if any(holds(value, marker) for value in values):
-                above: FrameType | None = frame
-                while above is not None:
-                    passage.add(above)
-                    above = above.f_back
+                passage.add(frame)
         finally:
             busy.now = False
 

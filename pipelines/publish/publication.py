@@ -16,7 +16,7 @@ from pipelines.inspect.estimates import estimates
 from pipelines.publish.certify import audited_noise, certificate
 from pipelines.publish.report import report_documents
 from pipelines.runtime.annotation import queue
-from pipelines.runtime.run_stage import stage_artefacts
+from pipelines.runtime.job import prepared
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Run
 from pipelines.runtime.summary import Summary, summarise
 from pipelines.stages.fuse import judgement
@@ -151,7 +151,7 @@ class Publication:
             self.workspace.datasets,
             self.file.recipe.dataset,
             counted(version_buckets(self.workspace), counts),
-            version_splits(self.workspace, stage_artefacts(MATERIALISE, self.run)),
+            version_splits(self.workspace, prepared(MATERIALISE, self.run)[0].artefacts),
             self.provenance(),
             parent=self.parent.manifest.version if self.parent else None,
             evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},

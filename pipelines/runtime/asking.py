@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Generic
 
 from pipelines.runtime.beam_options import is_local
 from pipelines.runtime.failures import check_failures
+from pipelines.runtime.job import Job, Lane, Stopwatch
 from pipelines.runtime.progress import LaneProgress
-from pipelines.runtime.stage import RETRY, Artefacts, AskingFit, PerUnit, Run, S, Stage, Unit
+from pipelines.runtime.stage import RETRY, AskingFit, PerUnit, Run, S, Unit
 from pipelines.runtime.summary import Summary
-from pipelines.runtime.workers import Lane, Stopwatch, StoredInputs, Worker
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse
@@ -56,17 +57,15 @@ def engines_of(run: Run, kind: type[Plugin], uses: Sequence[PluginUse]) -> dict[
 
 
 @contextmanager
-def serving(stage: Stage[S], work: PerUnit[S], run: Run, setup: S, pending: Sequence[int]) -> Iterator[Served]:
+def serving(job: Job[S], work: PerUnit[S], pending: Sequence[int]) -> Iterator[Served]:
     """Engines answer for the duration of the block; none is started where no bucket holds any work.
 
     A server of ours listens on its own host alone: where workers may be elsewhere, they start one on their host
     instead, which all workers of that host share.
     """
-    engines, limits = work.engines(setup), work.section(run.recipe).budget
+    run, engines, limits = job.run, work.engines(job.setup), work.section(job.run.recipe).budget
     budget = Budget(limits.max_calls, limits.max_tokens, limits.max_seconds)
-    if not engines or not any(
-        work.count(setup, StoredInputs(run.workspace, bucket, stage.reads)) for bucket in pending
-    ):
+    if not engines or not any(work.count(job.setup, job.inputs(bucket)) for bucket in pending):
         yield Served(budget)
         return
     with ExitStack() as stack:
@@ -74,7 +73,7 @@ def serving(stage: Stage[S], work: PerUnit[S], run: Run, setup: S, pending: Sequ
         for name, engine in engines.items():
             is_here = engine.server is None or is_local(run.flags)
             endpoints[name] = stack.enter_context(engine.serve()) if is_here else []
-        stack.enter_context(_counted_caches(run.workspace, stage.name, engines, endpoints))
+        stack.enter_context(_counted_caches(run.workspace, job.stage.name, engines, endpoints))
         yield Served(budget, endpoints, min(len(pending), run.recipe.beam.workers))
 
 
@@ -97,9 +96,10 @@ async def _calling(engines: Mapping[str, Engine], served: Served, lanes: int) ->
 
 
 @dataclass(frozen=True)
-class AskingLane(Worker[S]):
-    """The buckets of a lane in one window."""
+class AskingLane(Generic[S]):
+    """What Beam does with a lane: all its buckets in one window."""
 
+    job: Job[S]
     work: PerUnit[S]
     served: Served
 
@@ -107,19 +107,21 @@ class AskingLane(Worker[S]):
         """Answer all units and commit each bucket as soon as its own are done."""
         with _few_collections():
             asyncio.run(self._answer(lane))
-        return f"{self.stage.name}: {len(lane)} buckets"
+        return f"{self.job.stage.name}: {len(lane)} buckets"
 
     async def _answer(self, lane: Lane) -> None:
-        units = sum(self.work.count(self.setup, self.inputs(bucket)) for bucket, _ in lane)
-        progress = LaneProgress(self.run.workspace, self.stage.name, lane[0][0], units)
+        job, work = self.job, self.work
+        units = sum(work.count(job.setup, job.inputs(bucket)) for bucket, _ in lane)
+        progress = LaneProgress(job.run.workspace, job.stage.name, lane[0][0], units)
         watch = Stopwatch()
-        async with _calling(self.work.engines(self.setup), self.served, self.served.n_lanes) as caller:
+        async with _calling(work.engines(job.setup), self.served, self.served.n_lanes) as caller:
             await _in_window((self._bucket(bucket, key, caller, progress, watch) for bucket, key in lane), caller)
 
     def _bucket(self, bucket: int, key: str, caller: Caller, progress: LaneProgress, watch: Stopwatch) -> Work[Any]:
         """A bucket's units, each counted when it ends, and what stores their results."""
-        memo = bucket_memo(self.run.workspace, bucket)
-        asker, inputs = caller.asker(memo), self.inputs(bucket)
+        job, work, inputs = self.job, self.work, self.job.inputs(bucket)
+        memo = bucket_memo(job.run.workspace, bucket)
+        asker = caller.asker(memo)
 
         async def counted(unit: Unit) -> Any:
             result = await unit()
@@ -127,20 +129,17 @@ class AskingLane(Worker[S]):
             return result
 
         def finish(results: list[Any]) -> None:
-            output = self.work.output(self.setup, inputs, results)
+            output = work.output(job.setup, inputs, results)
             output.usage = usage_of(asker.ledger)
             output.failures = asdict(asker.ledger.failures)
             output.complete = asker.ledger.total().gave_up == 0
             memo.close()
-            self.commit(bucket, key, output, watch.lap())
+            job.commit(bucket, key, output, watch.lap())
 
-        units = self.work.units(self.setup, inputs, self.artefacts, asker)
-        return Work([_start(counted, unit) for unit in units], finish)
+        return Work([partial(counted, unit) for unit in work.units(job.setup, inputs, job.artefacts, asker)], finish)
 
 
-def answer_on_driver(
-    stage: Stage[S], work: PerUnit[S], step: AskingFit[S], run: Run, setup: S, artefacts: Artefacts, served: Served
-) -> Served:
+def answer_on_driver(job: Job[S], work: PerUnit[S], step: AskingFit[S], served: Served) -> Served:
     """Ask what a fit wants to know of all buckets, and keep what is made of it.
 
     Returns:
@@ -149,40 +148,39 @@ def answer_on_driver(
     Raises:
         EngineError: too many requests got no answer.
     """
-    if not served.endpoints or not step.wanted(setup):
+    if not served.endpoints or not step.wanted(job.setup):
         return served
     started, ledger = time.monotonic(), Ledger()
     try:
-        results = asyncio.run(_fit_results(stage, work, step, run, setup, served, ledger))
+        results = asyncio.run(_fit_results(job, work, step, served, ledger))
     finally:
-        run.workspace.write_artefact(stage.name, FIT_USAGE, canonical_json(usage_of(ledger)))
-    most = work.section(run.recipe).max_failed_share
-    check_failures(f"stage {stage.name}, {step.purpose}", ledger.failures, usage_of(ledger), most)
-    made = step.make(setup, results)
+        job.run.workspace.write_artefact(job.stage.name, FIT_USAGE, canonical_json(usage_of(ledger)))
+    most = work.section(job.run.recipe).max_failed_share
+    check_failures(f"stage {job.stage.name}, {step.purpose}", ledger.failures, usage_of(ledger), most)
+    made = step.make(job.setup, results)
     if made is not None:
-        artefacts[step.name] = made
+        job.artefacts[step.name] = made
     return replace(served, budget=served.budget.less(ledger.spent(), time.monotonic() - started))
 
 
-async def _fit_results(
-    stage: Stage[S], work: PerUnit[S], step: AskingFit[S], run: Run, setup: S, served: Served, ledger: Ledger
-) -> list[Any]:
-    by_bucket: dict[int, list[Any]] = {}
+async def _fit_results(job: Job[S], work: PerUnit[S], step: AskingFit[S], served: Served, ledger: Ledger) -> list[Any]:
+    """The results of all units of all buckets, in order; what was asked is put down in `ledger`."""
+    buckets = job.run.workspace.buckets
+    by_bucket: list[list[Any]] = [[] for _ in buckets]
 
     def asked(bucket: int, caller: Caller) -> Work[Any]:
-        memo = bucket_memo(run.workspace, bucket)
-        units = step.units(setup, StoredInputs(run.workspace, bucket, stage.reads), caller.asker(memo))
+        memo = bucket_memo(job.run.workspace, bucket)
 
         def finish(results: list[Any]) -> None:
             memo.close()
             by_bucket[bucket] = results
 
-        return Work(units, finish)
+        return Work(step.units(job.setup, job.inputs(bucket), caller.asker(memo)), finish)
 
-    async with _calling(work.engines(setup), served, 1) as caller:
+    async with _calling(work.engines(job.setup), served, 1) as caller:
         caller.ledger = ledger
-        await _in_window((asked(bucket, caller) for bucket in run.workspace.buckets), caller)
-    return [result for bucket in sorted(by_bucket) for result in by_bucket[bucket]]
+        await _in_window((asked(bucket, caller) for bucket in buckets), caller)
+    return [result for results in by_bucket for result in results]
 
 
 def check_answers(stage: str, section: AskingSection, workspace: Workspace, summary: Summary) -> None:
@@ -223,10 +221,6 @@ async def _in_window(works: Iterable[Work[Any]], caller: Caller) -> None:
     """Do all work in one window as wide as the engines are."""
     slots = sum(client.concurrency for client in caller.clients.values())
     await answer(works, max_units=max(1, _UNITS_PER_SLOT * slots), on_failure=caller.stop)
-
-
-def _start(counted: Callable[[Unit], Awaitable[Any]], unit: Unit) -> Unit:
-    return lambda: counted(unit)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.runtime.dry_run_replies import made_up
+from pipelines.runtime.job import prepared
 from pipelines.runtime.run_stage import run_stage
 from pipelines.runtime.stage import PAIR_STAGES, PerUnit, Run, S, Stage, Unit
-from pipelines.runtime.workers import StoredInputs
 from pipelines.stages.clean import CLEAN
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.generate import GENERATE
@@ -95,8 +95,8 @@ def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cos
 
     A request met twice is asked once, as the memo has it.
     """
-    assert isinstance(stage.work, PerUnit)
-    setup = stage.setup(replace(run, observed=stage.observe(run)))
+    work, (job, _) = stage.work, prepared(stage, run)
+    assert isinstance(work, PerUnit)
     for bucket in run.workspace.buckets:
         memo = Memo(Workspace(root, run.workspace.n_buckets).bucket_dir("generations", bucket))
         made: dict[str, Reply] = {}
@@ -117,12 +117,12 @@ def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cos
             cost.tokens_out += reply.tokens_out
             return reply
 
-        inputs = StoredInputs(run.workspace, bucket, stage.reads)
-        units = stage.work.units(setup, inputs, {}, ask)
+        inputs = job.inputs(bucket)
+        units = work.units(job.setup, inputs, {}, ask)
         results = asyncio.run(_all(units))
         for cost in costs.values():
             cost.units += len(units) if cost.stage == stage.name else 0
-        run.workspace.commit(stage.name, bucket, "plan", stage.work.output(setup, inputs, results), 0.0)
+        run.workspace.commit(stage.name, bucket, "plan", work.output(job.setup, inputs, results), 0.0)
 
 
 async def _all(units: list[Unit]) -> list[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipelines.runtime.job import StoredInputs
 from pipelines.runtime.stage import (
     Artefacts,
     BucketPass,
@@ -24,7 +25,6 @@ from pipelines.runtime.stage import (
     artefact_frame,
     pass_name,
 )
-from pipelines.runtime.workers import StoredInputs
 from schemas.ids import hash_json
 from schemas.tables import TABLES, Rejects, conform, rows_frame
 from transforms.hygiene.clean import Embed, Outcome, drop, reject

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from pipelines.runtime.run_stage import keys_of
+from pipelines.runtime.job import bucket_key
 from pipelines.runtime.shuffle import STAGED_TABLES, Group, deal, groups_of, staged, write_staged
 from pipelines.runtime.stage import Inputs, Pass, PerBucket, Run, Stage
 from pipelines.runtime.summary import Summary
@@ -74,7 +74,7 @@ class Slices:
 def _observe(run: Run) -> tuple[StagedSlice, ...]:
     """The slices; what each source holds is kept under the key of the checkpoints that are made of it."""
     found = tuple(_sliced(run))
-    name = _inputs(keys_of(INGEST, run, _slices(run.workspace, found)).buckets[0])
+    name = _inputs(bucket_key(INGEST, _slices(run.workspace, found).identity, {}))
     if run.workspace.read_artefact("ingest", name) is None:
         read: dict[str, list[Any]] = {}
         for element in found:

@@ -9,7 +9,7 @@ import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import asked
-from pipelines.runtime.run_stage import input_parts
+from pipelines.runtime.job import StoredInputs, input_parts
 from pipelines.runtime.stage import (
     PAIR_STAGES,
     VOTE_STAGES,
@@ -24,7 +24,6 @@ from pipelines.runtime.stage import (
     pass_name,
 )
 from pipelines.runtime.summary import Summary
-from pipelines.runtime.workers import StoredInputs
 from schemas.ids import canonical_json, hash_json
 from transforms.annotate.votes import HUMAN
 from transforms.plugins.build import build

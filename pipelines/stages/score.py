@@ -61,7 +61,7 @@ def _is_idle(setup: Scorers) -> bool:
 def scores(setup: Scorers, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
     """All scorers' votes on a bucket's pairs."""
     schema = polars_schema(Votes)
-    pairs = inputs.read("pairs")
+    pairs = inputs.read("pairs", None if setup.scorers else [])
     frames = [pl.DataFrame(schema=schema)]
     if pairs.height:
         wanted = any(scorer.reads_votes for scorer in setup.scorers)

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.runtime.asking import AskingLane, serving
 from pipelines.runtime.beam_options import beam_flags, is_local
+from pipelines.runtime.job import prepared
 from pipelines.runtime.run import run_recipe
-from pipelines.runtime.run_stage import keys_of
 from pipelines.runtime.stage import PerUnit, Run
 from pipelines.stages.judge import JUDGE
 from schemas.recipe import BeamSection
@@ -39,15 +39,14 @@ def test_a_vllm_of_ours_answers_workers_wherever_they_are(tmp_path: Path, flags:
     run_recipe(project.recipe_path, str(tmp_path / "w"), "clean", None, (), quiet=True)
     recipe = load_recipe(project.recipe_path).recipe
     run = Run(Workspace.open(str(tmp_path / "w")), recipe, tmp_path, None, flags)
-    setup, work = JUDGE.setup(run), JUDGE.work
+    (job, keys), work = prepared(JUDGE, run), JUDGE.work
     assert isinstance(work, PerUnit)
-    keys = keys_of(JUDGE, run, setup)
     pending = keys.pending(run.workspace, "judge")
-    with serving(JUDGE, work, run, setup, pending) as served:
+    with serving(job, work, pending) as served:
         is_here = is_local(flags)
         assert (tmp_path / "pid").exists() == is_here, "started on the wrong host"
         assert bool(served.endpoints["stub"]) == is_here
-        AskingLane(JUDGE, run, keys.whole, work, served)(keys.lane(pending))
+        AskingLane(job, work, served)(keys.lane(pending))
     votes = votes_of(project)
     assert votes.height == 8
     assert not votes["label"].is_in(STATES).any()

@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipelines.runtime.job import prepared
 from pipelines.runtime.order import RUN_ORDER
-from pipelines.runtime.run_stage import pending_buckets, run_stage
-from pipelines.runtime.stage import Run
+from pipelines.runtime.run_stage import run_stage
+from pipelines.runtime.stage import Run, Stage
 from pipelines.runtime.summary import Summary
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.generate import GENERATE
@@ -47,6 +48,10 @@ EVOLVED = [
     (GIVEN[8], "How would you teach a landsman to tie five knots in an hour?"),
 ]
 HYGIENE = {"duplicates": {"threshold": 0.7}, "personal": {"policy": "drop"}}
+
+
+def pending(stage: Stage[Any], run: Run) -> list[int]:
+    return prepared(stage, run)[1].pending(run.workspace, stage.name)
 
 
 def prompt_id(text: str) -> str:
@@ -134,9 +139,9 @@ def test_a_changed_benchmark_is_read_again(tmp_path: Path) -> None:
     hygiene = {"decontamination": {"benchmarks": [str(tmp_path / "benchmark.txt")]}}
     workspace, _ = screened(tmp_path, 2, hygiene, evolves=False)
     recipe = recipe_in(tmp_path, 2, hygiene, evolves=False)
-    assert pending_buckets(SCREEN, Run(workspace, recipe, tmp_path)) == []
+    assert pending(SCREEN, Run(workspace, recipe, tmp_path)) == []
     (tmp_path / "benchmark.txt").write_text("What do gulls eat in the winter when the boats stay at home?\n")
-    assert pending_buckets(SCREEN, Run(workspace, recipe, tmp_path)) == [0, 1]
+    assert pending(SCREEN, Run(workspace, recipe, tmp_path)) == [0, 1]
 
 
 def test_nobody_is_asked_about_a_prompt_that_goes_and_evolved_ones_are_asked_about(project: Project) -> None:
@@ -163,4 +168,4 @@ def test_generate_alone_brings_the_prompts_up_to_date(tmp_path: Path) -> None:
     run_stage(INGEST, run, quiet=True)
     run_stage(GENERATE, run, quiet=True)
     assert len(texts(workspace)) == len(GIVEN) - 1
-    assert pending_buckets(EVOLVE, run) == []
+    assert pending(EVOLVE, run) == []

@@ -12,9 +12,10 @@ import pytest
 
 import pipelines.runtime.shuffle
 import pipelines.stages.ingest
-from pipelines.runtime.run_stage import pending_buckets, run_stage
+from pipelines.runtime.job import prepared
+from pipelines.runtime.run_stage import run_stage
 from pipelines.runtime.shuffle import Group, groups_of
-from pipelines.runtime.stage import Run
+from pipelines.runtime.stage import Run, Stage
 from pipelines.stages.ingest import INGEST
 from schemas.errors import WorkspaceError
 from schemas.recipe import Recipe
@@ -23,6 +24,10 @@ from transforms.storage.workspace import Workspace
 
 BUCKETS = 7
 TABLES = ("pairs", "votes", "rejects")
+
+
+def pending(stage: Stage[Any], run: Run) -> list[int]:
+    return prepared(stage, run)[1].pending(run.workspace, stage.name)
 
 
 def rows(start: int, n: int) -> list[dict[str, Any]]:
@@ -95,7 +100,7 @@ def test_groups_change_no_byte_and_hold_the_input_once(pair_of_ways: tuple[Run, 
     assert not staged_files(grouped, "slices", "pairs")
     assert not staged_files(grouped, "slices", "votes")
     assert staged_files(grouped, "groups", "pairs")
-    assert not pending_buckets(INGEST, grouped)
+    assert not pending(INGEST, grouped)
 
 
 def test_more_input_keeps_the_groups_there_are(
@@ -125,7 +130,7 @@ def test_a_damaged_file_is_named_and_made_anew(pair_of_ways: tuple[Run, Run], wh
         run_stage(INGEST, grouped, quiet=True)
         for bucket in range(BUCKETS):
             grouped.workspace.local_path("stages", "ingest", f"bucket={bucket:04d}.json").unlink()
-        assert pending_buckets(INGEST, grouped)
+        assert pending(INGEST, grouped)
     bad = staged_files(grouped, where, "pairs")[0]
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(WorkspaceError, match=bad.name):

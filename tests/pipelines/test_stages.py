@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.runtime.hygiene import DROPS_FILE, Hygiene, row_keys
+from pipelines.runtime.job import prepared
 from pipelines.runtime.order import RUN_ORDER, STAGES
-from pipelines.runtime.run_stage import pending_buckets, run_stage
+from pipelines.runtime.run_stage import run_stage
 from pipelines.runtime.stage import Fit, Inputs, PerBucket, Run, Stage, pass_name
 from pipelines.stages.clean import PAIRS, clean_pairs
 from pipelines.stages.evolve import new_prompts
@@ -60,6 +61,10 @@ from transforms.publish.splits import SplitsConfig, assign_parts, prompt_keys, r
 from transforms.scorers.base import Scorer
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output, Workspace
+
+
+def pending(stage: Stage[Any], run: Run) -> list[int]:
+    return prepared(stage, run)[1].pending(run.workspace, stage.name)
 
 
 class Frames(Inputs):
@@ -326,7 +331,7 @@ def test_rows_that_are_lost_between_two_stages_end_the_run(tmp_path: Path) -> No
     with pytest.raises(WorkspaceError, match="gave 2 rows of pairs and 1 were taken"):
         run_stage(losing, run, quiet=True)
     assert workspace.checkpoint("fuse", 0) is None
-    assert pending_buckets(losing, run) == [0]
+    assert pending(losing, run) == [0]
 
 
 def _names(_: Run, __: Nothing) -> tuple[str, ...]:
@@ -350,6 +355,6 @@ def test_a_fit_is_made_once_and_every_bucket_depends_on_all_inputs(tmp_path: Pat
     run = Run(workspace, recipe("four", 2), tmp_path)
     stage = Stage("fuse", 1, {"pairs": ("clean",)}, _nothing, PerBucket(_adds_up), steps=(Fit(_names, _make),))
     assert run_stage(stage, run, quiet=True).summary.counts == {"sum": 10}
-    assert pending_buckets(stage, run) == []
+    assert pending(stage, run) == []
     workspace.commit("clean", 1, "key", Output({"pairs": pairs_of(7, 8)}, rows_in=2, rows_out=2), 0.0)
-    assert pending_buckets(stage, run) == [0, 1]
+    assert pending(stage, run) == [0, 1]

@@ -138,9 +138,10 @@ class Client:
         """
         data = request.data.removesuffix(b"}") + (b"," if request.body else b"") + self._model_field
         async with self._slots:
-            return await self._send(request, data)
+            return await self._persist(request, data)
 
-    async def _send(self, request: Request, data: bytes) -> Reply:
+    async def _persist(self, request: Request, data: bytes) -> Reply:
+        """Try, wait and try again until there is a reply or patience ends."""
         started = time.monotonic()
         deadline = started + self.patience.deadline_s
         attempts = 0

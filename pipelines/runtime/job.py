@@ -1,19 +1,18 @@
-"""What travels to Beam's workers: a stage, a run and the key of its artefacts, done for one element."""
+"""A stage in a run: what its driver and its workers hand to its functions, and the keys of what they make."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 import polars as pl
 
-from pipelines.runtime.progress import LaneProgress
-from pipelines.runtime.stage import RETRY, Artefacts, BucketPass, Inputs, Pass, PerBucket, Run, S, Stage, pass_name
+from pipelines.runtime.stage import RETRY, Artefacts, Fit, Inputs, Run, S, Stage
 from schemas.errors import WorkspaceError
-from transforms.storage.files import parquet_bytes
+from schemas.ids import hash_json
 from transforms.storage.workspace import Output, Workspace
 
 Lane = tuple[tuple[int, str], ...]  # buckets that one worker does, each with the key of its checkpoint
@@ -80,9 +79,29 @@ class StoredArtefacts(MutableMapping[str, bytes]):
         raise NotImplementedError
 
 
+class Keys(NamedTuple):
+    """What a stage's output depends on, hashed: for what is made of the whole workspace, and for every bucket."""
+
+    whole: str
+    buckets: list[str]
+
+    def lane(self, buckets: Sequence[int]) -> Lane:
+        """These buckets with their keys, as workers get them."""
+        return tuple((bucket, self.buckets[bucket]) for bucket in buckets)
+
+    def pending(self, workspace: Workspace, stage: str) -> list[int]:
+        """The buckets whose checkpoint is missing, was made of other inputs, or names a part that is gone."""
+        return [bucket for bucket, key in enumerate(self.buckets) if not _is_done(workspace, stage, bucket, key)]
+
+
+def _is_done(workspace: Workspace, stage: str, bucket: int, key: str) -> bool:
+    checkpoint = workspace.checkpoint(stage, bucket)
+    return checkpoint is not None and checkpoint.key == key and workspace.is_whole(bucket, checkpoint)
+
+
 @dataclass(frozen=True)
-class Worker(Generic[S]):
-    """A stage's work on one element.
+class Job(Generic[S]):
+    """A stage in a run. Picklable; plug-ins are built anew in every process.
 
     Attributes:
         key: of the stage's artefacts.
@@ -96,6 +115,11 @@ class Worker(Generic[S]):
     def setup(self) -> S:
         """Plug-ins and settings, built once per process."""
         return self.stage.setup(self.run)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the recipe asks nothing of the stage."""
+        return self.stage.is_idle is not None and self.stage.is_idle(self.setup)
 
     @property
     def artefacts(self) -> Artefacts:
@@ -119,6 +143,36 @@ class Worker(Generic[S]):
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
 
+def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], Keys]:
+    """Observe what lies outside the tables, build what the stage works with, and hash what its output depends on.
+
+    If anything is fitted on the whole workspace, every bucket depends on all inputs.
+    """
+    run = replace(run, observed=stage.observe(run))
+    setup = stage.setup(run)
+    identity, parts = setup.identity, input_parts(stage, run.workspace)
+    is_fitted = any(isinstance(step, Fit) and step.names(run, setup) for step in stage.steps)
+    whole = hash_json([stage.name, stage.version, identity, parts if is_fitted else None])
+    own = whole if is_fitted else identity
+    by_bucket = [{table: names[bucket] for table, names in parts.items()} for bucket in run.workspace.buckets]
+    job = Job(stage, run, whole)
+    vars(job)["setup"] = setup  # where the cached property keeps it
+    return job, Keys(whole, [bucket_key(stage, own, names) for names in by_bucket])
+
+
+def bucket_key(stage: Stage[Any], identity: Any, parts: Mapping[str, Sequence[str]]) -> str:
+    """Key of a bucket's checkpoint: all that its output depends on."""
+    return hash_json([stage.name, stage.version, identity, parts])
+
+
+def input_parts(stage: Stage[Any], workspace: Workspace) -> dict[str, list[list[str]]]:
+    """Names of the parts of every table that the stage reads, by bucket."""
+    return {
+        table: [workspace.parts(table, bucket, stages) for bucket in workspace.buckets]
+        for table, stages in stage.reads.items()
+    }
+
+
 def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, rows_in: int) -> None:
     """Compare the rows that went into a bucket with those that the stages before put out.
 
@@ -137,44 +191,3 @@ def check_taken(stage: Stage[Any], workspace: Workspace, bucket: int, rows_in: i
             f"stage {stage.name}, bucket {bucket}: {' and '.join(stage.reads[table])} gave {given} rows of {table} and "
             f"{rows_in} were taken: rows were lost between the stages; please report this as a bug"
         )
-
-
-@dataclass(frozen=True)
-class BucketLane(Worker[S]):
-    """The buckets of a lane, one after another."""
-
-    work: PerBucket[S]
-
-    def __call__(self, lane: Lane) -> str:
-        """Make and commit each."""
-        progress = LaneProgress(self.run.workspace, self.stage.name, lane[0][0], len(lane))
-        watch = Stopwatch()
-        for bucket, key in lane:
-            self.commit(bucket, key, self.work.apply(self.setup, self.inputs(bucket), self.artefacts), watch.lap())
-            progress.advance()
-        return f"{self.stage.name}: {len(lane)} buckets"
-
-
-@dataclass(frozen=True)
-class PassElement(Worker[S]):
-    """One element of a pass."""
-
-    step: Pass[S]
-
-    def __call__(self, element: Any) -> str:
-        """Do it."""
-        self.step.make(self.run, self.setup, element)
-        return f"{self.stage.name}: {element}"
-
-
-@dataclass(frozen=True)
-class BucketPassElement(Worker[S]):
-    """One bucket of a pass over all buckets."""
-
-    step: BucketPass[S]
-
-    def __call__(self, bucket: int) -> str:
-        """Compute and store its frame."""
-        found = self.step.apply(self.setup, self.inputs(bucket), self.artefacts)
-        self.artefacts[pass_name(bucket)] = parquet_bytes(found)
-        return f"{self.stage.name}: bucket {bucket}"
