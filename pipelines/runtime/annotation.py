@@ -38,11 +38,11 @@ def owner(workspace: Workspace) -> str:
 
     Drawn at random: two workspaces of one recipe are alike in everything else. It is in no table and no version.
     """
-    found = workspace.read_artefact("push", OWNER)
-    if found is None:
-        found = uuid.uuid4().hex.encode()
-        workspace.write_artefact("push", OWNER, found)
-    return found.decode()
+    name = workspace.read_artefact("push", OWNER)
+    if name is None:
+        name = uuid.uuid4().hex.encode()
+        workspace.write_artefact("push", OWNER, name)
+    return name.decode()
 
 
 def page_config(recipe: Recipe) -> PageConfig:
@@ -55,8 +55,8 @@ def page_config(recipe: Recipe) -> PageConfig:
 
 def stored_frame(workspace: Workspace, name: str, empty: pl.DataFrame) -> pl.DataFrame:
     """A frame that push keeps beside the tables."""
-    found = workspace.read_frame("push", name)
-    return empty if found is None else found
+    frame = workspace.read_frame("push", name)
+    return empty if frame is None else frame
 
 
 def store_frame(workspace: Workspace, name: str, frame: pl.DataFrame) -> None:
@@ -88,10 +88,10 @@ def queue(workspace: Workspace) -> pl.DataFrame:
 def pairs_by_id(workspace: Workspace, pair_ids: Iterable[str]) -> dict[str, Row]:
     """`pairs` rows by id, for the ids given."""
     wanted = set(pair_ids)
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     if wanted:
         for bucket in workspace.buckets:
             pairs = workspace.read("pairs", bucket, PAIR_STAGES)
             rows = pairs.filter(pl.col("pair_id").is_in(list(wanted)))
-            found.update({row["pair_id"]: row for row in rows.iter_rows(named=True)})
-    return found
+            by_id.update({row["pair_id"]: row for row in rows.iter_rows(named=True)})
+    return by_id

@@ -248,9 +248,9 @@ def _counted_caches(
     try:
         yield
     finally:
-        found = {}
+        tokens = {}
         for name, urls in endpoints.items():
             earlier, now = before[name], engines[name].prefix_cache(urls) if before[name] else None
             if earlier and now:
-                found[name] = asdict(now.since(earlier))
-        workspace.write_artefact(stage, CACHES, canonical_json(found))
+                tokens[name] = asdict(now.since(earlier))
+        workspace.write_artefact(stage, CACHES, canonical_json(tokens))

@@ -132,9 +132,9 @@ def _written(error: PrefineError) -> str:
 
 
 def _read(text: str) -> PrefineError | None:
-    found = re.search(r"<prefine:([A-Za-z0-9+/=]+)>", text)
-    if found is None:
+    match = re.search(r"<prefine:([A-Za-z0-9+/=]+)>", text)
+    if match is None:
         return None
-    name, message = orjson.loads(base64.b64decode(found[1]))
+    name, message = orjson.loads(base64.b64decode(match[1]))
     kind = getattr(errors, name, PrefineError)
     return kind(message) if isinstance(kind, type) and issubclass(kind, PrefineError) else PrefineError(message)

@@ -37,14 +37,14 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
 
 def failure_notes(who: str, failures: Failures, usage: Usages) -> list[str]:
     """A sentence on what gave up, and one on what was turned away for good."""
-    asked, said = requests(usage), []
+    asked, notes = requests(usage), []
     if failures.gave_up:
         share = _share(_number(failures.gave_up), asked)
-        said.append(f"{who}: {share} got no answer: {_causes(failures.gave_up)}; run again, and only these are asked")
+        notes.append(f"{who}: {share} got no answer: {_causes(failures.gave_up)}; run again, and only these are asked")
     if failures.final:
         share = _share(_number(failures.final), asked)
-        said.append(f"{who}: {share} were turned away for good: {_causes(failures.final)}")
-    return said
+        notes.append(f"{who}: {share} were turned away for good: {_causes(failures.final)}")
+    return notes
 
 
 def requests(usage: Usages) -> int:

@@ -90,12 +90,12 @@ def _output(output: Callable[[Yields], Output], _setup: Generators, _inputs: Inp
 async def _yields(generators: list[Generator], row: Row, ask: Ask) -> Yields:
     """What the generators make of a row, in order; a generator also gets the prompts that earlier ones made."""
     rows: list[Row] = [row]
-    found: Yields = []
+    yields: Yields = []
     for generator in generators:
         made = await asyncio.gather(*(generator.pairs(r, ask) for r in rows))
-        found += [(generator.name, one) for one in made]
+        yields += [(generator.name, one) for one in made]
         rows += [prompt for one in made for prompt in one.prompts]
-    return found
+    return yields
 
 
 def conserved(name: str, made: Yields, table: pl.DataFrame, duplicates: list[Row]) -> Output:

@@ -143,14 +143,14 @@ def _drops_names(_: Run, hygiene: Hygiene) -> tuple[str, ...]:
 
 def _find_drops(run: Run, hygiene: Hygiene, artefacts: Artefacts) -> dict[str, bytes]:
     """Which rows go as duplicates: `id` is their name, `kept_id` the id that its like has among what stays."""
-    found = pl.concat([artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets])
-    keys = found.rename({"order": "id"})
+    keyed = pl.concat([artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets])
+    keys = keyed.rename({"order": "id"})
     settings = hygiene.config.duplicates
     drops = same(keys) if settings is None else resolve(keys, settings.threshold, settings.other_prompt)
     if settings is not None and settings.cosine is not None:
         drops = and_further(drops, _alike_in_meaning(run, hygiene, artefacts, drops, settings.cosine))
-    names = dict(found.select("order", _RECORD).iter_rows())
-    ids = dict(found.select("order", "now").iter_rows())
+    names = dict(keyed.select("order", _RECORD).iter_rows())
+    ids = dict(keyed.select("order", "now").iter_rows())
     named = drops.with_columns(
         id=pl.col("id").replace_strict(names, return_dtype=pl.String),
         kept_id=pl.col("kept_id").replace_strict(ids, return_dtype=pl.String),
@@ -173,8 +173,8 @@ def _alike_in_meaning(
         given = _records(kind, StoredInputs(run.workspace, bucket, {kind.table: kind.stages}))
         rows = _examined(hygiene, given, artefact_frame(artefacts, pass_name(bucket)))[0]
         rows = rows.with_columns(order=kind.order()).join(drops, left_on="order", right_on="id", how="anti")
-        said, group = kind.meaning(rows)
-        ids, texts, groups = ids + rows["order"].to_list(), texts + said, groups + group
+        own_texts, own_groups = kind.meaning(rows)
+        ids, texts, groups = ids + rows["order"].to_list(), texts + own_texts, groups + own_groups
     if not ids:
         return pl.DataFrame(schema=DROPS)
     vectors = hygiene.embed(texts)

@@ -53,14 +53,14 @@ def sample(
     columns = None if pair_columns is None else list(dict.fromkeys(["pair_id", *pair_columns, "prompt_id"]))
     pairs, votes = [], []
     for bucket in workspace.buckets:
-        found = workspace.read("pairs", bucket, PAIR_STAGES, columns).with_columns(
+        own = workspace.read("pairs", bucket, PAIR_STAGES, columns).with_columns(
             (pl.lit(value=True) if last is None else draw() <= last).alias("drawn")
         )
-        found = found.filter(pl.col("drawn") | pl.col("pair_id").is_in(kept["pair_id"].implode()))
-        if found.height:
-            pairs.append(without_slack(found))
+        own = own.filter(pl.col("drawn") | pl.col("pair_id").is_in(kept["pair_id"].implode()))
+        if own.height:
+            pairs.append(without_slack(own))
             answers = workspace.read("votes", bucket, vote_stages, VOTE_COLUMNS)
-            votes.append(without_slack(answers.join(found.select("pair_id"), on="pair_id", how="semi")))
+            votes.append(without_slack(answers.join(own.select("pair_id"), on="pair_id", how="semi")))
     if not pairs:
         empty = pl.DataFrame(schema=polars_schema(Pairs))
         empty = empty if columns is None else empty.select(columns)

@@ -60,12 +60,12 @@ class Group:
         manifest = read_json(workspace.fs, self.path(workspace, "json"))
         if manifest is None:
             return None
-        found = {
+        paths = {
             (table, at): self.path(workspace, f"{table}-{at:04d}.parquet")
             for table, ranges in manifest.items()
             for at in ranges
         }
-        return found if all(map(workspace.fs.exists, found.values())) else None
+        return paths if all(map(workspace.fs.exists, paths.values())) else None
 
     def forget_slices(self, workspace: Workspace) -> None:
         """Remove what the group's files hold too, so that a workspace holds its input once.

@@ -22,10 +22,10 @@ def new_prompts(made: Yields) -> Output:
 
     Of those with one text the one with the smallest origin stays, as over all buckets.
     """
-    found = [(name, row) for name, one in made for row in one.prompts]
+    prompts = [(name, row) for name, one in made for row in one.prompts]
     kept: dict[str, Row] = {}
     again: list[Row] = []
-    for name, row in sorted(found, key=lambda item: (item[1]["prompt_id"], evolved_from(item[1]["meta"]))):
+    for name, row in sorted(prompts, key=lambda item: (item[1]["prompt_id"], evolved_from(item[1]["meta"]))):
         if row["prompt_id"] in kept:
             again.append(duplicate("evolve", name, row, "prompt_id"))
         else:

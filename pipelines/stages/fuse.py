@@ -96,12 +96,12 @@ def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Mapping[str, bytes]) -> 
     if not pairs.height:
         return Output()
     fused = _fused(fusion, orjson.loads(artefacts["fuser"]), votes, pairs)
-    found = fusion.policy.decide(orjson.loads(artefacts["policy"]), fused)
-    actions = found["action"].value_counts().iter_rows()
+    decided = fusion.policy.decide(orjson.loads(artefacts["policy"]), fused)
+    actions = decided["action"].value_counts().iter_rows()
     return Output(
-        {"verdicts": conform(found, Verdicts)},
+        {"verdicts": conform(decided, Verdicts)},
         rows_in=pairs.height,
-        rows_out=found.height,
+        rows_out=decided.height,
         counts={f"action_{action}": n for action, n in actions} | {"votes": votes.height},
     )
 

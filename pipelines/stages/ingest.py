@@ -73,15 +73,15 @@ class Slices:
 
 def _observe(run: Run) -> tuple[StagedSlice, ...]:
     """The slices; what each source holds is kept under the key of the checkpoints that are made of it."""
-    found = tuple(_sliced(run))
-    name = _inputs(bucket_key(INGEST, _slices(run.workspace, found).identity, {}))
+    elements = tuple(_sliced(run))
+    name = _inputs(bucket_key(INGEST, _slices(run.workspace, elements).identity, {}))
     if run.workspace.read_artefact("ingest", name) is None:
         read: dict[str, list[Any]] = {}
-        for element in found:
+        for element in elements:
             read.setdefault(element.source.name, [element.source.identity]).append(element.slice.fingerprint)
         prints = {source: hash_json(what) for source, what in read.items()}
         run.workspace.write_artefact("ingest", name, canonical_json(prints))
-    return found
+    return elements
 
 
 def _sliced(run: Run) -> Iterator[StagedSlice]:
@@ -190,7 +190,7 @@ def gathered(setup: Slices, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
 
 def _group_paths(setup: Slices, bucket: int) -> dict[str, list[str]]:
     at = bucket // setup.groups[0].width
-    return {table: [found[table, at] for found in setup.group_files if (table, at) in found] for table in STAGED_TABLES}
+    return {table: [files[table, at] for files in setup.group_files if (table, at) in files] for table in STAGED_TABLES}
 
 
 def _slice_paths(setup: Slices) -> dict[str, list[str]]:
@@ -256,12 +256,12 @@ INGEST = Stage(
 
 def inputs_read(workspace: Workspace) -> dict[str, str]:
     """Source -> fingerprint of the rows and settings that the workspace's ingested tables were made of."""
-    found: dict[str, set[str]] = {}
+    prints: dict[str, set[str]] = {}
     for key in {checkpoint.key for checkpoint in workspace.checkpoints("ingest").values()}:
         for source, print_ in orjson.loads(workspace.read_artefact("ingest", _inputs(key)) or b"{}").items():
-            found.setdefault(source, set()).add(print_)
+            prints.setdefault(source, set()).add(print_)
     # Several where an ingest broke off between buckets.
-    return {name: next(iter(p)) if len(p) == 1 else hash_json(sorted(p)) for name, p in sorted(found.items())}
+    return {name: next(iter(p)) if len(p) == 1 else hash_json(sorted(p)) for name, p in sorted(prints.items())}
 
 
 def _inputs(key: str) -> str:

@@ -93,8 +93,8 @@ def panel_labels(votes: pl.DataFrame, most: int) -> dict[str, float] | None:
     human = votes.filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
     share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
     decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(most)
-    found = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
-    return found if len(found) >= MIN_LABELLED else None
+    labels = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
+    return labels if len(labels) >= MIN_LABELLED else None
 
 
 def _is_idle(setup: Judges) -> bool:
@@ -186,8 +186,8 @@ def _why_not(run: Run) -> str:
     votes = pl.concat(frames)
     counts = votes["label"].value_counts().sort("count", "label", descending=[True, False])
     examples: list[str] = votes["detail"].drop_nulls().sort().head(1).to_list()
-    said = ", ".join(f"{n:,} {label}" for label, n in counts.iter_rows())
-    return "; for example: ".join([said, *examples])
+    states = ", ".join(f"{n:,} {label}" for label, n in counts.iter_rows())
+    return "; for example: ".join([states, *examples])
 
 
 def _notes(_run: Run, setup: Judges, _artefacts: Mapping[str, bytes], summary: Summary) -> list[str]:
@@ -203,14 +203,14 @@ def _notes(_run: Run, setup: Judges, _artefacts: Mapping[str, bytes], summary: S
 
 def untrained_note(names: Sequence[str], stop_certainty: float) -> str:
     """What a panel can do without people's labels."""
-    said = (
+    note = (
         f"stage judge: the panel is untrained, for fewer than {MIN_LABELLED} pairs have a human label (in sources or "
         "through `annotate`): judges count alike, and min_change has no effect"
     )
     most = untrained_panel(names).most_certain(len(names) - 1)
     if most >= stop_certainty:
-        return said
-    return f"{said}; P(the label) is {most:.2f} at most before the last judge, so stop_certainty spares no pair a judge"
+        return note
+    return f"{note}; P(the label) is {most:.2f} at most before the last judge, so stop_certainty spares no pair a judge"
 
 
 JUDGE = Stage(

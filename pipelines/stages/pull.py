@@ -68,9 +68,9 @@ def fetch(run: Run) -> None:
         return
     answers = [_from_server(run)] if section.plugin == "label_studio" else []
     answers += [_from_file(run, path) for path in section.files]
-    found = merged(answers)
-    _store(run.workspace, _VALID, found.annotations)
-    _store(run.workspace, _REJECTED, found.rejects)
+    checked = merged(answers)
+    _store(run.workspace, _VALID, checked.annotations)
+    _store(run.workspace, _REJECTED, checked.rejects)
 
 
 def fetched(workspace: Workspace) -> Answers:
@@ -138,15 +138,15 @@ def _store(workspace: Workspace, name: str, frame: pl.DataFrame) -> None:
 
 
 def _named_pairs(lines: list[bytes]) -> list[str]:
-    found = []
+    names = []
     for line in lines:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
         if isinstance(row, dict) and isinstance(row.get("pair_id"), str):
-            found.append(row["pair_id"])
-    return found
+            names.append(row["pair_id"])
+    return names
 
 
 PULL = Stage(

@@ -67,8 +67,8 @@ def scores(setup: Scorers, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Ou
         wanted = any(scorer.reads_votes for scorer in setup.scorers)
         answers = inputs.read("votes", VOTE_COLUMNS) if wanted else None
         for scorer in setup.scorers:
-            found = scorer.votes(pairs, artefacts[scorer.name], answers if scorer.reads_votes else None)
-            frames.append(found.select(schema.names()))
+            own = scorer.votes(pairs, artefacts[scorer.name], answers if scorer.reads_votes else None)
+            frames.append(own.select(schema.names()))
     votes = pl.concat(frames)
     failed = votes.filter(pl.col("label") == "error")
     counts = {"votes": votes.height} | ({"error": failed.height} if failed.height else {})
@@ -90,9 +90,9 @@ def _check(run: Run, _: Scorers, summary: Summary) -> None:
     if failed:
         reopen(run.workspace, "score", lambda checkpoint: not failed.keys().isdisjoint(checkpoint.counts))
         scorers = {name.removesuffix(_ERRORS): n for name, n in failed.items()}
-        said = "; ".join(f"{name} on {n:,}, for example: {_example(run, name)}" for name, n in scorers.items())
+        examples = "; ".join(f"{name} on {n:,}, for example: {_example(run, name)}" for name, n in scorers.items())
         raise EngineError(
-            f"stage score: of {pairs:,} pairs, more than max_failed_share ({most:.1%}) allows got no vote: {said}. "
+            f"stage score: of {pairs:,} pairs, more than max_failed_share ({most:.1%}) allows got no vote: {examples}. "
             "Every reward is kept: run again, and only these are asked."
         )
 
