@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
@@ -30,6 +31,7 @@ class DawidSkene(Fuser):
         iterations: int = Field(100, ge=1)
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`priors` of the labels and `errors`: {worker: {vote: {truth: probability}}}."""

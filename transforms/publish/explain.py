@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
+from scipy.special import expit
 
 from schemas.errors import UsageError
 from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
@@ -122,7 +123,7 @@ def explain(
             )
         )
     log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
-    p_a = sigmoid(log_odds)
+    p_a = float(expit(log_odds))
     cast = votes.filter(pl.col("pair_id") == pair_id).sort("voter", "order", "sample", "vote_id")
     return Explanation(
         **{k: pair[k] for k in ("pair_id", "prompt_id", "origin", "origin_ref", "model_a", "model_b", "source_label")},
@@ -138,11 +139,6 @@ def explain(
         policy=policy.plugin if policy else None,
         thresholds={**policy.settings, **{k: v for k, v in policy.model.items() if k != "predicted"}} if policy else {},
     )
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> str:

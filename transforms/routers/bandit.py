@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
+from scipy.special import expit
 
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
@@ -41,13 +42,14 @@ class BanditRouter(Router):
         reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, labelled: pl.DataFrame) -> Row:
         """Answers and flips per arm, and the regret so far."""
         if not labelled.height:
             return {}
         before = without_humans(labelled)
-        certainty = 1 / (1 + (-before["margin_machine"].abs()).exp())
+        certainty = pl.Series(expit(before["margin_machine"].abs().to_numpy()))
         rows = pl.DataFrame({"arm": self._arms(labelled, certainty), "flipped": before["flipped"]})
         counts = rows.group_by("arm").agg(pl.len().alias("n"), pl.col("flipped").sum().alias("k")).sort("arm")
         arms = {arm: [n, k] for arm, n, k in counts.iter_rows()}

@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
-
-
-def expit(z: Floats) -> Floats:
-    """Logistic function, without overflow and exactly symmetric: expit(-z) = 1 - expit(z) up to rounding."""
-    half = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0 / (1.0 + half), half / (1.0 + half))
 
 
 def log_loss(z: Floats, target: Floats, weight: Floats) -> float:

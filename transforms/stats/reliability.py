@@ -7,6 +7,7 @@ All functions are pure and linear in the number of answers. `answers` are `annot
 from __future__ import annotations
 
 import polars as pl
+from scipy.special import expit
 
 ALPHA = 0.01  # a careless annotator is suspected only on evidence this unlikely by chance
 
@@ -165,7 +166,7 @@ def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     both = said.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
     both = both.join(total, on="pair_id", how="inner").join(own, on=["pair_id", "voter"], how="left")
     margin = pl.col("total") - pl.col("own").fill_null(0.0)
-    return both.select("pair_id", "annotator", (1 / (1 + (-margin).exp())).alias("p_a"))
+    return both.select("pair_id", "annotator", margin.map_batches(expit, return_dtype=pl.Float64).alias("p_a"))
 
 
 _Row = tuple[str, str, int, int, float, str]
