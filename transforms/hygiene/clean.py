@@ -7,13 +7,13 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import polars as pl
 
 from schemas.errors import UsageError
-from schemas.ids import hash_fields
+from schemas.ids import canonical_json
 from schemas.messages import Message, messages_id, text_of
-from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Row, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Pairs, Prompts, Rejects, Row, rows_frame
 from transforms.hygiene import sanity
 from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
@@ -154,15 +154,7 @@ def duplicate_detail(kept_id: str, similarity: float) -> str:
 def reject(reason: str, detail: str, record_id: str, row: Row, personal: PersonalConfig | None = None) -> Row:
     """A `rejects` row of this stage; rejects are published too, so what `personal` masks or drops is masked."""
     shown = row if personal is None else concealed(row, personal)
-    payload = orjson.dumps(shown, option=orjson.OPT_SORT_KEYS).decode()[:PAYLOAD_LIMIT]
-    return {
-        "reject_id": hash_fields(STAGE, reason, record_id, payload),
-        "stage": STAGE,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": payload,
-    }
+    return reject_row(STAGE, reason, record_id, detail, canonical_json(shown).decode())
 
 
 def pair_sanity(row: Row, config: SanityConfig) -> Fault | None:

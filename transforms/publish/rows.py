@@ -119,6 +119,7 @@ def _decided_by(a: pl.Expr) -> pl.Expr:
 
 
 def _rejects(left: pl.DataFrame) -> pl.DataFrame:
+    """As a frame, not by `schemas.rows.reject_row`: they may be most of a version's pairs, and payloads stay whole."""
     payload = pl.struct([c for c in polars_schema(Pairs) if c != "pair_id"]).struct.json_encode()
     rejects = left.select(
         reject_id=pl.col("pair_id"),
