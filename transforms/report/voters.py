@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.special import expit
 
 from transforms.stats.controls import CONTROL
 
@@ -118,7 +119,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     return (
         sample.select("pair_id", log_odds=pl.col("prior") + others.list.sum())
         .join(humans, on="pair_id")
-        .with_columns(p=1 / (1 + (-pl.col("log_odds").abs()).exp()))
+        .with_columns(p=pl.col("log_odds").abs().map_batches(expit, return_dtype=pl.Float64))
         .with_columns(
             right=(pl.col("log_odds").sign() == pl.col("human")), bin=((pl.col("p") - 0.5) * 2 * BINS).floor()
         )
