@@ -18,10 +18,11 @@ from transforms.publish.rows import PUBLISHED
 from transforms.report import voters
 from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
-from transforms.report.judges import judge_table
+from transforms.stats.judge_quality import judge_table
 from transforms.stats.people import People
 
 SAMPLE_PAIRS = 100_000
+MOST_JUDGES = 40
 SLICES = ("kind", "language", "origin")
 
 
@@ -45,7 +46,7 @@ class ReportData:
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
     position: pl.DataFrame  # voter, n, first, inconsistent, n_both
     length: pl.DataFrame  # voter, n, longer, longer_fused
-    judges: pl.DataFrame  # transforms.report.judges.judge_table
+    judges: pl.DataFrame  # transforms.stats.judge_quality.judge_table
     yields: pl.DataFrame  # origin, pairs, per action
     slices: pl.DataFrame  # slice, value, pairs, rows, certainty, noise
     routing: pl.DataFrame  # reason, n
@@ -100,7 +101,7 @@ def report_data(
         ensemble=_ensemble(decisive, sample),
         position=voters.position_bias(decisive),
         length=voters.length_bias(decisive, sample),
-        judges=judge_table(decisive, sample),
+        judges=judge_table(decisive, sample, MOST_JUDGES),
         yields=_yields(census.judged),
         slices=_slices(census.judged),
         routing=_routing(census.routed),

@@ -10,6 +10,7 @@ import polars as pl
 from scipy.special import expit
 
 from transforms.stats.controls import CONTROL
+from transforms.stats.human_labels import human_label
 
 BINS = 10
 MOST_VOTERS = 24
@@ -61,13 +62,8 @@ def voter_table(all_votes: pl.LazyFrame, votes: pl.DataFrame, sample: pl.DataFra
 
 
 def human_majority(votes: pl.DataFrame) -> pl.DataFrame:
-    """pair_id, human (1 for a, -1 for b) for pairs with a strict majority of human votes."""
-    return (
-        votes.filter(pl.col("kind") == "human")
-        .group_by("pair_id")
-        .agg(human=_SIGN.sum().sign())
-        .filter(pl.col("human") != 0)
-    )
+    """pair_id, human (1 for a, -1 for b) of the pairs of which most people prefer one response (`human_label`)."""
+    return human_label(votes).select("pair_id", human=_SIGN).filter(pl.col("human") != 0)
 
 
 def agreement(votes: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import polars as pl
 from scipy.special import logit
 
+from schemas.tables import PREFERENCES
 from transforms.stats.vote_cells import same_ballots
 
 PRIOR_VOTES = 10.0
@@ -89,8 +90,33 @@ def human_cells(votes: pl.DataFrame, humans: pl.DataFrame, prior: float) -> pl.D
     )
 
 
+def human_label(votes: pl.DataFrame) -> pl.DataFrame:
+    """The label that more than half of the people gave a pair.
+
+    For what is shown of people and what judges are measured and fitted on. `human_targets`, which the fusers learn
+    from, differs on purpose: there a reliable person's word counts more, and a side that outweighs the other is a
+    target even where ties keep it from a majority.
+
+    Args:
+        votes: `pair_id, kind, label` of any voters; invalid, refused and failed votes do not count.
+
+    Returns:
+        `pair_id, label` (a, b or tie; null where none has more than half), a row for each pair with a person's vote,
+        sorted by pair.
+    """
+    label = pl.col("label")
+    people = votes.filter(pl.col("kind") == "human", label.is_in(PREFERENCES))
+    return (
+        people.group_by("pair_id")
+        .agg(
+            pl.coalesce(pl.when((label == name).mean() > 0.5).then(pl.lit(name)) for name in PREFERENCES).alias("label")
+        )
+        .sort("pair_id")
+    )
+
+
 def human_targets(cells: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """What the humans of each pair say together.
+    """What the humans of each pair say together, each weighted by its reliability; `human_label` counts heads.
 
     Args:
         cells: `human_cells`.
