@@ -39,7 +39,7 @@ class ReportData:
     flow: pl.DataFrame  # level, source, target, n
     voters: pl.DataFrame  # transforms.report.voters.voter_table
     agreement: pl.DataFrame  # voter, other, n, agreement
-    reliability: pl.DataFrame  # bin, predicted, observed, n; in-sample
+    reliability: pl.DataFrame  # transforms.stats.calibration.reliability_bins; in-sample
     out_of_fold: pl.DataFrame  # the same by weights that did not see the label
     shares: pl.DataFrame  # action, predicted (null if it was not), actual
     noise: pl.DataFrame  # bin (lower edge), action, n
