@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -193,17 +192,6 @@ def render(explanation: Explanation) -> RenderableType:
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
     )
     return Group(head, Text(), votes, Text(), sums, result)
-
-
-def plain_text(explanation: Explanation, width: int = 110) -> str:
-    """`render` without colour."""
-    from rich.console import Console
-
-    console = Console(
-        width=width, no_color=True, highlight=False, markup=False, emoji=False, record=True, file=io.StringIO()
-    )
-    console.print(render(explanation))
-    return console.export_text()
 
 
 def _vote(v: Mapping[str, Any]) -> VoteLine:

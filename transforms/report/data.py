@@ -187,8 +187,3 @@ def _slices(judged: pl.DataFrame, most: int = 12) -> pl.DataFrame:
 def _routing(routed: pl.DataFrame) -> pl.DataFrame:
     means = routed.with_columns(pl.col("certainty", "disagreement") / pl.col("n"))
     return means.sort("n", "reason", descending=[True, False]).head(12)
-
-
-def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dicts, for the template."""
-    return frame.to_dicts()
