@@ -10,7 +10,7 @@ import polars as pl
 from pipelines.runtime.asking import CACHES, FIT_USAGE
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
 from pipelines.runtime.summary import summarise
-from transforms.stats.judge_quality import context_worth, human_labels, judge_statistics, response_lengths
+from transforms.stats.judge_quality import judge_table, response_lengths
 from transforms.storage.workspace import Workspace
 
 STAGES = ("evolve", "generate", "judge")
@@ -64,14 +64,11 @@ def prefix_caches(workspace: Workspace, stage: str) -> dict[str, float]:
 
 
 def judges(root: str) -> list[dict[str, Any]]:
-    """Per judge: its statistics (transforms/stats/judge_quality.py) and what its context is worth, where it has one."""
+    """Per judge: its statistics and what its context is worth, where it has one (`judge_table`)."""
     workspace = Workspace.open(root)
     texts = ("response_a", "response_b")
     votes, pairs = [], []
     for bucket in workspace.buckets:
         votes.append(workspace.read("votes", bucket, VOTE_STAGES).drop("raw", "rationale"))
         pairs.append(response_lengths(workspace.read("pairs", bucket, PAIR_STAGES, texts)))
-    cast = pl.concat(votes)
-    humans, by_judges = human_labels(cast), cast.filter(pl.col("kind") == "judge")
-    table = judge_statistics(by_judges, pl.concat(pairs), humans)
-    return table.join(context_worth(by_judges, humans), on="voter", how="left", maintain_order="left").to_dicts()
+    return judge_table(pl.concat(votes), pl.concat(pairs)).to_dicts()

@@ -14,7 +14,8 @@ from pipelines.runtime.asking import engines_of
 from pipelines.runtime.stage import Inputs, PerUnit, Run, Unit
 from schemas.ids import canonical_json, hash_fields
 from schemas.recipe import PluginUse, Recipe
-from schemas.tables import PAYLOAD_LIMIT, Rejects, Row, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Rejects, Row, rows_frame
 from transforms.engines.base import Engine
 from transforms.generators.base import Generator, Yield
 from transforms.llm.request import Ask
@@ -129,11 +130,6 @@ def _counts(made: Yields) -> dict[str, int]:
 
 def duplicate(stage: str, generator: str, row: Row, key: str) -> Row:
     """The reject of a row that was made already."""
-    return {
-        "reject_id": hash_fields(stage, generator, row[key]),
-        "stage": f"{stage}/{generator}",
-        "reason": "duplicate",
-        "record_id": row[key],
-        "detail": "another generator, or the same one from another row, made it already; the first is kept",
-        "payload": canonical_json(row).decode()[:PAYLOAD_LIMIT],
-    }
+    detail = "another generator, or the same one from another row, made it already; the first is kept"
+    payload = canonical_json(row).decode()
+    return reject_row(f"{stage}/{generator}", "duplicate", row[key], detail, payload, (stage, generator, row[key]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,11 +9,11 @@ import polars as pl
 
 from pipelines.runtime.stage import PAIR_STAGES
 from schemas.tables import Pairs, Votes, polars_schema
+from transforms.stats.bounded_sample import chosen, draw
 from transforms.stats.controls import known_label
 from transforms.storage.files import without_slack
 from transforms.storage.workspace import Workspace
 
-RANDOM_SHARE = 0.2  # of the limit, kept for prompts drawn at random however many pairs are labelled
 VOTE_COLUMNS = tuple(c for c in polars_schema(Votes) if c not in ("raw", "rationale"))  # nobody fits on those
 _MACHINE_STAGES = ("judge", "score")  # no votes of people among theirs
 
@@ -40,9 +39,9 @@ def sample(
     """Up to about `limit` pairs and their votes, the same ones in every run; all of them where there are no more.
 
     Otherwise every pair that people answered or whose answer is known is in it, as long as these leave
-    `RANDOM_SHARE` of the limit; what remains goes to whole prompts in the order of their draw. A draw is eight
-    digits in the middle of the prompt's id, which is a hash, so the sample depends neither on the number of
-    buckets nor on who is asked next. Replies and rationales are left out: nobody fits on them.
+    a share of the limit for whole prompts in the order of their draw (transforms/stats/bounded_sample.py), so the
+    sample depends neither on the number of buckets nor on who is asked next. Replies and rationales are left out:
+    nobody fits on them.
     """
     n_pairs = sum(
         checkpoint.counts.get("pairs", 0)
@@ -67,31 +66,6 @@ def sample(
         none = pl.DataFrame(schema=polars_schema(Votes)).select(VOTE_COLUMNS)
         return Sample(empty.with_columns(pl.lit(value=True).alias("drawn")), none)
     return Sample(pl.concat(pairs).sort("pair_id"), pl.concat(votes).sort("vote_id"))
-
-
-def draw() -> pl.Expr:
-    """A prompt's draw: a number in [0, 2^32) that neither its bucket nor its fold depends on."""
-    return pl.col("prompt_id").str.slice(16, 8).str.to_integer(base=16, dtype=pl.Int64).alias("draw")
-
-
-def chosen(prompts: pl.DataFrame, labelled: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, int]:
-    """Which labelled pairs stay, and up to which draw prompts are taken whole.
-
-    Args:
-        prompts: `draw, n`: pairs of each prompt; at least one row.
-        labelled: `pair_id, draw` of the pairs that people answered or whose answer is known.
-        limit: most pairs.
-
-    Returns:
-        `pair_id` of the labelled pairs, all or those with the lowest draws, and the largest draw taken. The prompt
-        with the lowest draw is always taken, so that one huge prompt cannot leave the random part empty.
-    """
-    most = limit - math.ceil(limit * RANDOM_SHARE)
-    kept = labelled.sort("draw", "pair_id").head(most).select("pair_id")
-    ordered = prompts.group_by("draw").agg(pl.col("n").sum()).sort("draw")
-    fitting = ordered.filter(pl.col("n").cum_sum() <= limit - kept.height)
-    last = fitting["draw"].max() if fitting.height else ordered["draw"].min()
-    return kept, int(last)  # type: ignore[arg-type]
 
 
 def _chosen_of(workspace: Workspace, limit: int, vote_stages: Sequence[str]) -> tuple[pl.DataFrame, int | None]:

@@ -8,6 +8,7 @@ from pipelines.runtime.generating import Generators, Yields, conserved, duplicat
 from pipelines.runtime.stage import Run, Stage
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.screen import SCREEN
+from schemas.rows import vote_row
 from schemas.tables import Pairs, Row, Votes, rows_frame
 from transforms.sources.votes import vote_id
 from transforms.storage.workspace import Output
@@ -35,19 +36,8 @@ def new_pairs(made: Yields) -> Output:
 def _source_vote(pair: Row) -> Row:
     """The label a generator gives by construction is one opinion among others: a vote, as a source's label is."""
     voter, label = pair["origin"], pair["source_label"]
-    return {
-        "vote_id": vote_id("source", pair["pair_id"], voter, "none", label),
-        "pair_id": pair["pair_id"],
-        "voter": voter,
-        "voter_group": voter,
-        "kind": "source",
-        "order": "none",
-        "sample": 0,
-        "label": label,
-        "tokens_in": 0,
-        "tokens_out": 0,
-        "ms": 0.0,
-    }
+    identity = vote_id("source", pair["pair_id"], voter, "none", label)
+    return vote_row(identity, pair["pair_id"], voter, "source", label)
 
 
 GENERATE = Stage(

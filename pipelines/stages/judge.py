@@ -22,6 +22,7 @@ from transforms.judges.base import Judge
 from transforms.judges.panel.sequential import PanelModel, fit_panel, panel_votes, untrained_panel, words_of
 from transforms.llm.request import Ask
 from transforms.plugins.build import build
+from transforms.stats.human_labels import human_label
 from transforms.storage.workspace import Output
 
 JUDGES = "judges.json"  # the judges behind the latest checkpoints: template's hash and model
@@ -81,7 +82,7 @@ def _observe(run: Run) -> dict[str, float] | None:
 
 
 def panel_labels(votes: pl.DataFrame, most: int) -> dict[str, float] | None:
-    """What people said of the pairs a sequential panel is fitted on: 1 for a, 0 for b, by strict majority.
+    """What people said of the pairs a sequential panel is fitted on (`human_label`): 1 for a, 0 for b.
 
     Args:
         votes: `pair_id, kind, label` of any voters.
@@ -90,10 +91,8 @@ def panel_labels(votes: pl.DataFrame, most: int) -> dict[str, float] | None:
     Returns:
         None where fewer than `MIN_LABELLED` pairs have a label, so that the first answers change nothing yet.
     """
-    human = votes.filter(pl.col("kind") == "human", pl.col("label").is_in(["a", "b"]))
-    share = human.group_by("pair_id").agg((pl.col("label") == "a").mean().alias("a"))
-    decided = share.filter(pl.col("a") != 0.5).sort("pair_id").head(most)
-    labels = {pair_id: float(a > 0.5) for pair_id, a in decided.iter_rows()}
+    decided = human_label(votes).filter(pl.col("label").is_in(["a", "b"])).head(most)
+    labels = {pair_id: float(label == "a") for pair_id, label in decided.iter_rows()}
     return labels if len(labels) >= MIN_LABELLED else None
 
 

@@ -19,12 +19,12 @@ import polars as pl
 from schemas.ids import hash_fields
 from schemas.messages import message
 from schemas.tables import Annotations, Votes, rows_frame
+from tests.transforms.routers.queue.whole import build_queue
 from transforms.annotate.votes import votes_of
 from transforms.fusers.posterior.fuser import Posterior
 from transforms.plugins.registry import find
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
-from transforms.routers.queue.fill import build_queue
 
 BUDGET = partial(QueueConfig, control_share=0, overlap_max=3, one_by_one=True)
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)

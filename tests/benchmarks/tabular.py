@@ -38,11 +38,11 @@ from pipelines.stages.fuse import FUSED_COLUMNS, fusion_columns
 from pipelines.stages.route import candidates_of
 from schemas.recipe_file import load_recipe
 from tests.benchmarks.publish import WORDS
+from tests.transforms.routers.queue.whole import build_queue
 from transforms.plugins.build import build
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.splits import SplitsConfig, assign_parts, prompt_keys, remembered
 from transforms.routers.queue.config import QueueConfig
-from transforms.routers.queue.fill import build_queue
 from transforms.sources.config import SOURCE_ADAPTER
 from transforms.sources.dedupe import dedupe_pairs, dedupe_votes
 from transforms.sources.read import read
@@ -137,7 +137,8 @@ def script(folder: Path) -> None:
     queue = build_queue(candidates, router.values(model, candidates), config, settings.seed)
     del candidates
     splits = SplitsConfig.model_validate(settings.materialise.splits)
-    assigned = assign_splits(prompt_keys(pairs, verdicts, splits), splits, settings.seed, None)
+    prompts = remembered(prompt_keys(pairs, verdicts, splits), None)
+    assigned = next(assign_parts(lambda: [prompts], splits, settings.seed))
     rows, rejects = dataset_rows(pairs, verdicts, assigned, RowsConfig.model_validate(settings.materialise.rows))
     tables = {"pairs": pairs, "votes": votes, "verdicts": verdicts, "queue": queue, "rows": rows, "rejects": rejects}
     for name, table in tables.items():

@@ -13,10 +13,11 @@ import yaml
 from pipelines.inspect.status import fusion_notes
 from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_stages
-from pipelines.runtime.sample import RANDOM_SHARE, chosen, sample
+from pipelines.runtime.sample import sample
 from pipelines.runtime.stage import ANSWER_STAGES, VOTE_STAGES
 from pipelines.stages.fuse import judgement
 from schemas.ids import hash_fields
+from transforms.stats.bounded_sample import RANDOM_SHARE, chosen
 from transforms.storage.workspace import Workspace
 
 N_CONTROLS = 12

@@ -21,8 +21,8 @@ from pipelines.publish.publication import code_version
 from pipelines.runtime.run import RunResult, run_recipe
 from prefine.cli.main import main
 from schemas.errors import RecipeError, UsageError
+from tests.transforms.publish.frames import plain_text
 from transforms.hygiene.decontamination import index_of
-from transforms.publish.explain import plain_text
 from transforms.publish.read import Version, open_version
 
 BENCHMARK = "How many apples are left when seven of the twelve apples have been eaten by the hungry children?"

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from schemas.ids import hash_fields
-from schemas.tables import PAYLOAD_LIMIT, Annotations, Rejects, Row, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Annotations, Rejects, Row, rows_frame
 
 STAGE = "pull"
 
@@ -79,16 +80,8 @@ def latest(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 def reject(reason: str, record_id: str, detail: str, payload: Any) -> Row:
     """A `rejects` row of the pull stage."""
     # The server passes on lone surrogates; escaped as ASCII they stay readable and can be stored.
-    text = json.dumps(payload, sort_keys=True, default=str)[:PAYLOAD_LIMIT]
-    detail = detail.encode("utf-8", "backslashreplace").decode()
-    return {
-        "reject_id": hash_fields(STAGE, reason, record_id, text),
-        "stage": STAGE,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": text,
-    }
+    text = json.dumps(payload, sort_keys=True, default=str)
+    return reject_row(STAGE, reason, record_id, detail.encode("utf-8", "backslashreplace").decode(), text)
 
 
 def _told_apart(rejects: Iterable[Row]) -> list[Row]:

@@ -80,11 +80,6 @@ def page_version(xml: str) -> str:
     return hash_fields("page", xml)
 
 
-def page_fields(xml: str) -> list[str]:
-    """The task fields (`$name`) a config shows, sorted."""
-    return sorted({_field(e)[1:] for e in _parsed(xml).iter() if e.tag in _OBJECTS})
-
-
 def lint(xml: str) -> list[str]:
     """What is wrong with a labelling config, one sentence each; empty if nothing."""
     try:

@@ -6,7 +6,8 @@ import orjson
 import polars as pl
 
 from schemas.ids import hash_fields
-from schemas.tables import Annotations, Votes, conform
+from schemas.rows import vote_frame
+from schemas.tables import Annotations, conform
 from transforms.annotate.collected import latest
 
 HUMAN = "human:"
@@ -32,18 +33,13 @@ def votes_of(annotations: pl.DataFrame, queue: pl.DataFrame | None = None) -> pl
         pl.Series("vote_id", ids, dtype=pl.String),
         "pair_id",
         pl.Series("voter", voter, dtype=pl.String),
-        pl.Series("voter_group", voter, dtype=pl.String),
         pl.lit("human").alias("kind"),
-        pl.lit("none").alias("order"),
-        pl.lit(0).alias("sample"),
         pl.when(pl.col("label") == "both_bad").then(pl.lit("tie")).otherwise("label").alias("label"),
         pl.Series("aspects", aspects, dtype=pl.String),
         "rationale",
-        pl.lit(0).alias("tokens_in"),
-        pl.lit(0).alias("tokens_out"),
         (pl.col("seconds").fill_null(0.0) * 1000).alias("ms"),
     )
-    return conform(votes, Votes).sort("vote_id")
+    return vote_frame(votes).sort("vote_id")
 
 
 def held_out_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataFrame:

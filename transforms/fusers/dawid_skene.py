@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
+from scipy.special import expit
 
 from schemas.tables import PREFERENCES, Row
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
@@ -30,6 +32,7 @@ class DawidSkene(Fuser):
         iterations: int = Field(100, ge=1)
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`priors` of the labels and `errors`: {worker: {vote: {truth: probability}}}."""
@@ -84,7 +87,7 @@ class DawidSkene(Fuser):
                 (pl.col("log_tie").fill_null(0.0) + tie_prior).alias("_tie"),
             )
             .with_columns((pl.col("_half") + (-2 * pl.col("_half")).exp().log1p() - pl.col("_tie")).alias("_against"))
-            .select("pair_id", (1 / (1 + pl.col("_against").clip(-700, 700).exp())).alias("p_tie"))
+            .select("pair_id", (-pl.col("_against")).map_batches(expit, return_dtype=pl.Float64).alias("p_tie"))
         )
         return verdicts(pairs.with_columns(pl.lit(prior).alias("prior")), valid, cells, p_tie)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
@@ -32,6 +33,7 @@ class Glad(Fuser):
         iterations: int = Field(20, ge=1)
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`alpha` by worker (a judge's two orders are two workers) and the mean `beta`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
+from scipy.special import logit
 
 from schemas.tables import Row
 from transforms.fusers.base import Fuser
@@ -29,10 +30,11 @@ class Majority(Fuser):
         accuracy: float = Field(0.6, gt=0.5, lt=1.0)
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Nothing to learn."""
-        return {"log_odds": math.log(self.config.accuracy / (1 - self.config.accuracy))}
+        return {"log_odds": float(logit(self.config.accuracy))}
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Verdicts of `pairs`."""

@@ -37,7 +37,7 @@ class Stack(Fuser):
         c: float = Field(1.0, gt=0.0)
 
     config: Config
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """`intercept` and `weights` by worker."""

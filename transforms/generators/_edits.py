@@ -1,4 +1,4 @@
-"""A change to a text as an edit that can be located, applied and undone."""
+"""A change to a text as an edit that can be located and applied."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ class Edit:
     def apply(self, original: str) -> str:
         """The changed text."""
         return original[: self.start] + self.inserted + original[self.end :]
-
-    def undo(self, changed: str) -> str:
-        """The original, from the changed text."""
-        return changed[: self.start] + self.removed + changed[self.start + len(self.inserted) :]
 
     @property
     def span(self) -> tuple[int, int]:

@@ -15,10 +15,11 @@ import orjson
 from pydantic import Field
 
 from schemas.errors import UsageError
-from schemas.ids import hash_fields, hash_json
+from schemas.ids import canonical_json, hash_fields, hash_json
 from schemas.messages import Message, chat_messages, message, text_of
 from schemas.pairs import make_pair, mirrored
-from schemas.tables import PAYLOAD_LIMIT, Row
+from schemas.rows import reject_row
+from schemas.tables import Row
 from transforms.generators._templates import template_version
 from transforms.llm.request import Ask, Reply, Request
 from transforms.plugins.base import Plugin, PluginConfig
@@ -45,19 +46,6 @@ def written(text: str, model: str | None = None, **details: Any) -> Response:
     return Response((message("assistant", text),), model, details)
 
 
-def reject_row(stage: str, reason: str, record_id: str, detail: str, payload: Any) -> Row:
-    """A `rejects` row; the payload is JSON cut at `PAYLOAD_LIMIT` characters."""
-    text = json_text(payload)[:PAYLOAD_LIMIT]
-    return {
-        "reject_id": hash_fields(stage, reason, record_id, text),
-        "stage": stage,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": text,
-    }
-
-
 def group_of(row: Row) -> str:
     """What must share a split with this row: its group, else its prompt."""
     return str(row.get("group_id") or row["prompt_id"])
@@ -73,7 +61,7 @@ def read_meta(row: Row) -> dict[str, Any]:
 
 def json_text(value: Any) -> str:
     """Canonical JSON text."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return canonical_json(value).decode()
 
 
 class Decoding(PluginConfig):
@@ -255,7 +243,7 @@ class Generator(Plugin):
 
     def reject(self, out: Yield, reason: str, record_id: str, detail: str, payload: Any) -> None:
         """Record something that did not become a pair."""
-        out.rejects.append(reject_row(f"generate/{self.name}", reason, record_id, detail, payload))
+        out.rejects.append(reject_row(f"generate/{self.name}", reason, record_id, detail, json_text(payload)))
 
     def usable(self, reply: Reply, row: Row, out: Yield, about: dict[str, Any]) -> bool:
         """Whether a reply has text; if not, a reject says why (`generation_error`, `_refused`, `_empty`)."""

@@ -7,13 +7,13 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import polars as pl
 
 from schemas.errors import UsageError
-from schemas.ids import hash_fields
+from schemas.ids import canonical_json
 from schemas.messages import Message, messages_id, text_of
-from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Row, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Rejects, Row, rows_frame
 from transforms.hygiene import sanity
 from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalConfig, SanityConfig
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
@@ -38,12 +38,12 @@ Embed = Callable[[Sequence[str]], Vectors]
 Outcome = Fault | Row  # why a row goes, or the row as it stays
 
 
-def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The pairs of a bucket that stay, and `rejects` rows for those that go.
+def examine_pairs(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> list[Outcome]:
+    """What becomes of each row of a `pairs` frame, in order: all that can be said of a row alone.
 
-    All that can be said of a row alone; duplicates need every bucket (duplicates.resolve, then `drop`).
-    Masking changes texts and with them prompt_id and pair_id: meta `masked_from` keeps the old pair_id and
-    `mirrored` says whether a and b changed places, which `votes_on_masked` needs.
+    Duplicates need every bucket (duplicates.resolve, then `drop`). Masking changes texts and with them prompt_id and
+    pair_id: meta `masked_from` keeps the old pair_id and `mirrored` says whether a and b changed places, which
+    `votes_on_masked` needs.
 
     Args:
         pairs: rows of the `pairs` table.
@@ -53,18 +53,6 @@ def clean(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
     Raises:
         UsageError: `cosine` is set and `embed` is not given.
     """
-    return _split(pairs, examine_pairs(pairs, config, embed), "pair_id", config.personal, Pairs)
-
-
-def clean_prompts(
-    prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """As `clean`, for rows of the `prompts` table; sanity and `responses` do not apply to prompts."""
-    return _split(prompts, examine_prompts(prompts, config, embed), "prompt_id", config.personal, Prompts)
-
-
-def examine_pairs(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> list[Outcome]:
-    """What becomes of each row of a `pairs` frame, in order; see `clean`."""
     close = _contaminated_by_meaning(pairs, config, embed)
     outcomes: list[Outcome] = []
     for row in pairs.to_dicts():
@@ -82,7 +70,7 @@ def examine_pairs(pairs: pl.DataFrame, config: HygieneConfig, embed: Embed | Non
 
 
 def examine_prompts(prompts: pl.DataFrame, config: HygieneConfig, embed: Embed | None = None) -> list[Outcome]:
-    """What becomes of each row of a `prompts` frame, in order; see `clean_prompts`."""
+    """As `examine_pairs`, for rows of the `prompts` table; sanity and `responses` do not apply to prompts."""
     close = _contaminated_by_meaning(prompts, config, embed)
     outcomes: list[Outcome] = []
     for row in prompts.to_dicts():
@@ -104,22 +92,6 @@ def examine_prompts(prompts: pl.DataFrame, config: HygieneConfig, embed: Embed |
                 row |= masked_beside(row, config.personal)
         outcomes.append(row if fault is None else fault)
     return outcomes
-
-
-def _split(
-    frame: pl.DataFrame,
-    outcomes: Sequence[Outcome],
-    id_column: str,
-    personal: PersonalConfig | None,
-    schema: type[Pairs | Prompts],
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    kept, rejects = [], []
-    for original, outcome in zip(frame.iter_rows(named=True), outcomes, strict=True):
-        if isinstance(outcome, dict):
-            kept.append(outcome)
-        else:
-            rejects.append(reject(*outcome, original[id_column], original, personal))
-    return rows_frame(kept, schema), rows_frame(rejects, Rejects)
 
 
 def drop(
@@ -154,15 +126,7 @@ def duplicate_detail(kept_id: str, similarity: float) -> str:
 def reject(reason: str, detail: str, record_id: str, row: Row, personal: PersonalConfig | None = None) -> Row:
     """A `rejects` row of this stage; rejects are published too, so what `personal` masks or drops is masked."""
     shown = row if personal is None else concealed(row, personal)
-    payload = orjson.dumps(shown, option=orjson.OPT_SORT_KEYS).decode()[:PAYLOAD_LIMIT]
-    return {
-        "reject_id": hash_fields(STAGE, reason, record_id, payload),
-        "stage": STAGE,
-        "reason": reason,
-        "record_id": record_id,
-        "detail": detail,
-        "payload": payload,
-    }
+    return reject_row(STAGE, reason, record_id, detail, canonical_json(shown).decode())
 
 
 def pair_sanity(row: Row, config: SanityConfig) -> Fault | None:

@@ -150,7 +150,7 @@ def with_tags(row: Row, kinds: Sequence[str]) -> list[str]:
 
 
 def votes_on_masked(votes: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """The votes on pairs that `clean` masked, moved to their new ids; the votes of other pairs are left out."""
+    """The votes on pairs that `examine_pairs` masked, moved to their new ids; the votes of other pairs are left out."""
     masked = kept.select(
         pl.col("meta").str.json_path_match("$.masked_from").alias("old"),
         pl.col("meta").str.json_path_match("$.mirrored").eq("true").alias("mirrored"),

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.ids import hash_fields, unit_interval
 from schemas.pairs import mirrored
+from schemas.rows import vote_row
 from schemas.tables import Row
 from transforms.judges._length import Messages, fit, windowed
 from transforms.judges._templates import JudgeTemplate, case, shown_exemplar
@@ -84,26 +85,26 @@ def vote(
         score_a, score_b, label = score_b, score_a, mirrored(label)
     known = label not in STATES
     requests = [reply.request_id for reply in replies] or ["unsent", order, str(sample)]
-    return {
-        "vote_id": hash_fields(*requests, pair["pair_id"], voter),
-        "pair_id": pair["pair_id"],
-        "voter": voter,
-        "voter_group": group or voter,
-        "kind": "judge",
-        "order": order,
-        "sample": sample,
-        "label": label,
-        "p_a": p_a if known else None,
-        "score_a": score_a if known else None,
-        "score_b": score_b if known else None,
-        "aspects": orjson.dumps(opinion.aspects).decode() if opinion.aspects else None,
-        "rationale": opinion.rationale,
-        "raw": "\n\n".join(reply.text for reply in replies)[:RAW_LIMIT] if replies else None,
-        "detail": opinion.detail,
-        "tokens_in": sum(reply.tokens_in for reply in replies),
-        "tokens_out": sum(reply.tokens_out for reply in replies),
-        "ms": sum(reply.ms for reply in replies),
-    }
+    return vote_row(
+        hash_fields(*requests, pair["pair_id"], voter),
+        pair["pair_id"],
+        voter,
+        "judge",
+        label,
+        voter_group=group or voter,
+        order=order,
+        sample=sample,
+        p_a=p_a if known else None,
+        score_a=score_a if known else None,
+        score_b=score_b if known else None,
+        aspects=orjson.dumps(opinion.aspects).decode() if opinion.aspects else None,
+        rationale=opinion.rationale,
+        raw="\n\n".join(reply.text for reply in replies)[:RAW_LIMIT] if replies else None,
+        detail=opinion.detail,
+        tokens_in=sum(reply.tokens_in for reply in replies),
+        tokens_out=sum(reply.tokens_out for reply in replies),
+        ms=sum(reply.ms for reply in replies),
+    )
 
 
 def failed(replies: Sequence[Reply]) -> Opinion | None:

@@ -9,11 +9,11 @@ log-odds towards a), from which the report computes what the context was worth. 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
+from scipy.special import logit
 
 from schemas.tables import Row
 from transforms.judges.base import STATES
@@ -27,6 +27,8 @@ _LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before logarithms
 @register("context")
 class ContextJudge(LogprobJudge):
     """First-token verdicts under the pair's context, with the context-free verdict beside each."""
+
+    version: ClassVar[int] = 3
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         """One vote per pair with a context and order."""
@@ -54,11 +56,10 @@ def with_baseline(under: Row, without: Row) -> Row:
     if without["label"] not in STATES and without["p_a"] is not None:
         aspects["p_a_without"] = without["p_a"]
         if under["p_a"] is not None:
-            aspects["shift"] = _logit(under["p_a"]) - _logit(without["p_a"])
+            aspects["shift"] = _log_odds(under["p_a"]) - _log_odds(without["p_a"])
     costs = {name: under[name] + without[name] for name in ("tokens_in", "tokens_out", "ms")}
     return {**under, **costs, "aspects": orjson.dumps(aspects).decode()}
 
 
-def _logit(p: float) -> float:
-    p = min(1 - _LIMIT, max(_LIMIT, p))
-    return math.log(p / (1 - p))
+def _log_odds(p: float) -> float:
+    return float(logit(min(1 - _LIMIT, max(_LIMIT, p))))

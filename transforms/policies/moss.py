@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -44,6 +44,7 @@ class Moss(Policy):
             return self
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """Percentiles of mu and sigma, and `predicted`, the share of each action.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
+from scipy.special import expit
 
 from schemas.errors import UsageError
 from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
@@ -122,7 +122,7 @@ def explain(
             )
         )
     log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
-    p_a = sigmoid(log_odds)
+    p_a = float(expit(log_odds))
     cast = votes.filter(pl.col("pair_id") == pair_id).sort("voter", "order", "sample", "vote_id")
     return Explanation(
         **{k: pair[k] for k in ("pair_id", "prompt_id", "origin", "origin_ref", "model_a", "model_b", "source_label")},
@@ -138,11 +138,6 @@ def explain(
         policy=policy.plugin if policy else None,
         thresholds={**policy.settings, **{k: v for k, v in policy.model.items() if k != "predicted"}} if policy else {},
     )
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> str:
@@ -197,17 +192,6 @@ def render(explanation: Explanation) -> RenderableType:
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
     )
     return Group(head, Text(), votes, Text(), sums, result)
-
-
-def plain_text(explanation: Explanation, width: int = 110) -> str:
-    """`render` without colour."""
-    from rich.console import Console
-
-    console = Console(
-        width=width, no_color=True, highlight=False, markup=False, emoji=False, record=True, file=io.StringIO()
-    )
-    console.print(render(explanation))
-    return console.export_text()
 
 
 def _vote(v: Mapping[str, Any]) -> VoteLine:

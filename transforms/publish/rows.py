@@ -13,7 +13,6 @@ from schemas.tables import DatasetRows, Pairs, Rejects, conform, polars_schema
 
 STAGE = "materialise"
 PUBLISHED = ("keep", "flip", "soften")
-TEXTS = ("prompt", "context", "response_a", "response_b")
 
 
 class RowsConfig(BaseModel):
@@ -36,7 +35,7 @@ def dataset_rows(
     Args:
         pairs: `pairs` rows.
         verdicts: `verdicts` rows of the same bucket, at most one a pair.
-        splits: columns prompt_id, split, reason (`transforms.publish.splits.assign_splits`); a prompt
+        splits: columns prompt_id, split, reason (`transforms.publish.splits.assign_parts`); a prompt
             whose split is null has no row and its pairs are rejected with that reason.
         config: the weights' rule.
 
@@ -119,6 +118,7 @@ def _decided_by(a: pl.Expr) -> pl.Expr:
 
 
 def _rejects(left: pl.DataFrame) -> pl.DataFrame:
+    """As a frame, not by `schemas.rows.reject_row`: they may be most of a version's pairs, and payloads stay whole."""
     payload = pl.struct([c for c in polars_schema(Pairs) if c != "pair_id"]).struct.json_encode()
     rejects = left.select(
         reject_id=pl.col("pair_id"),

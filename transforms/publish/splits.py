@@ -90,30 +90,17 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
     return keyed.select(KEYS_SCHEMA.names())
 
 
-def assign_splits(
-    keys: pl.DataFrame, config: SplitsConfig, seed: int, memory: pl.DataFrame | None = None
-) -> pl.DataFrame:
+def assign_parts(parts: Parts, config: SplitsConfig, seed: int) -> Iterator[pl.DataFrame]:
     """Give every prompt its cluster and its split.
 
     Args:
-        keys: `prompt_keys` of every bucket, concatenated.
+        parts: gives the parts anew whenever it is called, in the same order; no prompt is in two. Each is the result
+            of `remembered`: `prompt_keys`, and the splits of the parent version, which are obeyed.
         config: fractions and strata.
         seed: the recipe's seed; it names the order in which clusters choose.
-        memory: this function's result for the parent version, which is obeyed.
 
-    Returns:
-        `SPLITS_SCHEMA` for all prompts of `keys` and of `memory`, sorted by prompt_id; `split` is null
-        where `reason` says why.
-    """
-    nodes = remembered(keys, memory)
-    return next(assign_parts(lambda: [nodes], config, seed))
-
-
-def assign_parts(parts: Parts, config: SplitsConfig, seed: int) -> Iterator[pl.DataFrame]:
-    """The same for prompts that come in parts; each is the result of `remembered` and comes back as its splits.
-
-    Args:
-        parts: gives the parts anew whenever it is called, in the same order; no prompt is in two.
+    Yields:
+        Of each part `SPLITS_SCHEMA`, sorted by prompt_id; `split` is null where `reason` says why.
     """
     for part in assign(parts, config.fractions, seed):
         yield part.select(SPLITS_SCHEMA.names())

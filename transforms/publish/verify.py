@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
+from scipy.special import expit
 
 from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
@@ -216,7 +217,8 @@ def _conservation(version: Version) -> Check:
 def _arithmetic(version: Version) -> Check:
     """Posterior from contributions, and rows from verdicts."""
     pieces = pl.col("contributions").list.eval(pl.element().struct.field("log_odds")).list.sum()
-    verdicts = version.scan("verdicts").with_columns(again=1 / (1 + (-(pl.col("prior") + pieces)).exp()))
+    again = (pl.col("prior") + pieces).map_batches(expit, return_dtype=pl.Float64, is_elementwise=True)
+    verdicts = version.scan("verdicts").with_columns(again=again)
     false = verdicts.filter((pl.col("again") - pl.col("p_a")).abs() > TOLERANCE).select("pair_id").head(1)
     row_p = pl.when(pl.col("chosen_is") == "a").then("p_a").otherwise(1 - pl.col("p_a"))
     joined = version.scan("rows").join(verdicts, on="pair_id", how="left", suffix="_verdict")

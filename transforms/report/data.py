@@ -18,10 +18,11 @@ from transforms.publish.rows import PUBLISHED
 from transforms.report import voters
 from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
-from transforms.report.judges import judge_table
+from transforms.stats.judge_quality import judge_table
 from transforms.stats.people import People
 
 SAMPLE_PAIRS = 100_000
+MOST_JUDGES = 40
 SLICES = ("kind", "language", "origin")
 
 
@@ -38,14 +39,14 @@ class ReportData:
     flow: pl.DataFrame  # level, source, target, n
     voters: pl.DataFrame  # transforms.report.voters.voter_table
     agreement: pl.DataFrame  # voter, other, n, agreement
-    reliability: pl.DataFrame  # bin, predicted, observed, n; in-sample
+    reliability: pl.DataFrame  # transforms.stats.calibration.reliability_bins; in-sample
     out_of_fold: pl.DataFrame  # the same by weights that did not see the label
     shares: pl.DataFrame  # action, predicted (null if it was not), actual
     noise: pl.DataFrame  # bin (lower edge), action, n
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
     position: pl.DataFrame  # voter, n, first, inconsistent, n_both
     length: pl.DataFrame  # voter, n, longer, longer_fused
-    judges: pl.DataFrame  # transforms.report.judges.judge_table
+    judges: pl.DataFrame  # transforms.stats.judge_quality.judge_table
     yields: pl.DataFrame  # origin, pairs, per action
     slices: pl.DataFrame  # slice, value, pairs, rows, certainty, noise
     routing: pl.DataFrame  # reason, n
@@ -100,7 +101,7 @@ def report_data(
         ensemble=_ensemble(decisive, sample),
         position=voters.position_bias(decisive),
         length=voters.length_bias(decisive, sample),
-        judges=judge_table(decisive, sample),
+        judges=judge_table(decisive, sample, MOST_JUDGES),
         yields=_yields(census.judged),
         slices=_slices(census.judged),
         routing=_routing(census.routed),
@@ -186,8 +187,3 @@ def _slices(judged: pl.DataFrame, most: int = 12) -> pl.DataFrame:
 def _routing(routed: pl.DataFrame) -> pl.DataFrame:
     means = routed.with_columns(pl.col("certainty", "disagreement") / pl.col("n"))
     return means.sort("n", "reason", descending=[True, False]).head(12)
-
-
-def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dicts, for the template."""
-    return frame.to_dicts()

@@ -78,11 +78,11 @@ def reliability_diagram(table: pl.DataFrame) -> str:
     """Observed agreement with humans against predicted probability, with the number of pairs below."""
     with _figure(4.2, 3.9, rows=2, ratios=[3, 1]) as (figure, (top, below)):
         top.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        top.plot(table["predicted"], table["observed"], color=ACCENT, linewidth=1.6, marker="o", markersize=4.5)
-        lowest = min(0.4, *table["observed"].to_list())
+        top.plot(table["confidence"], table["accuracy"], color=ACCENT, linewidth=1.6, marker="o", markersize=4.5)
+        lowest = min(0.4, *table["accuracy"].to_list())
         top.set(xlim=(0.49, 1.01), ylim=(lowest - 0.02, 1.02))
         top.set(ylabel="humans agree", xticklabels=[])
-        below.bar(table["predicted"], table["n"], 0.035, color=ACCENT)
+        below.bar(table["confidence"], table["n"], 0.035, color=ACCENT)
         below.set(xlim=(0.49, 1.01), xlabel="predicted probability of the label", ylabel="pairs")
         below.grid(visible=False, axis="x")
         return _svg(figure, "Reliability diagram of the fused posterior against human majorities")

@@ -15,8 +15,9 @@ from transforms.report.census import BINS
 from transforms.report.data import ReportData
 from transforms.report.people import people_context
 from transforms.report.sankey import sankey
-from transforms.report.voters import MOST_VOTERS, calibration_error
+from transforms.report.voters import MOST_VOTERS
 from transforms.report.yields import yield_panels
+from transforms.stats.calibration import calibration_error
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS = {
@@ -70,7 +71,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "more_voters": data.voters.height > MOST_VOTERS,
         "sampled": sampled,
         "n_human": int(data.reliability["n"].sum()) if data.reliability.height else 0,
-        "ece": calibration_error(data.reliability),
+        "ece": calibration_error(data.reliability.to_dicts()),
         "estimates": m.estimates,
         "shares": data.shares.to_dicts(),
         "position": data.position.to_dicts(),

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.special import expit
 
+from transforms.stats.calibration import reliability_bins
 from transforms.stats.controls import CONTROL
+from transforms.stats.human_labels import human_label
 
 BINS = 10
 MOST_VOTERS = 24
@@ -60,13 +63,8 @@ def voter_table(all_votes: pl.LazyFrame, votes: pl.DataFrame, sample: pl.DataFra
 
 
 def human_majority(votes: pl.DataFrame) -> pl.DataFrame:
-    """pair_id, human (1 for a, -1 for b) for pairs with a strict majority of human votes."""
-    return (
-        votes.filter(pl.col("kind") == "human")
-        .group_by("pair_id")
-        .agg(human=_SIGN.sum().sign())
-        .filter(pl.col("human") != 0)
-    )
+    """pair_id, human (1 for a, -1 for b) of the pairs of which most people prefer one response (`human_label`)."""
+    return human_label(votes).select("pair_id", human=_SIGN).filter(pl.col("human") != 0)
 
 
 def agreement(votes: pl.DataFrame) -> pl.DataFrame:
@@ -104,45 +102,29 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     """Agreement with humans of what the posterior is without the humans' own contributions: in-sample calibration.
 
     The weights were fitted on these labels, so this flatters; see `out_of_fold`. A known answer is left out too.
-
-    Columns: bin (0 to 9), predicted (mean probability of the more probable label), observed (share of strict human
-    majorities that agree), n.
+    Rows are `reliability_bins`, on the pairs of which most people prefer one response.
     """
     voters = votes.filter(pl.col("kind") == "human")["voter"].unique().to_list()
-    humans = human_majority(votes)
     others = pl.col("contributions").list.eval(
         pl.when(~pl.element().struct.field("voter").is_in([*voters, CONTROL])).then(
             pl.element().struct.field("log_odds")
         )
     )
-    return (
-        sample.select("pair_id", log_odds=pl.col("prior") + others.list.sum())
-        .join(humans, on="pair_id")
-        .with_columns(p=1 / (1 + (-pl.col("log_odds").abs()).exp()))
-        .with_columns(
-            right=(pl.col("log_odds").sign() == pl.col("human")), bin=((pl.col("p") - 0.5) * 2 * BINS).floor()
-        )
-        .group_by(pl.col("bin").clip(0, BINS - 1).cast(pl.Int64))
-        .agg(predicted=pl.col("p").mean(), observed=pl.col("right").mean(), n=pl.len())
-        .sort("bin")
-    )
+    margins = sample.select("pair_id", log_odds=pl.col("prior") + others.list.sum())
+    both = margins.join(human_majority(votes), on="pair_id")
+    p_a, target = expit(both["log_odds"].to_numpy()), (both["human"] > 0).cast(pl.Float64).to_numpy()
+    return _bins(reliability_bins(p_a, target, BINS))
 
 
 def out_of_fold(calibration: Mapping[str, Any] | None) -> pl.DataFrame:
     """The fuser's own calibration as a table like `reliability`'s: each label predicted by weights that did not see
     its prompt. Empty where the fuser measured none."""
-    bins = [] if calibration is None else calibration["bins"]
-    rows = [(i, b["confidence"], b["accuracy"], b["n"]) for i, b in enumerate(bins)]
-    schema = {"bin": pl.Int64, "predicted": pl.Float64, "observed": pl.Float64, "n": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return _bins([] if calibration is None else calibration["bins"])
 
 
-def calibration_error(table: pl.DataFrame) -> float | None:
-    """Expected calibration error of `reliability`'s bins (Naeini et al., 2015)."""
-    if table.is_empty():
-        return None
-    gaps = np.abs(table["predicted"].to_numpy() - table["observed"].to_numpy())
-    return float(np.average(gaps, weights=table["n"].to_numpy()))
+def _bins(bins: list[dict[str, float]]) -> pl.DataFrame:
+    floats = dict.fromkeys(("low", "high", "confidence", "accuracy"), pl.Float64)
+    return pl.DataFrame(bins, schema={**floats, "n": pl.Int64})
 
 
 def position_bias(votes: pl.DataFrame) -> pl.DataFrame:

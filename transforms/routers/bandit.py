@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
+from scipy.special import expit
 
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
@@ -23,7 +24,7 @@ class BanditRouter(Router):
     The reward of an answer is whether it turned the label over; `fit` counts rewards per arm. The j-th pair
     asked from an arm with n answers of N is worth mean + sqrt(exploration ln N / (n + j)), the bound it would
     have by then (UCB1, Auer, Cesa-Bianchi and Fischer 2002; costs as in bandits with knapsacks, Badanidiyuru et
-    al. 2013: `build_queue` divides by seconds where the budget is in seconds), so that one queue already
+    al. 2013: the queue divides by seconds where the budget is in seconds), so that one queue already
     spreads over arms. Within an arm pairs come by expected gain. `j` counts within one bucket.
 
     The fitted model reports `regret`: labels turned over that the best arm, by today's means, would have
@@ -41,13 +42,14 @@ class BanditRouter(Router):
         reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, labelled: pl.DataFrame) -> Row:
         """Answers and flips per arm, and the regret so far."""
         if not labelled.height:
             return {}
         before = without_humans(labelled)
-        certainty = 1 / (1 + (-before["margin_machine"].abs()).exp())
+        certainty = pl.Series(expit(before["margin_machine"].abs().to_numpy()))
         rows = pl.DataFrame({"arm": self._arms(labelled, certainty), "flipped": before["flipped"]})
         counts = rows.group_by("arm").agg(pl.len().alias("n"), pl.col("flipped").sum().alias("k")).sort("arm")
         arms = {arm: [n, k] for arm, n, k in counts.iter_rows()}

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 from pydantic import Field
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
 from transforms.routers.base import Router
+from transforms.stats.logistic import fit_logistic
 from transforms.stats.value_of_answers import Floats, gain_of_answers, loss, outcomes, without_humans
 
 _CATEGORIES = ("kind", "language", "origin", "context_kind")
@@ -40,7 +40,7 @@ class LearnedRouter(Router):
         penalty: float = Field(default=3.0, gt=0, description="ridge penalty on standardised features")
         reliability: float = Field(default=0.9, gt=1 / 3, lt=1, description="P(one annotator is right)")
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_responses: ClassVar[bool] = True
 
     config: Config
@@ -54,11 +54,13 @@ class LearnedRouter(Router):
         if not 0 < y.sum() < len(y):
             return {}
         margin = before["margin_machine"].to_numpy()
-        numbers, names = _numbers(labelled, 1 / (1 + np.exp(-margin)))
+        numbers, names = _numbers(labelled, expit(margin))
         levels = {c: sorted(labelled[c].drop_nulls().unique()) for c in _CATEGORIES if c in labelled.columns}
         mean, scale = numbers.mean(axis=0), np.maximum(numbers.std(axis=0), 1e-9)
         x = _design((numbers - mean) / scale, labelled, levels)
-        weights = _logistic(x, y, self.config.penalty)
+        variance = np.full(x.shape[1], 1.0 / self.config.penalty)
+        variance[0] = 1e6  # the intercept is not penalised
+        weights = fit_logistic(x, y, np.ones(len(y)), np.zeros(len(variance)), variance).weights
         return {
             "numbers": names,
             "mean": mean.tolist(),
@@ -101,16 +103,3 @@ def _design(standard: Floats, rows: pl.DataFrame, levels: dict[str, list[str]]) 
     dummies = [(rows[c] == level).fill_null(False).to_numpy() for c, found in levels.items() for level in found[1:]]
     columns = [np.ones(rows.height), *standard.T, *(np.clip(standard.T, -3, 3) ** 2), *dummies]
     return np.column_stack(columns).astype(np.float64)
-
-
-def _logistic(x: Floats, y: Floats, penalty: float) -> Floats:
-    """Ridge logistic regression; the intercept is not penalised."""
-    ridge = np.full(x.shape[1], penalty)
-    ridge[0] = 0.0
-
-    def objective(w: Floats) -> tuple[float, Floats]:
-        z = x @ w
-        value = np.logaddexp(0, z).sum() - y @ z + 0.5 * (ridge * w) @ w
-        return float(value), x.T @ (expit(z) - y) + ridge * w
-
-    return np.asarray(minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import orjson
 import polars as pl
 from pydantic import Field
 
-from schemas.ids import hash_fields
+from schemas.ids import canonical_json, hash_fields
 from schemas.messages import text_of
+from schemas.rows import vote_row
 from schemas.tables import Row, Votes, rows_frame
 from transforms.plugins.base import Plugin, PluginConfig
 from transforms.text.embedding import MemoryCache, VectorCache
@@ -105,24 +105,19 @@ def vote_frame(opinions: Iterable[Opinion], voter: str, kind: Literal["reward", 
     `group` names voters that err together: the fuser shares one weight among those present.
     """
     rows = [
-        {
-            "vote_id": hash_fields("score", voter, opinion.pair_id),
-            "pair_id": opinion.pair_id,
-            "voter": voter,
-            "voter_group": group,
-            "kind": kind,
-            "order": "none",
-            "sample": 0,
-            "label": opinion.label,
-            "p_a": opinion.p_a,
-            "score_a": opinion.score_a,
-            "score_b": opinion.score_b,
-            "aspects": orjson.dumps(opinion.aspects, option=orjson.OPT_SORT_KEYS).decode() if opinion.aspects else None,
-            "detail": opinion.detail,
-            "tokens_in": 0,
-            "tokens_out": 0,
-            "ms": 0.0,
-        }
+        vote_row(
+            hash_fields("score", voter, opinion.pair_id),
+            opinion.pair_id,
+            voter,
+            kind,
+            opinion.label,
+            voter_group=group,
+            p_a=opinion.p_a,
+            score_a=opinion.score_a,
+            score_b=opinion.score_b,
+            aspects=canonical_json(opinion.aspects).decode() if opinion.aspects else None,
+            detail=opinion.detail,
+        )
         for opinion in opinions
     ]
     return rows_frame(rows, Votes)

@@ -31,7 +31,7 @@ class BtHeads(HeadScorer):
         siblings: bool = Field(True, description="let the labels of a prompt's other pairs count")
 
     measures: ClassVar[str] = "P(a better) by reward heads trained on the labels of other prompts."
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 5
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:

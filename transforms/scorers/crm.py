@@ -29,7 +29,7 @@ class Crm(HeadScorer):
         flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
 
     measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 5
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import orjson
 import polars as pl
 
-from schemas.ids import hash_fields
-from schemas.tables import PAYLOAD_LIMIT, Rejects, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Rejects, Row, rows_frame
 
 CONFLICT_TAG = "conflicting_source_labels"
 STAGE = "ingest"
@@ -139,13 +139,7 @@ def _settled(repeated: pl.DataFrame) -> pl.DataFrame:
     return settled.join(strengths, on=["pair_id", "settled_label"], how="left")
 
 
-def _reject(origin: str, record_id: str, detail: str, record: dict[str, object], nth: int) -> dict[str, str]:
+def _reject(origin: str, record_id: str, detail: str, record: dict[str, object], nth: int) -> Row:
     payload = orjson.dumps(record, default=repr).decode()
-    return {
-        "reject_id": hash_fields(STAGE, origin, record_id, "duplicate", payload, str(nth)),
-        "stage": STAGE,
-        "reason": "duplicate",
-        "record_id": record_id,
-        "detail": detail,
-        "payload": payload[:PAYLOAD_LIMIT],
-    }
+    id_fields = (STAGE, origin, record_id, "duplicate", payload, str(nth))
+    return reject_row(STAGE, "duplicate", record_id, detail, payload, id_fields)

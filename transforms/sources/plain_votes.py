@@ -14,7 +14,8 @@ import polars as pl
 
 from schemas.ids import ID_LENGTH
 from schemas.pairs import mirrored
-from schemas.tables import VOTE_LABELS, Votes, conform
+from schemas.rows import vote_frame
+from schemas.tables import VOTE_LABELS
 from transforms.sources.config import JudgeVotes, PairsSource
 from transforms.sources.labels import UnknownLabel, read_label
 
@@ -24,7 +25,6 @@ def source_votes(pair_ids: Sequence[str], labels: Sequence[str | None], config: 
     frame = pl.DataFrame({"pair_id": pair_ids, "label": labels}, schema={"pair_id": pl.String, "label": pl.String})
     frame = frame.drop_nulls("label").with_columns(
         pl.lit(config.name).alias("voter"),
-        pl.lit(config.name).alias("voter_group"),
         pl.lit("source").alias("kind"),
         pl.lit("none").alias("order"),
     )
@@ -102,6 +102,5 @@ def _finished(frame: pl.DataFrame) -> pl.DataFrame:
         sha256(ends[i][0] + pair_id.encode() + ends[i][1]).hexdigest()[:ID_LENGTH]
         for i, pair_id in zip(which.to_list(), frame["pair_id"].to_list(), strict=True)
     ]
-    zeros = [pl.lit(0).alias(n) for n in ("sample", "tokens_in", "tokens_out", "ms")]
-    frame = frame.with_columns(pl.Series("vote_id", ids, dtype=pl.String), *zeros)
-    return conform(frame.unique("vote_id", keep="first", maintain_order=True), Votes)
+    frame = frame.with_columns(pl.Series("vote_id", ids, dtype=pl.String))
+    return vote_frame(frame.unique("vote_id", keep="first", maintain_order=True))

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from schemas.errors import DataError
-from schemas.ids import hash_fields
-from schemas.tables import PAYLOAD_LIMIT, Pairs, Prompts, Rejects, Votes, rows_frame
+from schemas.rows import reject_row
+from schemas.tables import Pairs, Prompts, Rejects, Votes, rows_frame
 from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource, PromptsSource
 from transforms.sources.detect import Layout, detect
 from transforms.sources.frames import pairs_frame
@@ -181,16 +181,8 @@ class _Bin:
 
     def add(self, number: int, reason: str, detail: str, payload: str, part: str = "") -> None:
         record_id = f"{self.ref}:{number}{part}"
-        self.rows.append(
-            {
-                "reject_id": hash_fields(STAGE, self.source, record_id, reason, detail),
-                "stage": STAGE,
-                "reason": reason,
-                "record_id": record_id,
-                "detail": detail,
-                "payload": payload[:PAYLOAD_LIMIT],
-            }
-        )
+        id_fields = (STAGE, self.source, record_id, reason, detail)
+        self.rows.append(reject_row(STAGE, reason, record_id, detail, payload, id_fields))
 
     def frame(self) -> pl.DataFrame:
         return rows_frame(self.rows, Rejects)

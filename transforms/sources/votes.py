@@ -9,7 +9,8 @@ import polars as pl
 
 from schemas.ids import hash_json
 from schemas.pairs import mirrored
-from schemas.tables import VOTE_LABELS, Votes, conform
+from schemas.rows import vote_frame
+from schemas.tables import VOTE_LABELS
 from transforms.sources.config import HumanVotes, JudgeVotes, PairsSource
 from transforms.sources.labels import UnknownLabel, read_label
 
@@ -59,8 +60,7 @@ class Ballots:
         frame = pl.DataFrame(
             [pl.Series(n, values, dtype=dtypes[n]) for n, values in zip(_COLUMNS, columns, strict=True)]
         )
-        zeros = [pl.lit(0).alias(n) for n in ("sample", "tokens_in", "tokens_out", "ms")]
-        return conform(frame.with_columns(zeros).unique("vote_id", keep="first", maintain_order=True), Votes)
+        return vote_frame(frame.unique("vote_id", keep="first", maintain_order=True))
 
     def _human(self, votes: HumanVotes, pair_id: str, swapped: bool, value: Any, where: str) -> str | None:
         labels, voters = value

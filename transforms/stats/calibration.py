@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
-
-
-def expit(z: Floats) -> Floats:
-    """Logistic function, without overflow and exactly symmetric: expit(-z) = 1 - expit(z) up to rounding."""
-    half = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0 / (1.0 + half), half / (1.0 + half))
 
 
 def log_loss(z: Floats, target: Floats, weight: Floats) -> float:
@@ -69,13 +65,14 @@ def reliability_bins(p_a: Floats, target: Floats, bins: int = 10) -> list[dict[s
 
 
 def expected_calibration_error(p_a: Floats, target: Floats, bins: int = 5) -> float:
-    """ECE (Naeini et al. 2015) of the chosen side: mean |accuracy - confidence| over bins, weighted by size.
+    """`calibration_error` of the chosen side; 5 bins over [0.5, 1] are the usual 10 over [0, 1] folded at one half."""
+    return calibration_error(reliability_bins(p_a, target, bins))
 
-    5 bins over [0.5, 1] are the usual 10 bins over [0, 1] folded at one half.
-    """
-    rows = reliability_bins(p_a, target, bins)
-    total = sum(row["n"] for row in rows)
-    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total if total else 0.0
+
+def calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
+    """ECE (Naeini et al. 2015) of `reliability_bins`: mean |accuracy - confidence|, weighted by size; 0 of no bins."""
+    total = sum(row["n"] for row in bins)
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / total if total else 0.0
 
 
 def calibration_report(z: Floats, target: Floats) -> dict[str, Any]:

@@ -7,10 +7,10 @@ votes agreement is what good work looks like, and both count.
 
 from __future__ import annotations
 
-import math
-
 import polars as pl
+from scipy.special import logit
 
+from schemas.tables import PREFERENCES
 from transforms.stats.vote_cells import same_ballots
 
 PRIOR_VOTES = 10.0
@@ -59,7 +59,7 @@ def human_accuracy(votes: pl.DataFrame, known: pl.DataFrame, prior: float) -> pl
         .with_columns(
             ((pl.col("_right") + prior * PRIOR_VOTES) / (pl.col("n_compared") + PRIOR_VOTES)).alias("accuracy")
         )
-        .with_columns((pl.col("accuracy") / (1 - pl.col("accuracy"))).log().clip(0.0, 6.0).alias("log_odds"))
+        .with_columns(pl.col("accuracy").map_batches(logit, return_dtype=pl.Float64).clip(0.0, 6.0).alias("log_odds"))
         .drop("_right")
         .sort("voter")
     )
@@ -71,7 +71,7 @@ def human_cells(votes: pl.DataFrame, humans: pl.DataFrame, prior: float) -> pl.D
     `share` is 1 over how many of those taken for one person voted on the pair, and `log_odds` is that share of what
     the person says. A human the model has not met votes with the prior accuracy.
     """
-    unknown = math.log(prior / (1 - prior))
+    unknown = float(logit(prior))
     return (
         votes.join(humans.select("voter", "slot", "log_odds"), on="voter", how="left")
         .with_columns(pl.coalesce("slot", "voter").alias("slot"))
@@ -90,8 +90,33 @@ def human_cells(votes: pl.DataFrame, humans: pl.DataFrame, prior: float) -> pl.D
     )
 
 
+def human_label(votes: pl.DataFrame) -> pl.DataFrame:
+    """The label that more than half of the people gave a pair.
+
+    For what is shown of people and what judges are measured and fitted on. `human_targets`, which the fusers learn
+    from, differs on purpose: there a reliable person's word counts more, and a side that outweighs the other is a
+    target even where ties keep it from a majority.
+
+    Args:
+        votes: `pair_id, kind, label` of any voters; invalid, refused and failed votes do not count.
+
+    Returns:
+        `pair_id, label` (a, b or tie; null where none has more than half), a row for each pair with a person's vote,
+        sorted by pair.
+    """
+    label = pl.col("label")
+    people = votes.filter(pl.col("kind") == "human", label.is_in(PREFERENCES))
+    return (
+        people.group_by("pair_id")
+        .agg(
+            pl.coalesce(pl.when((label == name).mean() > 0.5).then(pl.lit(name)) for name in PREFERENCES).alias("label")
+        )
+        .sort("pair_id")
+    )
+
+
 def human_targets(cells: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """What the humans of each pair say together.
+    """What the humans of each pair say together, each weighted by its reliability; `human_label` counts heads.
 
     Args:
         cells: `human_cells`.

@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-
-from transforms.stats.calibration import expit
+from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 PRIOR_LABELS = 4.0
@@ -40,7 +39,7 @@ def fit_isotonic(z: Floats, target: Floats) -> dict[str, list[float]]:
     hits, centre, said = (np.add.reduceat(v * count, starts) for v in (right, size, expit(size)))
     share = (hits + PRIOR_LABELS * said / n) / (n + PRIOR_LABELS)
     share = isotonic_regression(share, weights=n).x  # the prior may have put steps out of order
-    log_odds = np.clip(np.log(share / (1 - share)), 0.0, MOST)
+    log_odds = np.clip(logit(share), 0.0, MOST)
     return {"size": (centre / n).tolist(), "log_odds": log_odds.tolist()}
 
 

@@ -1,12 +1,14 @@
 """What is known of each judge from its votes: biases, failures, agreement with humans. Pure functions of frames.
 
 Frames: `votes` is the votes table (kind `judge`); `lengths` holds pair_id, length_a, length_b (characters);
-`humans` holds pair_id and label (a, b or tie), one row a pair (`human_labels` makes it of human votes).
+`humans` holds pair_id and label (a, b or tie), one row a pair (`human_label`); a null counts as no label.
 """
 
 from __future__ import annotations
 
 import polars as pl
+
+from transforms.stats.human_labels import human_label
 
 VALID = ("a", "b", "tie")
 STRICT = ("a", "b")
@@ -40,13 +42,20 @@ def judge_statistics(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.Data
     return out.sort("voter")
 
 
-def human_labels(votes: pl.DataFrame) -> pl.DataFrame:
-    """The majority of each pair's human votes among a, b and tie; `tie` where no label has more than the others."""
-    people = votes.filter((pl.col("kind") == "human") & pl.col("label").is_in(VALID))
-    counted = people.group_by("pair_id", "label").len()
-    top = counted.filter(pl.col("len") == pl.col("len").max().over("pair_id"))
-    label = pl.when(pl.len() == 1).then(pl.col("label").first()).otherwise(pl.lit("tie"))
-    return top.group_by("pair_id").agg(label.alias("label")).sort("pair_id")
+def judge_table(votes: pl.DataFrame, lengths: pl.DataFrame, most: int | None = None) -> pl.DataFrame:
+    """`judge_statistics` and `context_worth` of the judges, by name, against what most people said (`human_label`).
+
+    Args:
+        votes: rows of `votes`, of people too.
+        most: how many judges at most: those with the most votes.
+    """
+    judges = votes.filter(pl.col("kind") == "judge")
+    if most is not None:
+        busy = judges["voter"].value_counts().sort("count", "voter", descending=[True, False]).head(most)
+        judges = judges.join(busy, on="voter", how="semi")
+    humans = human_label(votes)
+    table = judge_statistics(judges, lengths, humans)
+    return table.join(context_worth(judges, humans), on="voter", how="left", maintain_order="left")
 
 
 def response_lengths(pairs: pl.DataFrame) -> pl.DataFrame:

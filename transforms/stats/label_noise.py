@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import polars as pl
-from scipy.special import ndtri
+from scipy.special import logit, ndtri
 
 from schemas.tables import Verdicts, conform
 
@@ -69,7 +69,9 @@ def ensemble_moments(votes: pl.DataFrame) -> pl.DataFrame:
             pl.Series("_sigma", [s for _, s in moments], dtype=pl.Float64),
         )
         .with_columns(
-            pl.coalesce("_mu", pl.col("score_a") - pl.col("score_b"), (bounded / (1 - bounded)).log()).alias("_mu")
+            pl.coalesce(
+                "_mu", pl.col("score_a") - pl.col("score_b"), bounded.map_batches(logit, return_dtype=pl.Float64)
+            ).alias("_mu")
         )
         .filter(pl.col("_mu").is_finite())
         .sort("pair_id", "vote_id")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
 MAX_STEPS = 100
@@ -74,7 +75,7 @@ def fit_logistic(
 
 def _derivatives(scaled: Any, base: Floats, target: Floats, weight: Floats, v: Floats) -> tuple[Floats, Floats]:
     """Slope and Hessian of the negative log posterior at `v`."""
-    p = 1.0 / (1.0 + np.exp(-np.clip(base + scaled @ v, -500.0, 500.0)))
+    p = expit(base + scaled @ v)
     slope = scaled.T @ (weight * (p - target)) + v
     curve = weight * p * (1 - p)
     if sparse.issparse(scaled):

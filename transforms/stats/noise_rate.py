@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from transforms.stats.bradley_terry import deviance
 
@@ -53,10 +52,3 @@ def estimate_flip_rate(margins: Array, labels: Array, weight: Array | None = Non
         flips = np.linspace(max(_MIN_FLIP, best[0] - step), min(_MAX_FLIP, best[0] + step), 9)
         scales = best[1] * np.geomspace(1.0 / ratio, ratio, 9)
     return FlipRate(float(best[0]), float(best[1]))
-
-
-def posterior_right(margins: Array, labels: Array, rate: FlipRate) -> Array:
-    """P(label is right) of hard labels given margins and the flip rate, shape (n,)."""
-    p = expit(rate.scale * margins * np.sign(labels - 0.5))
-    right = p * (1.0 - rate.flip)
-    return np.asarray(right / (right + (1.0 - p) * rate.flip))

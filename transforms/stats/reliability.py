@@ -7,6 +7,10 @@ All functions are pure and linear in the number of answers. `answers` are `annot
 from __future__ import annotations
 
 import polars as pl
+from scipy.special import expit
+
+from schemas.tables import PREFERENCES
+from transforms.stats.human_labels import human_label
 
 ALPHA = 0.01  # a careless annotator is suspected only on evidence this unlikely by chance
 
@@ -113,25 +117,23 @@ def suspicions(answers: pl.DataFrame, known: pl.DataFrame, n_chars: pl.DataFrame
 
 
 def judge_agreement(votes: pl.DataFrame, slices: pl.DataFrame, by: str) -> pl.DataFrame:
-    """How often each judge agrees with the humans' majority, per slice.
+    """How often each judge agrees with what most people said (`human_label`), per slice.
 
     Args:
         votes: `pair_id, voter, kind, label`.
         slices: `pair_id` and the column `by`.
 
     Returns:
-        `voter, <by>, pairs, agreement` over pairs where more humans prefer one side than the other.
+        `voter, <by>, pairs, agreement` over pairs where most people prefer one side; a judge's tie does not agree.
     """
-    sign = pl.when(pl.col("label") == "a").then(1).when(pl.col("label") == "b").then(-1).otherwise(0)
-    valid = votes.filter(pl.col("label").is_in(["a", "b", "tie"])).with_columns(sign.alias("sign"))
-    humans = valid.filter(pl.col("kind") == "human").group_by("pair_id").agg(pl.col("sign").sum().sign().alias("human"))
-    judges = (
-        valid.filter(pl.col("kind") == "judge").drop("kind").join(humans.filter(pl.col("human") != 0), on="pair_id")
-    )
+    humans = human_label(votes).filter(pl.col("label").is_in(_SIDES)).rename({"label": "human"})
     return (
-        judges.join(slices.select("pair_id", by), on="pair_id")
+        votes.filter(pl.col("kind") == "judge", pl.col("label").is_in(PREFERENCES))
+        .select("pair_id", "voter", "label")
+        .join(humans, on="pair_id")
+        .join(slices.select("pair_id", by), on="pair_id")
         .group_by("voter", by)
-        .agg(pl.len().alias("pairs"), (pl.col("sign") == pl.col("human")).mean().alias("agreement"))
+        .agg(pl.len().alias("pairs"), (pl.col("label") == pl.col("human")).mean().alias("agreement"))
         .sort("voter", by)
     )
 
@@ -165,7 +167,7 @@ def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     both = said.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
     both = both.join(total, on="pair_id", how="inner").join(own, on=["pair_id", "voter"], how="left")
     margin = pl.col("total") - pl.col("own").fill_null(0.0)
-    return both.select("pair_id", "annotator", (1 / (1 + (-margin).exp())).alias("p_a"))
+    return both.select("pair_id", "annotator", margin.map_batches(expit, return_dtype=pl.Float64).alias("p_a"))
 
 
 _Row = tuple[str, str, int, int, float, str]

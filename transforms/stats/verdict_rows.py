@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import polars as pl
+from scipy.special import expit
 
 from schemas.tables import Verdicts, polars_schema
 
@@ -53,8 +54,6 @@ def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_ti
             _entropy("sign"),
         )
     )
-    half = (-pl.col("margin").abs()).exp()
-    p_a = pl.when(pl.col("margin") >= 0).then(1 / (1 + half)).otherwise(half / (1 + half))
     frame = (
         pairs.join(sums, on="pair_id", how="left", maintain_order="left")
         .join(counts, on="pair_id", how="left", maintain_order="left")
@@ -67,16 +66,20 @@ def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_ti
             pl.col("n_human").fill_null(0),
             pl.col("disagreement").fill_null(0.0),
         )
-        .with_columns(p_a.alias("p_a"))
+        .with_columns(_expit(pl.col("margin")).alias("p_a"))
     )
     # By size of the margin, not by p_a: 1 - expit(z) and expit(-z) may differ in the last bit.
-    sure = (1 / (1 + half)) * (1 - pl.col("p_tie"))
+    sure = _expit(pl.col("margin").abs()) * (1 - pl.col("p_tie"))
     side = pl.when(pl.col("margin") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
     is_tie = (pl.col("margin") == 0) | (pl.col("p_tie") >= sure)
     return frame.with_columns(
         pl.when(is_tie).then(pl.lit("tie")).otherwise(side).alias("label"),
         pl.when(is_tie).then(pl.col("p_tie")).otherwise(sure).alias("certainty"),
     ).select(COLUMNS)
+
+
+def _expit(z: pl.Expr) -> pl.Expr:
+    return z.map_batches(expit, return_dtype=pl.Float64)
 
 
 def _entropy(column: str) -> pl.Expr:

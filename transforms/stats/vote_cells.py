@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import polars as pl
+from scipy.special import expit, logit
 
 VALID = ("a", "b", "tie")
 LOGIT_CLIP = 6.0
@@ -24,7 +24,7 @@ def valid_votes(votes: pl.DataFrame) -> pl.DataFrame:
         Votes that are invalid, refused or failed are gone: they are states, not opinions.
     """
     raw = pl.coalesce(
-        _finite("p_a").clip(_expit(-LOGIT_CLIP), _expit(LOGIT_CLIP)).map_batches(_logit, return_dtype=pl.Float64),
+        _finite("p_a").clip(expit(-LOGIT_CLIP), expit(LOGIT_CLIP)).map_batches(logit, return_dtype=pl.Float64),
         _finite("score_a") - _finite("score_b"),
     )
     return (
@@ -233,14 +233,6 @@ def _finite(column: str) -> pl.Expr:
 def _code(column: str, plus: str, minus: str) -> pl.Expr:
     value = pl.col(column)
     return (value == plus).cast(pl.Float64) - (value == minus).cast(pl.Float64)
-
-
-def _logit(values: pl.Series) -> pl.Series:
-    return (values / (1 - values)).log()
-
-
-def _expit(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
 
 
 def voter_rows(voters: pl.DataFrame) -> dict[str, dict[str, Any]]:

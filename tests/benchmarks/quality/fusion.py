@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.special import expit
 from scipy.stats import t as student
 from threadpoolctl import threadpool_limits
 
 from schemas.ids import unit_interval
 from tests.benchmarks.quality.real_data import fuser_pairs, load
 from transforms.plugins.registry import find
-from transforms.stats.calibration import expected_calibration_error, expit
+from transforms.stats.calibration import expected_calibration_error
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_]

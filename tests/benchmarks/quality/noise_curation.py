@@ -12,14 +12,14 @@ from scipy.special import expit
 from schemas.ids import hash_fields
 from schemas.tables import Votes, rows_frame
 from tests.benchmarks.quality.noise_data import Array, Pairs, inject
-from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, heads_view, out_of_fold
+from tests.benchmarks.quality.noise_methods import RIDGES, group_folds, heads_view, out_of_fold, posterior_right
 from transforms.plugins.registry import find
 from transforms.scorers.base import Opinion, vote_frame
 from transforms.scorers.heads.ensemble import Settings
 from transforms.scorers.heads.pair_features import Projection
 from transforms.stats.bradley_terry import deviance, fit_head
 from transforms.stats.label_noise import decision_frame
-from transforms.stats.noise_rate import FlipRate, posterior_right
+from transforms.stats.noise_rate import FlipRate
 
 TRAINED_ON = ("raw", "curated", "published", "relabelled", "distilled", "clean")
 HELD_OUT = 0.3

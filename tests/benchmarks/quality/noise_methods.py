@@ -7,13 +7,15 @@ see its group. A method returns suspicion, higher where the label is more likely
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from tests.benchmarks.quality.noise_data import Array, Pairs
 from transforms.scorers.heads.ensemble import Settings, fit_ensemble, folds_of, score_pairs
 from transforms.scorers.heads.pair_features import Projection
 from transforms.stats.bradley_terry import deviance, fit_head
-from transforms.stats.ensemble import percentiles, toward_label
+from transforms.stats.noise_rate import FlipRate
 
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 N_FOLDS = 5
@@ -123,3 +125,23 @@ def _cleanlab_rank(p: Array, given: Array) -> Array:
 
     quality = get_label_quality_scores(given.astype(int), np.stack([1.0 - p, p], axis=1), method="self_confidence")
     return -np.asarray(quality, dtype=np.float64)
+
+
+def toward_label(margin: Array, labels: Array) -> Array:
+    """Margins r(a) - r(b) as margins of the labelled response: unchanged where y > 0.5, negated where y < 0.5, 0
+    for ties (y = 0.5)."""
+    return np.asarray(margin * np.sign(labels - 0.5))
+
+
+def percentiles(values: Array) -> Array:
+    """Share of the values that lie below each value, equal values counting half; in (0, 1), shape (n,)."""
+    if not len(values):
+        return np.zeros(0)
+    return np.asarray((pl.Series(values).rank("average").to_numpy() - 0.5) / len(values))
+
+
+def posterior_right(margins: Array, labels: Array, rate: FlipRate) -> Array:
+    """P(label is right) of hard labels given margins and the flip rate, shape (n,)."""
+    p = expit(rate.scale * margins * np.sign(labels - 0.5))
+    right = p * (1.0 - rate.flip)
+    return np.asarray(right / (right + (1.0 - p) * rate.flip))

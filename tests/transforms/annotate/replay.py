@@ -10,10 +10,10 @@ import polars as pl
 
 from schemas.messages import to_messages
 from schemas.pairs import make_pair, mirrored
+from tests.transforms.routers.queue.whole import build_queue
 from transforms.annotate.page import PageConfig
 from transforms.annotate.tasks import Tasks, pair_tasks
 from transforms.routers.queue.config import QueueConfig
-from transforms.routers.queue.fill import build_queue
 
 Pairs = dict[str, dict[str, Any]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 from schemas.errors import RecipeError
 from schemas.messages import message
 from transforms.annotate.display import dialogue, page_text, shown_text, stored_span
-from transforms.annotate.page import PageConfig, lint, page_fields, page_version, pairwise_page, ranking_page
+from transforms.annotate.page import PageConfig, lint, page_version, pairwise_page, ranking_page
 from transforms.annotate.tasks import ranking_data, task_data
 
 texts = st.text(st.sampled_from("ab \n\r\té😀\u202e\u2066\u200f\x00\x1b\x7f\ufeff<&"), max_size=40)
@@ -52,6 +54,11 @@ def test_tool_calls_and_attachments_are_on_the_page_by_address() -> None:
     assert [turn["role"] for turn in shown] == ["user", "assistant"]
 
 
+def page_fields(xml: str) -> set[str]:
+    """The task fields (`$name`) that a page shows."""
+    return set(re.findall(r'"\$(\w+)"', xml))
+
+
 def test_a_task_is_blind_and_complete() -> None:
     pair = {
         "pair_id": "0" * 32,
@@ -66,12 +73,12 @@ def test_a_task_is_blind_and_complete() -> None:
     straight, swapped = task_data(pair, "ab"), task_data(pair, "ba")
     assert (straight["response_a"], straight["response_b"]) == ("first", "second")
     assert (swapped["response_a"], swapped["response_b"]) == ("second", "first")
-    assert set(straight) == set(page_fields(pairwise_page(PageConfig(), context=False))) | {"pair_id"}
+    assert set(straight) == page_fields(pairwise_page(PageConfig(), context=False)) | {"pair_id"}
     assert "secret" not in str(straight)
     with_context = task_data({**pair, "context": "be brief"}, "ab")
-    assert set(with_context) == set(page_fields(pairwise_page(PageConfig(), context=True))) | {"pair_id"}
+    assert set(with_context) == page_fields(pairwise_page(PageConfig(), context=True)) | {"pair_id"}
     ranking = ranking_data("1" * 32, pair["prompt"], None, ["x", "y", "z"])
-    assert set(ranking) == set(page_fields(ranking_page(3, context=False))) | {"pair_id"}
+    assert set(ranking) == page_fields(ranking_page(3, context=False)) | {"pair_id"}
 
 
 @pytest.mark.parametrize("context", [True, False])

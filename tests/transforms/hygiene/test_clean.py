@@ -11,7 +11,7 @@ from schemas.errors import UsageError
 from schemas.messages import message, messages_id, text_of
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Prompts, Rejects, Votes, rows_frame
-from transforms.hygiene.clean import clean, clean_prompts, drop
+from transforms.hygiene.clean import Outcome, drop, examine_pairs, examine_prompts, reject
 from transforms.hygiene.config import HygieneConfig
 from transforms.hygiene.duplicates import pair_keys, resolve
 from transforms.hygiene.masking import votes_on_masked
@@ -26,6 +26,19 @@ def pair(first: str = GOOD, second: str = OTHER, prompt: str = "How do tides wor
         [message("user", prompt)], [message("assistant", first)], [message("assistant", second)], **fields
     )
     return {**dict.fromkeys(Pairs.columns()), "origin": "test", **row}
+
+
+def parted(
+    frame: pl.DataFrame, outcomes: list[Outcome], key: str, table: type[Pairs | Prompts], config: HygieneConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that stay, and rejects of those that go."""
+    both = list(zip(frame.iter_rows(named=True), outcomes, strict=True))
+    rejects = [reject(*found, row[key], row, config.personal) for row, found in both if not isinstance(found, dict)]
+    return rows_frame([row for row in outcomes if isinstance(row, dict)], table), rows_frame(rejects, Rejects)
+
+
+def clean(pairs: pl.DataFrame, config: HygieneConfig, **more: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return parted(pairs, examine_pairs(pairs, config, **more), "pair_id", Pairs, config)
 
 
 def cleaned(config: dict[str, Any], *rows: dict[str, Any], **more: Any) -> tuple[list[dict[str, Any]], list[str]]:
@@ -233,7 +246,8 @@ def test_prompts_are_cleaned_likewise(benchmark: str) -> None:
 
     config = {"personal": {}, "language": {}, "decontamination": {"benchmarks": [benchmark]}}
     frame = rows_frame([row(QUESTION), row("Write to ada@example.org about the tides of the sea, please.")], Prompts)
-    kept, rejects = clean_prompts(frame, HygieneConfig.model_validate(config))
+    settings = HygieneConfig.model_validate(config)
+    kept, rejects = parted(frame, examine_prompts(frame, settings), "prompt_id", Prompts, settings)
     assert rejects["reason"].to_list() == ["contaminated"]
     [left] = kept.to_dicts()
     assert left["prompt_id"] == messages_id(left["prompt"])

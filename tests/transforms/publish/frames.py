@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Console
 
 from schemas.ids import hash_fields
 from schemas.messages import message
 from schemas.pairs import make_pair
 from schemas.tables import Pairs, Rejects, Verdicts, Votes, rows_frame
+from transforms.publish.explain import Explanation, render
 from transforms.publish.files import Bucket
 from transforms.publish.rows import RowsConfig, dataset_rows
-from transforms.publish.splits import SplitsConfig, assign_splits, prompt_keys
+from transforms.publish.splits import SplitsConfig, assign_parts, prompt_keys, remembered
 from transforms.publish.version import latest_version
 
 ACTIONS = ("keep", "keep", "keep", "flip", "soften", "drop", "tie", "route")
@@ -103,6 +105,21 @@ def workspace(n: int, seed: int = 0, offset: int = 0) -> tuple[pl.DataFrame, pl.
                 votes.append(vote(row["pair_id"], v, "a" if x > 0 else "b", p_a=1 / (1 + math.exp(-x)), raw="long"))
             verdicts.append(verdict(row, rng.choice(ACTIONS), said, prior=0.1))
     return rows_frame(pairs, Pairs), rows_frame(votes, Votes), rows_frame(verdicts, Verdicts)
+
+
+def assign_splits(
+    keys: pl.DataFrame, config: SplitsConfig, seed: int, memory: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """`assign_parts` of all prompts in one part."""
+    return next(assign_parts(lambda: [remembered(keys, memory)], config, seed))
+
+
+def plain_text(explanation: Explanation, width: int = 110) -> str:
+    """What `prefine explain` prints, without colour."""
+    console = Console(width=width, no_color=True, highlight=False, markup=False, emoji=False)
+    with console.capture() as printed:
+        console.print(render(explanation))
+    return printed.get()
 
 
 def buckets(

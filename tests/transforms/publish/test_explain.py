@@ -10,7 +10,8 @@ import pytest
 
 from schemas.errors import UsageError
 from tests.transforms.publish import frames
-from transforms.publish.explain import explain, plain_text
+from tests.transforms.publish.frames import plain_text
+from transforms.publish.explain import explain
 from transforms.publish.version import Provenance, publish
 
 

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from schemas.tables import Pairs, Verdicts, rows_frame
 from tests.transforms.publish import frames
+from tests.transforms.publish.frames import assign_splits
 from transforms.publish import assign
 from transforms.publish.assign import BRIDGES
 from transforms.publish.prompt_keys import canonical_texts, similarity_keys
-from transforms.publish.splits import SplitsConfig, assign_parts, assign_splits, prompt_keys, remembered
+from transforms.publish.splits import SplitsConfig, assign_parts, prompt_keys, remembered
 
 CONFIG = SplitsConfig(fractions={"train": 0.6, "validation": 0.2, "test": 0.2})
 

@@ -23,6 +23,7 @@ from transforms.report.plots import routing_curve
 from transforms.report.render import render
 from transforms.report.strategies import yield_table
 from transforms.report.yields import yield_panels
+from transforms.stats.calibration import calibration_error
 
 EVIL = '<script>alert("x")</script><img src=x onerror=y>{{ 7 * 7 }} & "quotes"'
 
@@ -99,7 +100,7 @@ def test_estimates_are_shown_with_their_intervals_and_calibration_is_the_fusers_
     }
     version = make(tmp_path, *frames.workspace(20), estimates=estimates)
     data = report_data(version)
-    assert voters.calibration_error(data.out_of_fold) == pytest.approx(0.1)
+    assert calibration_error(data.out_of_fold.to_dicts()) == pytest.approx(0.1)
     assert dict(data.shares.select("action", "predicted").iter_rows())["flip"] == 0.125
     actual = dict(data.shares.select("action", "actual").iter_rows())
     total = sum(version.manifest.actions.values())
@@ -188,8 +189,8 @@ def test_reliability_leaves_the_humans_own_votes_out() -> None:
     cast = rows_frame([frames.vote(row["pair_id"], "ann", "b", kind="human")], Votes)
     verdict = rows_frame([frames.verdict(row, "keep", {"judge": 1.0, "ann": -9.0})], Verdicts)
     (found,) = voters.reliability(cast, verdict).to_dicts()
-    assert found["predicted"] == pytest.approx(0.7310585786)
-    assert (found["observed"], found["n"]) == (0.0, 1)
+    assert found["confidence"] == pytest.approx(0.7310585786)
+    assert (found["accuracy"], found["n"]) == (0.0, 1)
 
 
 def test_length_bias_is_seen() -> None:

@@ -13,10 +13,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 from scipy.stats import kendalltau
 
+from tests.benchmarks.quality.noise_methods import percentiles, posterior_right, toward_label
 from transforms.scorers._cream import consistency, kendall_tau, soft_label
 from transforms.scorers._crm import peer_review, select_low_loss
-from transforms.stats.ensemble import moments, percentiles, toward_label
-from transforms.stats.noise_rate import FlipRate, estimate_flip_rate, posterior_right
+from transforms.stats.ensemble import moments
+from transforms.stats.noise_rate import FlipRate, estimate_flip_rate
 
 numbers = st.floats(-5, 5, allow_nan=False)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from tests.transforms.fusers.vote_makers import mirrored_pairs, mirrored_votes, simulated
 from transforms.plugins.registry import find
-from transforms.stats.calibration import calibration_report, expit
+from transforms.stats.calibration import calibration_report
 from transforms.stats.isotonic import MIN_LABELS, cross_fitted, fit_isotonic, isotonic
 
 

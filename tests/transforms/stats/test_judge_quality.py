@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from schemas.tables import Votes, rows_frame
-from transforms.stats.judge_quality import context_worth, human_labels, judge_statistics
+from transforms.stats.judge_quality import context_worth, judge_statistics
 
 MIRROR = {"a": "b", "b": "a"}
 
@@ -117,13 +117,6 @@ def test_exchanging_a_and_b_everywhere_changes_nothing() -> None:
     two = judge_statistics(rows_frame(mirrored, Votes), swapped, other).to_dicts()[0]
     for key, value in one.items():
         assert two[key] == (pytest.approx(value) if isinstance(value, float) else value)
-
-
-def test_human_labels_are_majorities_and_ties_where_there_is_none() -> None:
-    votes = [(0, "a"), (0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "tie"), (2, "error")]
-    rows = [vote(number, pair, label, "none", kind="human") for number, (pair, label) in enumerate(votes)]
-    found = human_labels(rows_frame(rows, Votes))
-    assert found["label"].to_list() == ["a", "tie", "tie"]
 
 
 def test_what_a_context_is_worth() -> None:

@@ -64,7 +64,7 @@ class Posterior(Fuser):
         )
 
     config: Config
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Learn voters' reliability.

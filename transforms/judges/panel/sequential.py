@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from schemas.ids import canonical_json, unit_interval
 from schemas.tables import Row
@@ -91,7 +91,7 @@ def untrained_panel(judges: Sequence[str]) -> PanelModel:
     certain to a limit: agreement of two means P = .79, of three .83, of ten .91, of any number less than .95.
     """
     k = len(judges)
-    weight = math.log(PRIOR_ACCURACY / (1 - PRIOR_ACCURACY))
+    weight = float(logit(PRIOR_ACCURACY))
     rows = np.array([[weight / (1 + PRIOR_CORRELATION * i)] * (i + 1) + [0.0] * (k - 1 - i) for i in range(k)])
     return PanelModel(tuple(judges), rows.reshape(k, k), np.tile([math.inf, 0.0], (k, 1)))
 

@@ -2,7 +2,7 @@
 
 Three steps, so that no process ever holds all candidates: `shortlist` keeps of one bucket what could
 possibly be chosen, `narrow` folds shortlists together, `select` chooses. All three are pure and
-`build_queue(all) == select(narrow(shortlist(bucket) for every bucket))`, however the pairs lie in buckets.
+`merge([shortlist(all)]) == merge(shortlist(bucket) for every bucket)`, however the pairs lie in buckets.
 
 What is chosen, in this order:
 
@@ -184,17 +184,6 @@ def merge(
 ) -> pl.DataFrame:
     """The queue from the buckets' shortlists: `select(narrow(...))`."""
     return select(narrow(queues, config, _ids(previous)), config, previous, seed=seed)
-
-
-def build_queue(
-    candidates: pl.DataFrame,
-    values: pl.Series,
-    config: QueueConfig,
-    seed: int,
-    previous: pl.DataFrame | None = None,
-) -> pl.DataFrame:
-    """The queue of candidates that fit into one process; arguments as `shortlist` and `select`."""
-    return merge([shortlist(candidates, values, config, seed, _ids(previous))], config, previous, seed=seed)
 
 
 def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:

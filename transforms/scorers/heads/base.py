@@ -95,7 +95,7 @@ class HeadScorer(Scorer):
 
         b"" if no pair has a label of any kind.
         """
-        sample = stratified_prompts(pairs, self.config.max_pairs, self.seed, answered(votes))
+        sample = stratified_prompts(pairs, self.config.max_pairs, answered(votes))
         y, weight = self._targets(sample, votes)
         if np.isnan(y).all() or weight.sum() <= 0.0:
             return b""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.ids import unit_interval
+from transforms.stats.bounded_sample import draw, labelled_first
 
-RANDOM_SHARE = 0.2  # of a sample, kept for prompts drawn at random however many pairs are labelled
 _VALUE = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
@@ -74,43 +72,36 @@ def answered(votes: pl.DataFrame) -> pl.Series:
     return votes.filter(valid)["pair_id"].unique().sort()
 
 
-def stratified_prompts(
-    pairs: pl.DataFrame, max_pairs: int, seed: int, labelled: pl.Series | None = None
-) -> pl.DataFrame:
+def stratified_prompts(pairs: pl.DataFrame, max_pairs: int, labelled: pl.Series | None = None) -> pl.DataFrame:
     """At most about `max_pairs` rows, by pair_id; all of `pairs` if it is small enough.
 
     Args:
         pairs: `pair_id, prompt_id`, what it has of `origin, kind, language`, and optionally `drawn`, false for pairs
             that are in a sample for their labels only.
         max_pairs: most rows.
-        seed: of the order in which prompts are taken.
-        labelled: ids of pairs to keep first, as long as they leave `RANDOM_SHARE` of the rows.
+        labelled: ids of pairs to keep first (`labelled_first`).
 
     Returns:
         The rows with `drawn`: true for those of whole prompts, of which each stratum (origin, kind, language) has the
-        same share, in the order of a seeded hash; false for those that are kept for their labels only.
+        same share, in the order of their draw; false for those that are kept for their labels only.
     """
     ordered = pairs.sort("pair_id")
     ordered = ordered if "drawn" in pairs.columns else ordered.with_columns(pl.lit(value=True).alias("drawn"))
     if pairs.height <= max_pairs:
         return ordered
     strata = [name for name in ("origin", "kind", "language") if name in pairs.columns]
-    ranks = {p: unit_interval(str(seed), "sample", p) for p in pairs["prompt_id"].unique().to_list()}
-    ordered = ordered.with_columns(_rank=pl.col("prompt_id").replace_strict(ranks, return_dtype=pl.Float64))
-    kept = pl.Series("pair_id", [], dtype=pl.String)
-    if labelled is not None:
-        most = max_pairs - math.ceil(max_pairs * RANDOM_SHARE)
-        found = ordered.filter(pl.col("pair_id").is_in(labelled.implode()))
-        kept = found.sort("_rank", "pair_id").head(most)["pair_id"]
+    ordered = ordered.with_columns(draw())
+    ids = pl.Series([], dtype=pl.String) if labelled is None else labelled
+    kept = labelled_first(ordered.filter(pl.col("pair_id").is_in(ids.implode())), max_pairs)["pair_id"]
     pool = ordered.filter("drawn")
-    sizes = pool.group_by(*strata, "prompt_id").agg(pl.col("_rank").first(), n=pl.len()).sort("_rank", "prompt_id")
+    sizes = pool.group_by(*strata, "prompt_id").agg(pl.col("draw").first(), n=pl.len()).sort("draw", "prompt_id")
     taken = sizes.filter(
-        (pl.col("n").cum_sum().over(strata, order_by="_rank") - pl.col("n"))
+        (pl.col("n").cum_sum().over(strata, order_by="draw") - pl.col("n"))
         < pl.col("n").sum().over(strata) * ((max_pairs - len(kept)) / max(pool.height, 1))
     )
     whole = pool.join(taken.select(*strata, "prompt_id"), on=[*strata, "prompt_id"], how="semi", nulls_equal=True)
     return (
         ordered.with_columns(drawn=pl.col("pair_id").is_in(whole["pair_id"].implode()))
         .filter(pl.col("drawn") | pl.col("pair_id").is_in(kept.implode()))
-        .drop("_rank")
+        .drop("draw")
     )

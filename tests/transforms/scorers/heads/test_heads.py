@@ -225,22 +225,22 @@ def test_sample_is_bounded_stratified_and_keeps_prompts_whole() -> None:
         for k in range(2)
     ]
     pairs = frame(rows)
-    sample = stratified_prompts(pairs, 220, seed=0)
+    sample = stratified_prompts(pairs, 220)
     assert dict(sample["origin"].value_counts().iter_rows()) == {"big": 200, "small": 20}
     assert sample.group_by("prompt_id").len()["len"].unique().to_list() == [2]
-    assert stratified_prompts(pairs.sample(fraction=1.0, shuffle=True), 220, seed=0).equals(sample)
+    assert stratified_prompts(pairs.sample(fraction=1.0, shuffle=True), 220).equals(sample)
 
 
 def test_labelled_pairs_stay_in_the_sample_beside_whole_prompts() -> None:
     pairs = frame([pair_row(f"prompt {i}", f"x{k}", f"y{k}", "a") for i in range(300) for k in range(2)])
     labelled = pairs["pair_id"].gather_every(12)
-    sample = stratified_prompts(pairs, 100, 0, labelled)
+    sample = stratified_prompts(pairs, 100, labelled)
     assert set(labelled) <= set(sample["pair_id"])
     assert 100 - len(labelled) <= sample.height <= 102
     drawn = sample.filter("drawn")
     assert drawn.group_by("prompt_id").len()["len"].unique().to_list() == [2]
     assert set(sample.filter(~pl.col("drawn"))["pair_id"]) <= set(labelled)
-    crowded = stratified_prompts(pairs, 100, 0, pairs["pair_id"])
+    crowded = stratified_prompts(pairs, 100, pairs["pair_id"])
     assert crowded.filter("drawn").height >= 20
     assert crowded.height <= 102
 
