@@ -222,25 +222,25 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
+        model = _model_in(argument)
+        if model is not None:
+            return model
     return None
 
 
 def _environment_fields(value: Any, location: Location) -> list[tuple[Location, str]]:
     """Every environment variable that a field ending in `_env` names, alone or as the values of a mapping."""
     if isinstance(value, dict):
-        found: list[tuple[Location, str]] = []
+        fields: list[tuple[Location, str]] = []
         for key, item in value.items():
             where = (*location, key)
             if key.endswith("_env") and isinstance(item, str):
-                found.append((where, item))
+                fields.append((where, item))
             elif key.endswith("_env") and isinstance(item, dict):
-                found += [((*where, name), variable) for name, variable in item.items() if isinstance(variable, str)]
+                fields += [((*where, name), variable) for name, variable in item.items() if isinstance(variable, str)]
             else:
-                found += _environment_fields(item, where)
-        return found
+                fields += _environment_fields(item, where)
+        return fields
     if isinstance(value, list):
         return [f for index, v in enumerate(value) for f in _environment_fields(v, (*location, index))]
     return []

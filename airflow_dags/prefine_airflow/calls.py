@@ -43,10 +43,10 @@ def call_class(kind: str) -> type[BaseOperator]:
         return LocalCall
     module, name, package = _MODULES[kind]
     try:
-        found: type[BaseOperator] = getattr(import_module(module), name)
+        operator: type[BaseOperator] = getattr(import_module(module), name)
     except ImportError as error:
         raise ImportError(f"place.kind: {kind} needs the package {package} in Airflow's environment: {error}") from None
-    return found
+    return operator
 
 
 def child_environment(ours: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

@@ -54,10 +54,10 @@ def label_wait(base: Any) -> type[BaseOperator]:
             ended = ended_by(status, self.until.enough, now >= deadline)
             if ended is None:
                 moment = min(now + timedelta(minutes=self.until.poll_minutes), deadline)
-                self.log.info("%s; next look at %s, deadline %s", said(status), moment, deadline)
+                self.log.info("%s; next look at %s, deadline %s", progress_text(status), moment, deadline)
                 self.defer(trigger=DateTimeTrigger(moment=moment), method_name="look_again")
             log = self.log.warning if ended == "deadline" else self.log.info
-            log("%s; going on with what there is (%s)", said(status), ended)
+            log("%s; going on with what there is (%s)", progress_text(status), ended)
             return {**status, "ended_by": ended}
 
     return LabelWait
@@ -76,6 +76,6 @@ def ended_by(status: dict[str, Any], enough: float, late: bool) -> str | None:
     return "deadline" if late else None
 
 
-def said(status: dict[str, Any]) -> str:
+def progress_text(status: dict[str, Any]) -> str:
     """The status in words."""
     return f"{status['answered']} of {status['wanted']} answers" if status else "an unknown number of answers"

@@ -60,8 +60,8 @@ def outlook(workspace: Workspace) -> dict[str, Any] | None:
     """How many labels (`gain`) the next `labels` answers are expected to mend; None before the first routing."""
     current = workspace.read_artefact("route", CURRENT)
     data = None if current is None else workspace.read_artefact("route", f"{current.decode()}/outlook")
-    found: dict[str, Any] | None = None if data is None else orjson.loads(data)
-    return found
+    expected: dict[str, Any] | None = None if data is None else orjson.loads(data)
+    return expected
 
 
 def people(workspace: Workspace) -> People | None:
@@ -69,7 +69,7 @@ def people(workspace: Workspace) -> People | None:
 
     Only answered pairs are held in memory, so the cost grows with the answers, not with the data.
     """
-    parts = [found for bucket in workspace.buckets if (found := _answered(workspace, bucket)) is not None]
+    parts = [answered for bucket in workspace.buckets if (answered := _answered(workspace, bucket)) is not None]
     if not parts:
         return None
     answers, verdicts, pairs, votes = (pl.concat(frames) for frames in zip(*parts, strict=True))

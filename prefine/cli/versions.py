@@ -32,11 +32,11 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """What changed between two versions, row by row, with the reason."""
-    found = versions.compare(workspace, old, new, slice_by)
+    difference = versions.compare(workspace, old, new, slice_by)
     if as_json:
-        print_json(found.to_dict())
+        print_json(difference.to_dict())
     else:
-        console().print(render(found, rows))
+        console().print(render(difference, rows))
 
 
 def verify(
@@ -62,17 +62,17 @@ def audit(
     version: Annotated[str, typer.Argument(help="NAME or NAME@V")], workspace: WorkspaceRoot, as_json: AsJson = False
 ) -> None:
     """Certify a version with the answers of today; exit 1 where its labels are certainly worse than published."""
-    found = maintenance.audit(workspace, version)
+    audits = maintenance.audit(workspace, version)
     if as_json:
-        print_json(found)
+        print_json(audits)
     else:
         rows = [
-            (when, *(found[when][name] for name in ("accuracy", "low", "high", "audited")))
+            (when, *(audits[when][name] for name in ("accuracy", "low", "high", "audited")))
             for when in ("published", "now")
-            if found[when]
+            if audits[when]
         ]
-        print_table(f"audit {found['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
-    if found["worse"]:
+        print_table(f"audit {audits['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
+    if audits["worse"]:
         raise typer.Exit(1)
 
 

@@ -34,8 +34,8 @@ def read_rating(reply: Reply) -> float | None:
     total = sum(mass.values())
     if total >= _MIN_MASS:
         return sum(int(digit) * p for digit, p in mass.items()) / total
-    found = _RATING.search(reply.text)
-    return min(9.0, float(found.group(1))) if found else None
+    match = _RATING.search(reply.text)
+    return min(9.0, float(match.group(1))) if match else None
 
 
 def read_choice(reply: Reply) -> float | None:
@@ -46,8 +46,8 @@ def read_choice(reply: Reply) -> float | None:
     total = sum(mass.values())
     if total >= _MIN_MASS:
         return mass["A"] / total
-    found = _CHOICE.search(reply.text.strip())
-    return None if found is None else float(found.group(1) == "A")
+    match = _CHOICE.search(reply.text.strip())
+    return None if match is None else float(match.group(1) == "A")
 
 
 def _mass(reply: Reply, answers: Sequence[str]) -> dict[str, float]:

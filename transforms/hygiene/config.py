@@ -87,7 +87,7 @@ class HygieneConfig(PluginConfig):
     decontamination: DecontaminationConfig | None = None
     duplicates: DuplicatesConfig | None = None
 
-    def beside(self, folder: Path) -> Self:
+    def with_paths_from(self, folder: Path) -> Self:
         """The settings with relative paths starting from `folder`."""
         part = self.decontamination
-        return self.model_copy(update={"decontamination": None if part is None else part.beside(folder)})
+        return self.model_copy(update={"decontamination": None if part is None else part.with_paths_from(folder)})

@@ -48,8 +48,8 @@ def is_refusal(text: str) -> bool:
 
 def residue(text: str) -> str | None:
     """The first mark of a chat or prompt template left in the text outside code, or None."""
-    found = _RESIDUE.search(_CODE.sub("", text))
-    return found.group(0).strip() if found else None
+    match = _RESIDUE.search(_CODE.sub("", text))
+    return match.group(0).strip() if match else None
 
 
 def echoes(prompt: str, response: str, min_words: int = 8, share: float = 0.8) -> bool:

@@ -144,7 +144,7 @@ class Client:
         deadline = started + self.patience.deadline_s
         attempts = 0
         while True:
-            server, dark_s = await self._ready_server(deadline)
+            server, dark_s = await self._available_server(deadline)
             # A server of ours is away only while it starts, however long that takes; another may never come back.
             latest = started + self.patience.deadline_s + (dark_s if self.standing else self.patience.outage_s)
             deadline = max(deadline, min(deadline + dark_s, latest))
@@ -257,7 +257,7 @@ class Client:
         self._up.set()
         return self._dead
 
-    async def _ready_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
+    async def _available_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
         """The next server that is up and not silenced, and how long none was up; waits for one if need be.
 
         A failure where all that are up ask for silence beyond the deadline.
@@ -273,12 +273,12 @@ class Client:
                 await self._up.wait()
                 dark += time.monotonic() - now
                 continue
-            ready = [server for server in alive if server.resume_at <= now]
-            if ready:
+            available = [server for server in alive if server.resume_at <= now]
+            if available:
                 unit = UNIT.get()
                 if unit < 0:
                     unit = self._turn = self._turn + 1
-                return ready[unit % len(ready)], dark
+                return available[unit % len(available)], dark
             first = min(alive, key=lambda server: server.resume_at)
             wait = first.resume_at - now
             if first.resume_at >= deadline + dark:

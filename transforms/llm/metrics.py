@@ -49,10 +49,10 @@ def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache
         urls: base URLs, each ending in /v1.
         headers: sent along (authorisation).
     """
-    found = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
-    if not found:
+    caches = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
+    if not caches:
         return None
-    return PrefixCache(sum(cache.queries for cache in found), sum(cache.hits for cache in found))
+    return PrefixCache(sum(cache.queries for cache in caches), sum(cache.hits for cache in caches))
 
 
 def _of_one(url: str, headers: Mapping[str, str]) -> PrefixCache | None:

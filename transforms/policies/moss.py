@@ -128,8 +128,8 @@ def _signed(verdicts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _quantile(values: pl.Series, share: float) -> float | None:
-    found = values.quantile(share, interpolation="linear")
-    return None if found is None else float(found)
+    value = values.quantile(share, interpolation="linear")
+    return None if value is None else float(value)
 
 
 def _bound(model: Row, key: str, *, top: bool = False) -> float:

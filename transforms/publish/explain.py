@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import UsageError
-from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
+from transforms.publish.recompute import TOLERANCE, StoredPlugin, because_of, weight_of
 from transforms.text.notebook import html
 from transforms.text.plain import cell
 
@@ -89,8 +89,8 @@ def explain(
     pairs: pl.DataFrame,
     votes: pl.DataFrame,
     verdicts: pl.DataFrame,
-    fuser: Fitted | None = None,
-    policy: Fitted | None = None,
+    fuser: StoredPlugin | None = None,
+    policy: StoredPlugin | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
@@ -145,10 +145,10 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> str:
+def decision_rule(verdict: Mapping[str, Any], policy: StoredPlugin | None = None) -> str:
     """One sentence from posterior to action; with the policy, the comparison that decided."""
     label, certainty = verdict["label"], verdict["certainty"]
-    found = f"label {label} with probability {certainty:.3f}"
+    posterior = f"label {label} with probability {certainty:.3f}"
     because = f" ({', '.join(verdict['reasons'])})" if verdict["reasons"] else ""
     done = {
         "keep": "published as it is",
@@ -159,7 +159,7 @@ def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> s
         "route": "sent to a human",
     }[verdict["action"]]
     compared = because_of(policy, verdict)
-    return f"{found}: {done}{because}{f'; {compared}' if compared else ''}"
+    return f"{posterior}: {done}{because}{f'; {compared}' if compared else ''}"
 
 
 def render(explanation: Explanation) -> RenderableType:
@@ -216,10 +216,10 @@ def _vote(v: Mapping[str, Any]) -> VoteLine:
 
 
 def _one(frame: pl.DataFrame, pair_id: str, missing: str) -> dict[str, Any]:
-    found = frame.filter(pl.col("pair_id") == pair_id)
-    if found.is_empty():
+    rows = frame.filter(pl.col("pair_id") == pair_id)
+    if rows.is_empty():
         raise UsageError(missing)
-    return found.row(0, named=True)
+    return rows.row(0, named=True)
 
 
 def _weight(known: Mapping[str, Any] | None) -> str:

@@ -81,8 +81,8 @@ def _is_tagged(api: HfApi, repository: str, tag: str, manifest: Manifest) -> boo
 
     with tempfile.TemporaryDirectory(prefix="prefine-") as cache:
         try:
-            found = api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=tag, cache_dir=cache)
-            data = Path(found).read_bytes()
+            downloaded = api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=tag, cache_dir=cache)
+            data = Path(downloaded).read_bytes()
         except RevisionNotFoundError:
             return False
         except EntryNotFoundError:

@@ -18,7 +18,7 @@ from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes,
 from transforms.publish.files import EVIDENCE_SCHEMAS, reject_sum, row_sum
 from transforms.publish.prompt_keys import canonical_texts, key_lists, shared_keys, similarity_keys
 from transforms.publish.read import Table, Version
-from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, parts, unheard
+from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, miscounted_votes, parts
 from transforms.publish.rows import STAGE
 from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig
 from transforms.publish.store import Datasets
@@ -92,11 +92,11 @@ def _check(name: str, problems: Iterable[str], fine: str) -> Check:
 def _files(datasets: Datasets, version: Version) -> Check:
     m = version.manifest
     folder = datasets.path(m.name, version.base.rsplit("/", 1)[-1])
-    found = {p.removeprefix(folder).lstrip("/") for p in datasets.fs.find(folder)} - {MANIFEST}
+    present = {p.removeprefix(folder).lstrip("/") for p in datasets.fs.find(folder)} - {MANIFEST}
 
     def problems() -> Iterable[str]:
-        yield from (f"{name} is missing" for name in sorted(set(m.files) - found))
-        yield from (f"{name} is not in the manifest" for name in sorted(found - set(m.files)))
+        yield from (f"{name} is missing" for name in sorted(set(m.files) - present))
+        yield from (f"{name} is not in the manifest" for name in sorted(present - set(m.files)))
         for name, entry in m.files.items():
             digest = hashlib.sha256()
             with datasets.fs.open(f"{folder}/{name}", "rb") as file:
@@ -172,7 +172,7 @@ def _counts(version: Version) -> Check:
     if any("votes" in voter for voter in m.voters.values()):
         cast = {name: voter["votes"] for name, voter in m.voters.items() if voter["votes"]}
         expected["votes by voter"] = counted(version.scan("votes"), pl.col("voter")), cast
-    problems = [f"{name}: {found} found, {said} stated" for name, (found, said) in expected.items() if found != said]
+    problems = [f"{name}: {n} found, {stated} stated" for name, (n, stated) in expected.items() if n != stated]
     if sum(m.rows_by_split.values()) != m.n_rows or sum(m.rejects_by_reason.values()) != m.n_rejects:
         problems.append("the manifest's counts do not add up")
     return _check("counts", problems, f"{m.n_rows:,} rows, {m.n_rejects:,} rejects")
@@ -242,16 +242,16 @@ def _evidence(version: Version, at_once: int) -> list[Check]:
         again, unable = Recomputation(version), ""
     except UsageError as error:
         unable = f"not checked: {error}"
-    heard: list[str] = []
+    miscounted: list[str] = []
     problems: list[str] = []
     for pairs, votes, verdicts in parts(version, at_once):
-        heard += islice(unheard(votes, verdicts), 1)
+        miscounted += islice(miscounted_votes(votes, verdicts), 1)
         if again and not problems:
             problems += islice(again.problems(pairs, votes, verdicts), 1)
-        if heard:
+        if miscounted:
             break
     fine = unable or "every verdict follows from the votes, the fuser's model and the policy"
-    return [_check("votes", heard, "every verdict's votes are there"), _check("recomputation", problems, fine)]
+    return [_check("votes", miscounted, "every verdict's votes are there"), _check("recomputation", problems, fine)]
 
 
 def _separation(version: Version) -> list[Check]:

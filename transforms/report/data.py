@@ -139,7 +139,7 @@ def _noise(judged: pl.DataFrame) -> pl.DataFrame:
 def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> pl.DataFrame:
     """Points of the mu-sigma plot (Wang et al., "Secrets of RLHF II", 2024), mu seen from the source's label."""
     sign = pl.col("source_label").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
-    found = (
+    scored = (
         votes.filter((pl.col("kind") == "reward") & pl.col("aspects").is_not_null())
         .with_columns(
             mu=pl.col("aspects").str.json_path_match("$.mu").cast(pl.Float64, strict=False),
@@ -151,7 +151,7 @@ def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> 
         .filter(pl.col("mu").is_not_null())
         .sort("pair_id", "voter")
     )
-    return found.select("voter", "mu", "sigma", "action").head(points)
+    return scored.select("voter", "mu", "sigma", "action").head(points)
 
 
 def _yields(judged: pl.DataFrame) -> pl.DataFrame:

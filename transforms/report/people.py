@@ -31,5 +31,5 @@ def _certificate(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:
         return []
     rows = [{"slice": "all", "value": "", **certificate}]
     for name, values in certificate["slices"].items():
-        rows += [{"slice": name, "value": value, **found} for value, found in values.items() if found["audited"]]
+        rows += [{"slice": name, "value": value, **figures} for value, figures in values.items() if figures["audited"]]
     return rows

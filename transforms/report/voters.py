@@ -85,8 +85,8 @@ def agreement(votes: pl.DataFrame) -> pl.DataFrame:
     wide = signs.pivot("voter", index="pair_id", values="sign")
     names = [n for n in names if n in wide.columns]
     matrix = wide.select(names).fill_null(0).to_numpy().astype(np.float32)
-    said = (matrix != 0).astype(np.float32)
-    both, balance = said.T @ said, matrix.T @ matrix
+    voted = (matrix != 0).astype(np.float32)
+    both, balance = voted.T @ voted, matrix.T @ matrix
     rows = [
         (
             names[i],

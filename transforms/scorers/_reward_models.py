@@ -187,11 +187,11 @@ class EndpointRewardModel:
             EngineError: the server is away, turns every request away, or gives no reward for any text.
             UsageError: the key's environment variable is not set, or holds no key.
         """
-        found = asyncio.run(self._asked(conversations))
-        first = next((f for f in found if isinstance(f, Failure)), None)
-        if first is not None and len(found) > 1 and all(isinstance(f, Failure) for f in found):
-            raise EngineError(f"{self.url}/pooling gave no reward for any of {len(found)} texts: {first.reason}")
-        return found
+        rewards = asyncio.run(self._asked(conversations))
+        first = next((f for f in rewards if isinstance(f, Failure)), None)
+        if first is not None and len(rewards) > 1 and all(isinstance(f, Failure) for f in rewards):
+            raise EngineError(f"{self.url}/pooling gave no reward for any of {len(rewards)} texts: {first.reason}")
+        return rewards
 
     async def _asked(self, conversations: Sequence[Conversation]) -> list[Reward]:
         headers = {}

@@ -100,7 +100,7 @@ class HfReward(Scorer):
         for _, failures in bought:
             for i, failure in failures.items():
                 failed.setdefault(i, failure)
-        rewards = np.stack([found for found, _ in bought])  # (models, n, 2)
+        rewards = np.stack([rewards_of_one for rewards_of_one, _ in bought])  # (models, n, 2)
         opinions = (
             _failed(row["pair_id"], failed[i]) if i in failed else self._opinion(row["pair_id"], rewards[:, i])
             for i, row in enumerate(rows)
@@ -131,10 +131,10 @@ def pair_rewards(model: RewardModel, rows: list[Row], cache: VectorCache) -> tup
     conversations = [
         Conversation(row["prompt"], row[side], row["context"]) for row in rows for side in ("response_a", "response_b")
     ]
-    found = memoised_rewards(model, conversations, cache)
+    rewards = memoised_rewards(model, conversations, cache)
     failures: dict[int, Failure] = {}
-    for i, reward in enumerate(found):
+    for i, reward in enumerate(rewards):
         if isinstance(reward, Failure):
             failures.setdefault(i // 2, reward)
-    values = [np.nan if isinstance(reward, Failure) else reward for reward in found]
+    values = [np.nan if isinstance(reward, Failure) else reward for reward in rewards]
     return np.array(values, dtype=np.float64).reshape(-1, 2), failures

@@ -116,10 +116,10 @@ def with_given_prompt(
         return prompt, first, second
     if len(asked) == 1:
         raise PromptError("one response is a conversation from its start and the other is not")
-    found, first, second = split_conversations(first, second)
-    if prompt[-1]["content"].strip() != found[-1]["content"].strip():
+    split_prompt, first, second = split_conversations(first, second)
+    if prompt[-1]["content"].strip() != split_prompt[-1]["content"].strip():
         raise PromptError("the conversations in the responses do not contain the given prompt")
-    return found, first, second
+    return split_prompt, first, second
 
 
 def _without(prompt: list[Message], response: list[Message]) -> list[Message]:

@@ -75,10 +75,10 @@ def judge_votes(
     )
 
 
-def _meanings(said: list[str], config: PairsSource) -> pl.DataFrame:
+def _meanings(labels: list[str], config: PairsSource) -> pl.DataFrame:
     """What each label text means: the vote's label, or `invalid` with what was said and why."""
     rows: list[tuple[str, str | None, str | None, str | None]] = []
-    for value in sorted(said):
+    for value in sorted(labels):
         if value in VOTE_LABELS and value not in config.labels:
             rows.append((value, value, None, None))
             continue

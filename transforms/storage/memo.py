@@ -106,12 +106,12 @@ class _Folder:
                 self.damaged += 1
 
     def _row(self, key: str) -> dict[str, Any] | None:
-        found = self._loaded().get(key)
-        if found is None:
+        place = self._loaded().get(key)
+        if place is None:
             return None
-        if isinstance(found, int):
-            return self._frame.row(found, named=True)
-        row: dict[str, Any] = orjson.loads(found)
+        if isinstance(place, int):
+            return self._frame.row(place, named=True)
+        row: dict[str, Any] = orjson.loads(place)
         return row
 
     def _append(self, key: str, row: Mapping[str, Any]) -> None:

@@ -162,15 +162,15 @@ def words_of(votes: Sequence[Row], judges: Sequence[str]) -> dict[str, Floats]:
     for vote in votes:
         index = place.get(vote["voter"])
         if index is not None:
-            said = sums.setdefault(vote["pair_id"], {}).setdefault(index, [])
+            words = sums.setdefault(vote["pair_id"], {}).setdefault(index, [])
             if vote["label"] not in STATES:
-                said.append(word(vote))
+                words.append(word(vote))
     out: dict[str, Floats] = {}
     for pair_id, by_judge in sums.items():
         row = np.full(len(judges), np.nan)
-        for index, said in by_judge.items():
-            if said:
-                row[index] = sum(said) / len(said)
+        for index, words in by_judge.items():
+            if words:
+                row[index] = sum(words) / len(words)
         out[pair_id] = row
     return out
 

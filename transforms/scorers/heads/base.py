@@ -123,8 +123,8 @@ class HeadScorer(Scorer):
 
     def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)
-        found = targets(pairs, votes, weights, self.name).select(pl.all().cast(pl.Float64))
-        return found["y"].to_numpy(), found["weight"].to_numpy()
+        frame = targets(pairs, votes, weights, self.name).select(pl.all().cast(pl.Float64))
+        return frame["y"].to_numpy(), frame["weight"].to_numpy()
 
     def _opinions(self, pair_ids: list[str], scores: PairScores) -> list[Opinion]:
         mu, sigma = moments(scores.margins)

@@ -100,8 +100,8 @@ def stratified_prompts(
     kept = pl.Series("pair_id", [], dtype=pl.String)
     if labelled is not None:
         most = max_pairs - math.ceil(max_pairs * RANDOM_SHARE)
-        found = ordered.filter(pl.col("pair_id").is_in(labelled.implode()))
-        kept = found.sort("_rank", "pair_id").head(most)["pair_id"]
+        candidates = ordered.filter(pl.col("pair_id").is_in(labelled.implode()))
+        kept = candidates.sort("_rank", "pair_id").head(most)["pair_id"]
     pool = ordered.filter("drawn")
     sizes = pool.group_by(*strata, "prompt_id").agg(pl.col("_rank").first(), n=pl.len()).sort("_rank", "prompt_id")
     taken = sizes.filter(
