@@ -189,7 +189,7 @@ def _whole(frame: pl.DataFrame) -> str:
 
 
 def _outside_event_loop(work: Callable[[], T]) -> T:
-    """Do the work here, or in a thread of its own where an event loop runs here already, as in a notebook."""
+    """Do the work here, or in a thread of its own if an event loop runs here already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -204,7 +204,7 @@ def _shown(value: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    """Field names of the model a location leads to; [] where it cannot be told."""
+    """Field names of the model a location leads to; [] if it cannot be told."""
     current: Any = model
     for part in location:
         if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):

@@ -16,7 +16,7 @@ from transforms.plugins.registry import BASES, distribution_of, find, names
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece: whether it is there, which one (version, path, address or fault), and what is lost without it."""
+    """One piece: whether it is there, its version, path, address or fault, and what is lost without it."""
 
     area: str
     what: str

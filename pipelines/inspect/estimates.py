@@ -32,7 +32,7 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
     Returns:
         `noise` (`transforms.stats.label_noise.noise_rate`, None without source labels); `predicted` and `actual`
         (share of each action, from the random part of the fitting sample and in all verdicts); `calibration` (the
-        fuser's own, against people's labels, out of fold; None where the fuser measures none).
+        fuser's own, against people's labels, out of fold; None if the fuser measures none).
     """
     current = workspace.read_artefact("fuse", CURRENT)
     if current is None:

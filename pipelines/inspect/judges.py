@@ -64,7 +64,7 @@ def prefix_caches(workspace: Workspace, stage: str) -> dict[str, float]:
 
 
 def judges(root: str) -> list[dict[str, Any]]:
-    """Per judge: its statistics (transforms/stats/judge_quality.py) and what its context is worth, where it has one."""
+    """Per judge: its statistics (transforms/stats/judge_quality.py) and what its context is worth, if it has one."""
     workspace = Workspace.open(root)
     texts = ("response_a", "response_b")
     votes, pairs = [], []

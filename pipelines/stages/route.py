@@ -153,7 +153,7 @@ def _candidates(setup: Routing, inputs: Inputs) -> pl.DataFrame:
 def _notes(_run: Run, _setup: Routing, artefacts: Artefacts, _summary: Summary) -> list[str]:
     """What the next labels are expected to mend."""
     found = orjson.loads(artefacts["outlook"])
-    said = [f"the next {found['labels']} human labels are expected to mend {found['gain']:.1f} labels"]
+    said = [f"the next {found['labels']} human labels are expected to fix {found['gain']:.1f} labels"]
     if "regret" in found:
         said.append(f"regret of the bandit so far: {found['regret']:.1f} labels turned over")
     return said

@@ -44,7 +44,7 @@ def about_annotations(
     out: Annotated[Path | None, typer.Option(help="write every valid answer to this file, as JSON lines")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How people agree, how far each can be trusted, and what more labels would buy; or the answers as a file.
+    """How well people agree, how reliable each is, and what more labels would gain; or the answers as a file.
 
     The file is what `annotate.files` of a recipe reads.
     """
@@ -63,7 +63,7 @@ def about_annotations(
 
 
 def labels(recipe: RecipePath, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
-    """How many of the answers asked for have come; fetches what is new, changes nothing else."""
+    """Fetch new answers and count how many of those asked for have come."""
     counts = asdict(label_status(recipe, workspace))
     if as_json:
         print_json(counts)

@@ -183,10 +183,10 @@ def export(
     form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
     option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="if OUT is there, leave it as it is and succeed")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="if OUT exists, leave it unchanged and succeed")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a version in the format a trainer reads."""
+    """Write a version in a trainer's format."""
     options = dict(_option(text) for text in option or [])
     if keep and out.exists():
         print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
@@ -203,7 +203,9 @@ def export(
 def report(
     dataset: Dataset,
     workspace: WorkspaceRoot,
-    out: Annotated[Path | None, typer.Option(help="file to write; default: say where the version's report is")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; without it, print where the version's report is")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A version's report as one HTML file."""
@@ -218,10 +220,12 @@ def sql(
     query: str,
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
-    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="stop the query after so long")] = SECONDS,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="stop the query after this many seconds")
+    ] = SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
+    """Run one read-only SQL query on the workspace's tables and the dataset versions."""
     columns, answer = run_sql(workspace, query, rows, seconds)
     if not as_json:
         print_table("", columns, answer)

@@ -208,7 +208,7 @@ def flags(value: Any) -> list[str]:
 
 
 def text_of_answer(value: Any) -> str | None:
-    """A rationale: its lines as one text, None where it is empty.
+    """A rationale: its lines as one text, None if it is empty.
 
     Raises:
         AnswerError: not text, or not valid Unicode.

@@ -1,6 +1,6 @@
 """annotations.jsonl: the same answers for teams whose annotators use another tool.
 
-One JSON object a line, the columns of `schemas.tables.Annotations`; `annotation_id`, `task_id`, `control`
+One JSON object per line, the columns of `schemas.tables.Annotations`; `annotation_id`, `task_id`, `control`
 and `cancelled` may be left out. `label` is in terms of the stored a and b; where the tool showed the
 responses the other way round, say `"shown": "ba"` and give the label, aspects and spans as shown.
 """

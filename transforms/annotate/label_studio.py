@@ -81,7 +81,7 @@ class LabelStudioServer:
 
     Raises:
         MissingExtra: label-studio-sdk is not installed.
-        AnnotationServerError: from every method, where the server fails; the text says what it said.
+        AnnotationServerError: from every method, if the server fails; the text says what it said.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -95,7 +95,7 @@ class LabelStudioServer:
         return {user.id: f"ls-user-{user.id}" for user in users}
 
     def project(self, name: str, owner: str, xml: str, overlap: int) -> int:
-        """The id of this owner's project of this config version; made where it is missing.
+        """The id of this owner's project of this config version; made if it is missing.
 
         The title is all the server keeps that is ours, so it must tell apart owners who share a server and a name.
         """
@@ -121,7 +121,7 @@ class LabelStudioServer:
         return int(made.id)
 
     def task_count(self, project_id: int) -> int | None:
-        """How many tasks the project has; None where there is no such project."""
+        """How many tasks the project has; None if there is no such project."""
         project = self._call("get project", lambda: self._client.projects.get(project_id), missing=None)
         return None if project is None else int(project.task_number or 0)
 
@@ -203,7 +203,7 @@ class LabelStudioServer:
         return self._guarded(what, ask, **missing)
 
     def _guarded(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
-        """The answer; `missing=x` gives x where the server knows no such thing."""
+        """The answer; `missing=x` gives x if the server knows no such thing."""
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 

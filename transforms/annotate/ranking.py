@@ -46,7 +46,7 @@ class Ranking:
     members: tuple[tuple[str, int, int], ...]
 
     def rows(self, base: Row, result: Any) -> list[Row]:
-        """One annotation a pair; `base` is what the answer says besides its result.
+        """One annotation per pair; `base` is what the answer says besides its result.
 
         The seconds are shared among the pairs, so that seconds per label stay comparable.
 

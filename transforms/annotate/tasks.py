@@ -3,7 +3,7 @@
 A task carries what the annotator must see and nothing else: no scores, no model names, no labels. The
 ledger is ours: the server neither dedupes imports nor can be trusted to keep what it was given. A row is
 written before its task is sent (`task_id` null) and confirmed afterwards, so after a crash between the
-two the task is found on the server and not sent again. A row never goes: where the task was deleted on the
+two the task is found on the server and not sent again. A row never goes: if the task was deleted on the
 server it is marked `gone`, so that answers fetched earlier still find their pair.
 """
 

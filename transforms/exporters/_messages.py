@@ -95,7 +95,7 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
 
 
 def refuse_media(parts: Parts, format_name: str) -> None:
-    """Raise where messages have attachments, which this format cannot hold."""
+    """Raise if messages have attachments, which this format cannot hold."""
     if parts.media:
         raise DataError(
             f"cannot export {format_name}: some messages have media and this format holds text and tool calls only; "

@@ -1,4 +1,4 @@
-"""Controlled damage to a good answer, by rule: each rule gives one edit, or None where it has nothing to act on."""
+"""Controlled damage to a good answer, by rule: each rule gives one edit, or None if it has nothing to act on."""
 
 from __future__ import annotations
 

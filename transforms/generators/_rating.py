@@ -1,7 +1,7 @@
 """Quick opinions at generation time: a rating of one response, a comparison of two.
 
 They decide what is worth keeping or trying; the label of a published pair is the judges' business
-(transforms/judges). Both read the first answer token's log-probabilities where the engine gives them
+(transforms/judges). Both read the first answer token's log-probabilities if the engine gives them
 (expected rating; P(A)/(P(A)+P(B))), else the answer's text. An answer that says neither is None, never
 a number.
 """

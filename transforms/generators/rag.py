@@ -227,7 +227,7 @@ def cite(text: str, passages: Sequence[str]) -> str:
 
 
 def misplaced_citation(text: str, n_passages: int, draw: Draw) -> Edit | None:
-    """One citation's number becomes that of another passage; None where nothing is cited."""
+    """One citation's number becomes that of another passage; None if nothing is cited."""
     citations = list(_CITATION.finditer(text))
     if not citations or n_passages < 2:
         return None

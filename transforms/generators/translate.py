@@ -149,7 +149,7 @@ def pair_fault(
 
     Args:
         texts: (source, translation) of the prompt and of both responses.
-        source_language: the original's, where it is known.
+        source_language: the original's, if it is known.
     """
     for source, text in texts:
         if len(words(_CODE.sub(" ", source))) >= _NO_NAME and normalised(source) == normalised(text):

@@ -107,7 +107,7 @@ def other_texts(row: Row) -> list[str]:
 
 
 def masked_other_texts(row: Row, config: PersonalConfig) -> Row:
-    """The fields that `other_texts` reads, masked; `meta` stays the same text where nothing in it is masked."""
+    """The fields that `other_texts` reads, masked; `meta` stays the same text if nothing in it is masked."""
     fields = {name: _masked_value(row[name], config) for name in ("reference", "documents") if name in row}
     meta = orjson.loads(row["meta"]) if row["meta"] else None
     masked = _masked_value(meta, config)

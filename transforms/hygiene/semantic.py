@@ -1,4 +1,4 @@
-"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023; its clusters only where a group is large)."""
+"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023; its clusters only if a group is large)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def semantic_duplicates(
         ValueError: lengths disagree or vectors are not of unit length.
     """
     if vectors.ndim != 2 or len(ids) != len(vectors) or (groups is not None and len(groups) != len(ids)):
-        raise ValueError(f"{len(ids)} ids, vectors of shape {vectors.shape}: one row of numbers an id is needed")
+        raise ValueError(f"{len(ids)} ids, vectors of shape {vectors.shape}: one vector per id is needed")
     if len(ids) and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
         raise ValueError("vectors must have unit length: divide each by its norm")
     members: dict[str, list[int]] = {}

@@ -19,7 +19,7 @@ _BRACKETED = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 
 
 def spoken(text: str) -> str:
-    """The text after the model's thinking, where a server leaves it in the reply."""
+    """The text after the model's thinking, if a server leaves it in the reply."""
     return _THINKING_END.split(text)[-1].strip()
 
 
@@ -53,7 +53,7 @@ def tagged(text: str, tag: str) -> str | None:
 
 
 def bracketed_letter(text: str) -> str | None:
-    """A, B or C from `[[A]]` where exactly one letter is so marked; None where none is or they disagree."""
+    """A, B or C from `[[A]]` where exactly one letter is so marked; None if none is or they disagree."""
     letters = set(_BRACKETED.findall(text))
     return letters.pop() if len(letters) == 1 else None
 

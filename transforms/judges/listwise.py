@@ -55,7 +55,7 @@ class Sheet:
         return replace(self, responses=dict(sorted(self.responses.items())))
 
     def windowed(self, share: float) -> Sheet | None:
-        """The same list with all texts cut to `share` of their characters; None where nothing is left to cut."""
+        """The same list with all texts cut to `share` of their characters; None if nothing is left to cut."""
         prompt, context = self.shown["prompt"], self.shown.get("context")
         texts = [*self.responses.values(), *(m["content"] for m in prompt), *([context] if context else [])]
         cut = shortened(texts, share)
@@ -77,7 +77,7 @@ class ListwiseJudge(TemplateJudge):
         template: str = "listwise.v1"
         principle: str = Field(
             "Helpful, correct and honest; what was asked matters more than style and length.",
-            description="what to judge by, where the pair has no context of its own",
+            description="what to judge by if the pair has no context of its own",
         )
         max_responses: int = Field(8, ge=2, le=26, description="responses in one list")
         tie_margin: float = Field(0.0, ge=0, description="scores this close tie")

@@ -2,7 +2,7 @@
 
 A nugget is one atomic fact that a good answer states. Nuggets come with the pair (`meta` holds a JSON object with a
 list `nuggets` of strings or {text, weight}), or are drawn once per prompt by the same engine from the pair's
-`reference`, or from its context where that is documents. Each response is then read by itself, in batches of ten
+`reference`, or from its context if that is documents. Each response is then read by itself, in batches of ten
 nuggets, as `support` (1), `partial` (1/2) or `not_support` (0), from the response alone. A response's score is the
 weighted mean over the nuggets. A pair without a source of nuggets gets no vote from this judge. Of texts too long for
 the engine, prompt and response (or source) are windowed; nuggets stay whole.

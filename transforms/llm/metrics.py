@@ -27,7 +27,7 @@ class PrefixCache:
 
 
 def read_prefix_cache(text: str) -> PrefixCache | None:
-    """The counters summed over models and engines of a server, or None where there are none.
+    """The counters summed over models and engines of a server, or None if there are none.
 
     Args:
         text: Prometheus' text format.
@@ -43,7 +43,7 @@ def read_prefix_cache(text: str) -> PrefixCache | None:
 
 
 def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache | None:
-    """The counters of all servers together; None where no server tells (only vLLM does).
+    """The counters of all servers together; None if no server tells (only vLLM does).
 
     Args:
         urls: base URLs, each ending in /v1.

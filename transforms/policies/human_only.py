@@ -18,8 +18,8 @@ from transforms.stats.label_noise import action_shares, with_actions
 class HumanOnly(Policy):
     """Decide pairs with enough human votes, send the others to humans (or drop them).
 
-    A pair with at least `min_humans` votes and `certainty` is kept where the source agrees or is silent,
-    flipped where it says otherwise, and a tie where that is the answer; below that certainty it is softened.
+    A pair with at least `min_humans` votes and `certainty` is kept if the source agrees or is silent,
+    flipped if it says otherwise, and a tie if that is the answer; below that certainty it is softened.
 
     Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `humans_unsure`,
     `no_human_vote`.

@@ -133,6 +133,6 @@ def _quantile(values: pl.Series, share: float) -> float | None:
 
 
 def _bound(model: Row, key: str, *, top: bool = False) -> float:
-    """A percentile of the model; where the sample had none, one that no value passes."""
+    """A percentile of the model; if the sample had none, one that no value passes."""
     value = model.get(key)
     return float(value) if value is not None else (float("inf") if top else float("-inf"))

@@ -20,7 +20,7 @@ class PosteriorPolicy(Policy):
     """Believe the posterior.
 
     With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
-    is in doubt. Without one: keep the fused label where certainty >= `keep_certainty`. Where a tie is most
+    is in doubt. Without one: keep the fused label if certainty >= `keep_certainty`. If a tie is most
     probable the pair is a tie. A pair in doubt is softened (published with p_a as soft label) if its certainty
     reaches `soften_certainty`, and below that gets the action `below`.
 

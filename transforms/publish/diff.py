@@ -75,9 +75,9 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
     """Compare two versions.
 
     Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now. A
-    split moves where the memory of the old version was not obeyed. Any other change comes from votes that were added,
+    split moves if the memory of the old version was not obeyed. Any other change comes from votes that were added,
     removed or changed (voters named), from the source's label, or from a fuser or a policy that has other settings or
-    was fitted anew. A policy that changed is named beside any of these where the action changed.
+    was fitted anew. A policy that changed is named beside any of these if the action changed.
 
     Args:
         old: the earlier version.
@@ -139,7 +139,7 @@ def render(diff: Diff, limit: int = 20) -> RenderableType:
 
 
 def _change(tolerance: float) -> pl.Expr:
-    """The first of `CHANGES` that applies; null where nothing changed."""
+    """The first of `CHANGES` that applies; null if nothing changed."""
 
     def differs(column: str) -> pl.Expr:
         return pl.col(column).ne_missing(pl.col(f"{column}_new"))
@@ -271,7 +271,7 @@ def _judged(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
 
 
 def _settings(what: str, old: StoredPlugin | None, new: StoredPlugin | None) -> str | None:
-    """How a fuser or policy is configured otherwise; None where it is not, or where a version does not hold it."""
+    """How a fuser or policy is configured otherwise; None if it is not, or if a version does not hold it."""
     if old is None or new is None or (old.plugin, old.settings) == (new.plugin, new.settings):
         return None
     if old.plugin != new.plugin:

@@ -76,7 +76,7 @@ class Explanation(_Frozen):
     action: str
     reasons: list[str]
     rule: str  # one sentence: how posterior became action
-    fuser: str | None  # the plug-in behind the posterior, where it is known
+    fuser: str | None  # the plug-in behind the posterior, if it is known
     policy: str | None  # the plug-in that decided
     thresholds: dict[str, Any]  # its settings, and what it had learned of the whole
 

@@ -58,7 +58,7 @@ def described(plugin: Plugin) -> dict[str, Any]:
 
 
 def stored_plugin(version: Version, file: str) -> StoredPlugin | None:
-    """The version's fuser (`FUSER`) or policy (`POLICY`), or None where it holds none."""
+    """The version's fuser (`FUSER`) or policy (`POLICY`), or None if it holds none."""
     data = version.document(file)
     return None if data is None else StoredPlugin.model_validate_json(data)
 
@@ -105,7 +105,7 @@ def parts(version: Version, at_once: int = PAIRS_AT_ONCE) -> Iterator[tuple[pl.D
 
 
 def miscounted_votes(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
-    """What verdicts say of votes that the votes do not bear out, one problem a pair at most per rule.
+    """What verdicts say of votes that the votes do not bear out, one problem per pair at most per rule.
 
     Every verdict's `n_votes` and `n_human` are its pair's valid votes, and what a contribution says of its voter's
     votes is what that voter cast.
@@ -118,7 +118,7 @@ def miscounted_votes(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[st
     for column, stated, whose in (("cast", "n_votes", "votes"), ("human", "n_human", "votes of people")):
         there = pl.col(column).fill_null(0)
         for pair, n, n_cast in counted.filter(pl.col(stated) != there).select("pair_id", stated, there).iter_rows():
-            yield f"pair {pair}: its verdict counts {n} {whose}, {n_cast} are there"
+            yield f"pair {pair}: its verdict counts {n} {whose}, the version holds {n_cast}"
     labels = valid.group_by("pair_id", "voter").agg(pl.col("label").sort().alias("cast_labels"))
     pieces = _exploded(verdicts).filter(pl.col("n_votes") > 0).join(labels, on=["pair_id", "voter"], how="left")
     wrong = pieces.filter(
@@ -126,7 +126,7 @@ def miscounted_votes(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[st
         | (pl.col("n_votes") != pl.col("cast_labels").list.len().fill_null(0))
     )
     for pair, voter, label in wrong.select("pair_id", "voter", "label").iter_rows():
-        yield f"pair {pair}: voter {voter} is said to have voted {label}, but did not"
+        yield f"pair {pair}: its verdict says that voter {voter} voted {label}, but the votes do not"
 
 
 class Recomputation:
@@ -156,7 +156,7 @@ class Recomputation:
             if column in _NUMBERS:
                 differs &= ((old - new).abs() > TOLERANCE).fill_null(value=True)
             for pair, stated, recomputed in both.filter(differs).select("pair_id", old, new).iter_rows():
-                yield f"pair {pair}: {column} is {stated} where votes and model give {recomputed}"
+                yield f"pair {pair}: {column} is {stated} but votes and model give {recomputed}"
         pieces = _exploded(verdicts).join(
             _exploded(again), on=["pair_id", "voter"], how="full", coalesce=True, suffix="_again"
         )
@@ -164,11 +164,11 @@ class Recomputation:
         for pair, voter, stated, recomputed in (
             pieces.filter(apart).select("pair_id", "voter", "log_odds", "log_odds_again").iter_rows()
         ):
-            yield f"pair {pair}: voter {voter} adds {stated} where votes and model give {recomputed}"
+            yield f"pair {pair}: voter {voter} adds {stated} but votes and model give {recomputed}"
 
 
 def weight_of(model: Mapping[str, Any] | None, voter: str) -> dict[str, Any] | None:
-    """What a fuser's model knows of a voter, whichever fuser it is; None where it does not know it.
+    """What a fuser's model knows of a voter, whichever fuser it is; None if it does not know it.
 
     Fusers that tell a voter's orders apart know it as `voter|ab` and `voter|ba`.
     """
@@ -186,7 +186,7 @@ def weight_of(model: Mapping[str, Any] | None, voter: str) -> dict[str, Any] | N
 
 
 def because_of(policy: StoredPlugin | None, verdict: Mapping[str, Any]) -> str | None:
-    """The comparison with a threshold that decided a verdict; None where the policy or this code cannot say."""
+    """The comparison with a threshold that decided a verdict; None if the policy or this code cannot say."""
     if policy is None:
         return None
     try:

@@ -58,7 +58,7 @@ def verify(
         version: the version.
         contaminated: the benchmark and the words a prompt's text shares with it, or None
             (`transforms.hygiene.decontamination.NgramIndex.find`); no check without it.
-        parent: the version before, whose splits must be kept; where it is not given, the check says that it was not
+        parent: the version before, whose splits must be kept; if it is not given, the check says that it was not
             made.
         pairs_at_once: about so many pairs with their votes are in memory while verdicts are made again.
     """
@@ -131,7 +131,7 @@ def _schemas(version: Version) -> Check:
         for name in ("pairs", "votes", "verdicts", "splits"):
             key = {"votes": "vote_id", "splits": "prompt_id"}.get(name, "pair_id")
             if version.scan(name).select(pl.col(key).is_duplicated().any()).collect().item():
-                yield f"evidence/{name}: some {key} is there twice"
+                yield f"evidence/{name}: a {key} occurs twice"
         for file in version.files("splits"):
             frame = version.read(file)
             if frame.schema != SPLITS_SCHEMA:
@@ -251,7 +251,10 @@ def _evidence(version: Version, at_once: int) -> list[Check]:
         if miscounted:
             break
     fine = unable or "every verdict follows from the votes, the fuser's model and the policy"
-    return [_check("votes", miscounted, "every verdict's votes are there"), _check("recomputation", problems, fine)]
+    return [
+        _check("votes", miscounted, "every verdict counts the votes of its pair"),
+        _check("recomputation", problems, fine),
+    ]
 
 
 def _separation(version: Version) -> list[Check]:
@@ -259,7 +262,7 @@ def _separation(version: Version) -> list[Check]:
     rows = version.scan("rows")
     config = SplitsConfig.model_validate(version.manifest.splits) if version.manifest.splits else SplitsConfig()
     twice = rows.group_by("pair_id").len().filter(pl.col("len") > 1).select("pair_id")
-    checks = [_none(twice, "pairs", "pair {} is there twice", "every pair is there once")]
+    checks = [_none(twice, "pairs", "pair {} occurs twice", "every pair occurs once")]
     # What was generated from an ungrouped prompt names that prompt as its group.
     group = pl.coalesce("group_id", "prompt_id")
     for name, column, key in (("prompts", "prompt_id", pl.col("prompt_id")), ("groups", "group_id", group)):
@@ -312,7 +315,7 @@ def _stability(version: Version, parent: Version | None) -> Check:
     before = parent.scan("splits").filter(pl.col("split").is_not_null()).select("prompt_id", old="split")
     now = version.scan("splits").select("prompt_id", new="split")
     moved = before.join(now, on="prompt_id", how="left").filter(pl.col("old").ne_missing(pl.col("new")))
-    text = "prompt {} has another split than in " + parent.manifest.label
+    text = "prompt {} is in another split than in " + parent.manifest.label
     return _none(
         moved.select("prompt_id"), "stability", text, f"every prompt of {parent.manifest.label} kept its split"
     )

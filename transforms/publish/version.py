@@ -25,7 +25,7 @@ from transforms.storage.files import writing
 class Provenance:
     """What a version was made of: fields of the manifest, `voters` with what each voter cast.
 
-    `parent_recipe_hash` is the hash of the parent's recipe as this code makes it, where it can: the parent's own
+    `parent_recipe_hash` is the hash of the parent's recipe as this code makes it, if it can: the parent's own
     `recipe_hash` may be by the rule of an earlier code.
     """
 
@@ -43,7 +43,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PublishResult:
-    """`published` is false where the latest version already holds exactly this content."""
+    """`published` is false if the latest version already holds exactly this content."""
 
     name: str
     version: int

@@ -72,12 +72,12 @@ def report_data(
 
     Args:
         version: a published or staged version.
-        census: the counts of all its pairs, where they are known; else they are taken with the version in memory.
+        census: the counts of all its pairs, if they are known; else they are taken with the version in memory.
         costs: per engine and asker: stage, who, requests, tokens_in, tokens_out.
         queue: the `queue` table.
         asked: per generator, what it asked and got: generator and one column a count.
         people: statistics of the answers.
-        outlook: how many labels (`gain`) the next `labels` answers are expected to mend.
+        outlook: how many labels (`gain`) the next `labels` answers are expected to fix.
         examples_per_action: how many pairs of every action are shown in full.
     """
     manifest = version.manifest

@@ -10,7 +10,7 @@ from transforms.stats.people import People
 
 
 def people_context(people: People | None, manifest: Manifest) -> dict[str, Any]:
-    """What `people.html.jinja2` shows; empty where nobody answered."""
+    """What `people.html.jinja2` shows; empty if nobody answered."""
     if people is None:
         return {}
     frames = {name: getattr(people, name).fill_nan(None).to_dicts() for name in _FRAMES}

@@ -48,7 +48,7 @@ def sentences(people: People) -> list[str]:
         lines.append(f"Two people give the same answer in {people.agreement:.1%} of comparisons.")
     if people.outlook:
         gain, labels = people.outlook["gain"], people.outlook["labels"]
-        lines.append(f"The next {labels} labels are expected to mend {gain:.1f} published labels.")
+        lines.append(f"The next {labels} labels are expected to fix {gain:.1f} published labels.")
         if "regret" in people.outlook:
             lines.append(
                 f"Regret of the bandit: the best slice alone would have turned over {people.outlook['regret']:.1f} "
@@ -58,7 +58,7 @@ def sentences(people: People) -> list[str]:
 
 
 def interval(alpha: Alpha) -> str:
-    """Point and bootstrap interval; `undefined` where all answers are equal or nobody shares a pair."""
+    """Point and bootstrap interval; `undefined` if all answers are equal or nobody shares a pair."""
     if math.isnan(alpha.alpha):
         return "undefined"
     if math.isnan(alpha.low):

@@ -16,7 +16,7 @@ _SIGN = pl.col("label").replace_strict({"a": 1, "b": -1}, default=0, return_dtyp
 
 
 def voter_table(all_votes: pl.LazyFrame, votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
-    """One row a voter: votes by label (exact), agreement with the verdict and mean weight (sampled).
+    """One row per voter: votes by label (exact), agreement with the verdict and mean weight (sampled).
 
     Columns: voter, kind, group, votes, a, b, tie, failed (invalid, refused or error), tokens, agrees (share of
     decisive votes that equal the verdict's label), agrees_human (the same against the human majority),
@@ -130,7 +130,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
 
 def out_of_fold(calibration: Mapping[str, Any] | None) -> pl.DataFrame:
     """The fuser's own calibration as a table like `reliability`'s: each label predicted by weights that did not see
-    its prompt. Empty where the fuser measured none."""
+    its prompt. Empty if the fuser measured none."""
     bins = [] if calibration is None else calibration["bins"]
     rows = [(i, b["confidence"], b["accuracy"], b["n"]) for i, b in enumerate(bins)]
     schema = {"bin": pl.Int64, "predicted": pl.Float64, "observed": pl.Float64, "n": pl.Int64}

@@ -70,7 +70,7 @@ class LearnedRouter(Router):
         }
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
-        """P(an answer turns the label over), in [0, 1]; the expected gain where nothing was learned."""
+        """P(an answer turns the label over), in [0, 1]; the expected gain if nothing was learned."""
         p = outcomes(candidates)
         if not model:
             return pl.Series("value", gain_of_answers(p, self.config.reliability, "zero_one"))

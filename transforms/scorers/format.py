@@ -48,7 +48,7 @@ class Format(Rule):
         return -5.0 if names == ["empty"] else -float(len(names))
 
     def opinion(self, row: Row) -> Opinion | None:
-        """The vote, or None where both are clean."""
+        """The vote, or None if both are clean."""
         opinion = super().opinion(row)
         return None if opinion is None or opinion.score_a == opinion.score_b == 0.0 else opinion
 

@@ -1,4 +1,4 @@
-"""An ensemble of ready-made reward models: one `reward` vote a pair."""
+"""An ensemble of ready-made reward models: one `reward` vote per pair."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class Endpoint(BaseModel):
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     concurrency: int = Field(16, ge=1, description="requests at a time")
     timeout_s: float = Field(300.0, gt=0.0, description="seconds one request may take")
-    retries: int = Field(4, ge=0, description="further attempts after a failure that asking again may cure")
-    outage_s: float = Field(120.0, ge=0.0, description="seconds nothing may answer before the run stops")
+    retries: int = Field(4, ge=0, description="further attempts after a failure that may pass")
+    outage_s: float = Field(
+        120.0, ge=0.0, description="the run stops if the server does not answer for this many seconds"
+    )
 
 
 @register("hf_reward")
@@ -62,7 +64,7 @@ class HfReward(Scorer):
         batch_size: int = Field(16, ge=1, description="conversations per forward pass")
         max_tokens: int = Field(2048, ge=8, description="longer conversations are truncated")
         temperature: float = Field(1.0, gt=0.0, description="margins are divided by this")
-        tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="tie where |p_a - 0.5| is at most this")
+        tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="a tie if |p_a - 0.5| is at most this")
 
         @model_validator(mode="after")
         def _some(self) -> Self:

@@ -63,7 +63,7 @@ def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: s
             + " Or set `columns: {label: null}` if these pairs have no label yet."
         )
     if form == "rated" and config.votes:
-        raise DataError(f"{where}: source {config.name!r}: `votes` need one pair a row, and rated rows give several")
+        raise DataError(f"{where}: source {config.name!r}: `votes` need one pair per row, but rated rows give several")
     used: set[str] = set()
     for votes in config.votes:
         wanted = [votes.labels, votes.voters] if isinstance(votes, HumanVotes) else [votes.column]

@@ -49,8 +49,8 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
             raise DataError(f"source {config.name!r}: {path} is not one of {', '.join(SUFFIXES)}")
         if not path.stat().st_size:
             raise DataError(
-                f"source {config.name!r}: {path} is empty (0 bytes), as a download that broke off leaves it; fetch it "
-                "again, or take it out"
+                f"source {config.name!r}: {path} is empty (0 bytes): was its download interrupted? Fetch it "
+                "again or remove it"
             )
         yield path, path.relative_to(root).as_posix()
 

@@ -41,7 +41,7 @@ def judge_votes(
             stored `response_a`).
 
     Returns:
-        None where a name or label is missing or no text: the careful path must look at every vote.
+        None if a name or label is missing or no text: the careful path must look at every vote.
 
     Raises:
         DataError: the labels are numbers and the recipe does not say what they mean.

@@ -1,7 +1,7 @@
 """Memo tables: an expensive answer is bought once.
 
 A memo is a folder (one bucket of `generations` or `embeddings`). Every process appends to a journal of its
-own, one JSON object a line, handed to the operating system in one `write` before the answer is used, so a
+own, one JSON object per line, handed to the operating system in one `write` before the answer is used, so a
 process killed at any moment loses at most the answers still on the wire. `compact` turns journals that
 nobody writes any more into one Parquet part. Readers take parts and journals together and keep one row an id.
 """

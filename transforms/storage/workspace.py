@@ -77,7 +77,7 @@ class Workspace:
 
     @classmethod
     def create(cls, root: str, n_buckets: int) -> Workspace:
-        """Open the workspace at `root`, making it first where there is none.
+        """Open the workspace at `root`, making it first if there is none.
 
         Raises:
             WorkspaceError: it exists with another number of buckets or another layout.

@@ -32,7 +32,7 @@ def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, 
 
     Args:
         voters: `voter, slot, group, numeric`.
-        labelled: the labelled pairs; a slice column counts where it has two values or more.
+        labelled: the labelled pairs; a slice column counts if it has two values or more.
         slices: names of slice columns.
     """
     numeric = dict(voters.select("voter", "numeric").iter_rows())

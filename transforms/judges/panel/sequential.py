@@ -1,6 +1,6 @@
 """Sequential panel: judges are asked in order of what they tell per cost, and a pair only as long as it is worth it.
 
-A judge's word on a pair is a number x in [-1, 1]: 2 p_a - 1 where it gives a probability, else +1, 0, -1 for a, tie,
+A judge's word on a pair is a number x in [-1, 1]: 2 p_a - 1 if it gives a probability, else +1, 0, -1 for a, tie,
 b, averaged over its orders and samples; NaN where it has not spoken. After k judges, P(a) = expit(w_k . x_1..k) with
 weights fitted for exactly these k judges, so that judges who share errors do not count twice (naive Bayes over
 correlated judges is certain long before it is right). There is no intercept: which response is stored as `a` is a

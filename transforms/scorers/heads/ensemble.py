@@ -177,7 +177,7 @@ def fit_ensemble(
 
 
 def random_part(known: NDArray[np.bool_], drawn: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """The labelled rows that were drawn at random; all labelled ones where there are none."""
+    """The labelled rows that were drawn at random; all labelled ones if there are none."""
     both = known if drawn is None else known & drawn
     return both if both.any() else known
 
