@@ -100,7 +100,7 @@ def wait_for_labels(recipe: Recipe) -> BaseOperator:
 
 
 def sign_off(recipe: Recipe) -> list[Any]:
-    """A person's approval of the release, where the recipe asks for it; no answer is a rejection."""
+    """A person's approval of the release, if the recipe asks for it; no answer is a rejection."""
     if not recipe.sign_off:
         return []
     return [
@@ -127,7 +127,7 @@ def exports(recipe: Recipe) -> Any:
 
 
 def announce(recipe: Recipe, materialise: BaseOperator) -> Any:
-    """The event of the dataset's asset, once a version: skipped where its last event names this version."""
+    """The event of the dataset's asset, once a version: skipped if its last event names this version."""
     asset = asset_of(recipe.dataset)
 
     @task(task_id="announce", inlets=[asset], outlets=[asset], pool=CPU_POOL)

@@ -18,7 +18,7 @@ from prefine_airflow.settings import CPU_POOL, Recipe
 _RECIPES = recipes()  # outside the DAG: it tries their operators
 
 
-def upkeep(recipe: Recipe) -> None:
+def maintenance_tasks(recipe: Recipe) -> None:
     """The tasks of one recipe; those about versions are skipped before the first version."""
     where = ("--workspace", recipe.workspace, "--json")
     dataset = recipe.dataset
@@ -26,10 +26,10 @@ def upkeep(recipe: Recipe) -> None:
     @task(pool=CPU_POOL)
     def published(versions: Any) -> list[str]:
         """The versions there are."""
-        found = [row["version"] for row in versions if row["name"] == dataset]
-        if not found:
+        names = [row["version"] for row in versions if row["name"] == dataset]
+        if not names:
             raise AirflowSkipException(f"{dataset} has no version yet")
-        return found
+        return names
 
     with TaskGroup(recipe.name, default_args=default_args(recipe)):  # type: ignore[arg-type]
         # In the pool of the stages that write the memo: they must not run while it is compacted.
@@ -52,4 +52,4 @@ with DAG(
     tags=["prefine"],
 ) as dag:
     for _recipe in _RECIPES:
-        upkeep(_recipe)
+        maintenance_tasks(_recipe)

@@ -31,7 +31,7 @@ _ROOMS = ("schemas", "transforms", "pipelines")  # top-level names of ours that 
 
 
 def _check_rooms() -> None:
-    """Raise where a folder of the caller's stands in the way of ours.
+    """Raise if a folder of the caller's stands in the way of ours.
 
     Raises:
         ImportError: names the folder.
@@ -41,7 +41,7 @@ def _check_rooms() -> None:
         spec = importlib.util.find_spec(room)
         places = [] if spec is None else [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])]
         if not places:
-            raise ImportError(f"prefine is not installed whole: there is no {room} beside {home / 'prefine'}")
+            raise ImportError(f"the installation of prefine is incomplete: {home} has no folder {room!r}")
         if not any(Path(place).resolve().is_relative_to(home / room) for place in places):
             theirs = Path(places[0]).resolve()
             raise ImportError(

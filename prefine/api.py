@@ -53,7 +53,7 @@ def run(
     Raises:
         PrefineError: the recipe is wrong or a stage failed; the text says what and where.
     """
-    return _beside_any_loop(lambda: run_recipe(Path(recipe), str(workspace), until, limit, beam, quiet, budget))
+    return _outside_event_loop(lambda: run_recipe(Path(recipe), str(workspace), until, limit, beam, quiet, budget))
 
 
 def open(workspace: str | Path) -> Workspace:
@@ -188,8 +188,8 @@ def _whole(frame: pl.DataFrame) -> str:
         return frame._repr_html_()
 
 
-def _beside_any_loop(work: Callable[[], T]) -> T:
-    """Do the work here, or in a thread of its own where an event loop runs here already, as in a notebook."""
+def _outside_event_loop(work: Callable[[], T]) -> T:
+    """Do the work here, or in a thread of its own if an event loop runs here already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

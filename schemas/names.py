@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'prompt'?` for the known name nearest to this one; empty where none is near."""
+    """`; did you mean 'prompt'?` for the known name nearest to this one; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -58,7 +58,7 @@ class AskingSection(Strict):
         default=0.1,
         ge=0.0,
         le=1.0,
-        description="share of the requests that may go unanswered before the run ends there",
+        description="share of the requests that may go unanswered before the run ends",
     )
 
 
@@ -74,8 +74,10 @@ class PanelSection(Strict):
     With the defaults every judge is asked about every pair. See transforms/judges/panel/sequential.py.
     """
 
-    stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0, description="stop where P(the label) reaches this")
-    min_change: float = Field(default=0.0, ge=0.0, lt=0.5, description="stop where the rest changes a label less often")
+    stop_certainty: float = Field(default=1.0, gt=0.5, le=1.0, description="stop once P(the label) reaches this")
+    min_change: float = Field(
+        default=0.0, ge=0.0, lt=0.5, description="stop if the judges left would change the label less often than this"
+    )
     costs: dict[str, float] = Field(default={}, description="cost of asking each judge once; default: equal")
     fit_pairs: int = Field(default=500, ge=0, description="most human-labelled pairs the panel is fitted on")
 
@@ -98,7 +100,7 @@ class ScoreSection(Strict):
     scorers: list[PluginUse] = []
     fit_pairs: int = Field(default=50_000, ge=1, description="most pairs a scorer is trained on")
     max_failed_share: float = Field(
-        default=0.1, ge=0.0, le=1.0, description="share of the pairs a scorer may fail on before the run ends there"
+        default=0.1, ge=0.0, le=1.0, description="share of the pairs a scorer may fail on before the run ends"
     )
 
 
@@ -115,7 +117,7 @@ class RouteSection(Strict):
 
     router: PluginUse = PluginUse(plugin="value")
     queue: dict[str, Any] = {}
-    outlook_labels: int = Field(default=100, ge=1, description="the report says what this many labels would buy")
+    outlook_labels: int = Field(default=100, ge=1, description="further human labels whose gain the report estimates")
 
 
 class AnnotateSection(Strict):
@@ -130,7 +132,7 @@ class AnnotateSection(Strict):
     rationale_required: bool = False
     batch_size: int = Field(default=500, ge=1, description="tasks sent in one request")
     ranking: int | None = Field(
-        default=None, ge=3, le=9, description="ask for a ranking of up to so many responses where 3 or more are queued"
+        default=None, ge=3, le=9, description="ask for a ranking of up to this many responses if 3 or more are queued"
     )
     files: list[str] = Field(default=[], description="annotations.jsonl files to import on pull")
 
@@ -148,7 +150,7 @@ class ExportUse(Strict):
     @classmethod
     def _nameable(cls, options: dict[str, Any]) -> dict[str, Any]:
         if "plugin" in options:
-            raise ValueError("unknown field 'plugin'; `format`, beside `options`, names the exporter")
+            raise ValueError("unknown field 'plugin'; name the exporter in `format`, its settings in `options`")
         name = options.get("name", "")
         if not isinstance(name, str):
             raise ValueError(f"name: {name!r} is not a text; put it in quotes")

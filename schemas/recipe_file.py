@@ -204,7 +204,7 @@ def _shown(value: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    """Field names of the model a location leads to; [] where it cannot be told."""
+    """Field names of the model a location leads to; [] if it cannot be told."""
     current: Any = model
     for part in location:
         if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
@@ -222,25 +222,25 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
+        model = _model_in(argument)
+        if model is not None:
+            return model
     return None
 
 
 def _environment_fields(value: Any, location: Location) -> list[tuple[Location, str]]:
     """Every environment variable that a field ending in `_env` names, alone or as the values of a mapping."""
     if isinstance(value, dict):
-        found: list[tuple[Location, str]] = []
+        fields: list[tuple[Location, str]] = []
         for key, item in value.items():
             where = (*location, key)
             if key.endswith("_env") and isinstance(item, str):
-                found.append((where, item))
+                fields.append((where, item))
             elif key.endswith("_env") and isinstance(item, dict):
-                found += [((*where, name), variable) for name, variable in item.items() if isinstance(variable, str)]
+                fields += [((*where, name), variable) for name, variable in item.items() if isinstance(variable, str)]
             else:
-                found += _environment_fields(item, where)
-        return found
+                fields += _environment_fields(item, where)
+        return fields
     if isinstance(value, list):
         return [f for index, v in enumerate(value) for f in _environment_fields(v, (*location, index))]
     return []

@@ -93,5 +93,5 @@ class Redaction:
 def _forms(value: str) -> set[str]:
     """How a secret may stand in a text: as it is, in JSON (some writers escape more than they must), in a URL."""
     escaped = json.dumps(value)[1:-1]
-    codes = re.sub(r"[^A-Za-z0-9 ._-]", lambda found: f"\\u{ord(found[0]):04x}", value)
+    codes = re.sub(r"[^A-Za-z0-9 ._-]", lambda match: f"\\u{ord(match[0]):04x}", value)
     return {value, escaped, escaped.replace("/", r"\/"), quote(value, safe=""), codes}

@@ -94,7 +94,7 @@ class Votes(dy.Schema):
     order = _one_of(ORDERS)  # in which order this voter saw the responses
     sample_ = dy.Int32(nullable=False, min=0, alias="sample")  # 0, 1, ... for repeated samples of one voter
     label = _one_of(VOTE_LABELS)  # always in terms of the stored a and b, whatever the order shown
-    p_a = _probability()  # P(a better) by this voter alone, where it says so
+    p_a = _probability()  # P(a better) by this voter alone, if it says so
     score_a = dy.Float64(nullable=True)
     score_b = dy.Float64(nullable=True)
     aspects = dy.String(nullable=True)  # JSON object: per-aspect scores, ensemble mu and sigma, ...
@@ -125,7 +125,7 @@ class Verdicts(dy.Schema):
     margin = dy.Float64(nullable=False)  # log-odds of a against b, clipped to [-8, 8]
     certainty = _probability(nullable=False)  # probability of `label`
     disagreement = _probability(nullable=False)  # entropy in bits of the valid votes' labels over log2(3)
-    noise = _probability()  # P(source_label is wrong); null where there is no source label
+    noise = _probability()  # P(source_label is wrong); null if there is no source label
     action = _one_of(ACTIONS)
     reasons = dy.List(dy.String(nullable=False), nullable=False)
     n_votes = dy.Int32(nullable=False, min=0)

@@ -1,6 +1,6 @@
 """Telling people: a failed task with its stage's status, a run that is late.
 
-Alerts go to the log and, where the connection `prefine_alerts` exists, as JSON `{"text": ...}` to the URL in its
+Alerts go to the log and, if the connection `prefine_alerts` exists, as JSON `{"text": ...}` to the URL in its
 password (a chat's incoming webhook is a secret). An alert that cannot be delivered is logged and breaks nothing.
 """
 
@@ -36,12 +36,12 @@ def run_late(dag_id: str, hours: float, **kwargs: Any) -> None:
 
 
 def stage_status(task: Any, context: Context, words: Sequence[str]) -> str:
-    """The line of `prefine status` on the stage that these words run, as JSON; the reason where there is none.
+    """The line of `prefine status` on the stage that these words run, as JSON; the reason if there is none.
 
     Args:
         task: the operator that failed; asked in the place where its calls run, for at most a minute or two.
         context: its context.
-        words: its words; all lines where they run no stage.
+        words: its words; all lines if they run no stage.
     """
     workspace = words[words.index("--workspace") + 1]
     if "{{" in workspace:  # Airflow renders nothing where it calls for a worker that is gone

@@ -43,14 +43,14 @@ def call_class(kind: str) -> type[BaseOperator]:
         return LocalCall
     module, name, package = _MODULES[kind]
     try:
-        found: type[BaseOperator] = getattr(import_module(module), name)
+        operator: type[BaseOperator] = getattr(import_module(module), name)
     except ImportError as error:
         raise ImportError(f"place.kind: {kind} needs the package {package} in Airflow's environment: {error}") from None
-    return found
+    return operator
 
 
 def child_environment(ours: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without what is Airflow's own, plus `extra` where it has a value."""
+    """Our environment without what is Airflow's own, plus `extra` if it has a value."""
     kept = {name: value for name, value in ours.items() if not name.startswith(_HIDDEN)}
     return kept | {name: value for name, value in extra.items() if value}
 
@@ -61,7 +61,7 @@ def given(words: Sequence[str]) -> list[str]:
 
 
 def last_json(lines: Sequence[str]) -> Any:
-    """The value of the last line that is a JSON object or array, with the time it was read where it is an object.
+    """The value of the last line that is a JSON object or array, with the time it was read if it is an object.
 
     Raises:
         AirflowException: there is none.

@@ -39,7 +39,7 @@ def errors() -> list[str]:
 
 
 def wrong_options(path: Path, recipe: Recipe) -> str:
-    """What the container's operator says against the options of a recipe's stages; empty where nothing.
+    """What the container's operator says against the options of a recipe's stages; empty if nothing.
 
     Raises:
         SettingsError: it objects to those of `place`, which every recipe shares.
@@ -108,7 +108,7 @@ def call_args(recipe: Recipe, stage: str) -> dict[str, Any]:
 
 
 def call(recipe: Recipe, task_id: str, words: Sequence[str], stage: str | None = None, **kwargs: Any) -> BaseOperator:
-    """A task that calls `prefine`; `stage` names its settings where the task is called otherwise."""
+    """A task that calls `prefine`; `stage` names its settings if the task is called otherwise."""
     operator = call_class(recipe.place.kind)
     return operator(task_id=task_id, words=list(words), **{**call_args(recipe, stage or task_id), **kwargs})
 

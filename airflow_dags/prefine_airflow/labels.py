@@ -1,4 +1,4 @@
-"""The wait for people: look, and where answers are missing, sleep in the triggerer until the next look.
+"""The wait for people: look, and if answers are missing, sleep in the triggerer until the next look.
 
 The trigger is Airflow's own `DateTimeTrigger`, so a triggerer needs nothing of ours, holds no process and may be
 restarted at any time; a look is a CLI call like any other and runs where every other call runs. All state is the time
@@ -37,7 +37,7 @@ def label_wait(base: Any) -> type[BaseOperator]:
             self.since, self.until = since, until
 
         def execute(self, context: Context) -> dict[str, Any]:
-            """Look; sleep where it is too early."""
+            """Look; sleep if it is too early."""
             return self.look_again(context)
 
         def look_again(self, context: Context, event: Any = None) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def label_wait(base: Any) -> type[BaseOperator]:
             ended = ended_by(status, self.until.enough, now >= deadline)
             if ended is None:
                 moment = min(now + timedelta(minutes=self.until.poll_minutes), deadline)
-                self.log.info("%s; next look at %s, deadline %s", said(status), moment, deadline)
+                self.log.info("%s; next look at %s, deadline %s", progress_text(status), moment, deadline)
                 self.defer(trigger=DateTimeTrigger(moment=moment), method_name="look_again")
             log = self.log.warning if ended == "deadline" else self.log.info
-            log("%s; going on with what there is (%s)", said(status), ended)
+            log("%s; going on with what there is (%s)", progress_text(status), ended)
             return {**status, "ended_by": ended}
 
     return LabelWait
@@ -67,7 +67,7 @@ def ended_by(status: dict[str, Any], enough: float, late: bool) -> str | None:
     """Why the wait is over: `nothing_asked`, `enough` or `deadline`; None while it is not.
 
     Args:
-        status: what `prefine labels --json` printed; empty where nobody could say.
+        status: what `prefine labels --json` printed; empty if nobody could say.
     """
     if status and not status["wanted"]:
         return "nothing_asked"
@@ -76,6 +76,6 @@ def ended_by(status: dict[str, Any], enough: float, late: bool) -> str | None:
     return "deadline" if late else None
 
 
-def said(status: dict[str, Any]) -> str:
+def progress_text(status: dict[str, Any]) -> str:
     """The status in words."""
     return f"{status['answered']} of {status['wanted']} answers" if status else "an unknown number of answers"

@@ -35,7 +35,7 @@ class Standalone:
     """A standalone Airflow; it may be stopped or killed and started again on the same home.
 
     Attributes:
-        home: AIRFLOW_HOME; made where it is missing.
+        home: AIRFLOW_HOME; made if it is missing.
         tools: folder of Airflow's executables.
         port: of the web server; two more free ports serve logs.
         settings: environment variables beside our own, which win.

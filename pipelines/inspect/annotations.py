@@ -45,9 +45,9 @@ def _answer_on(line: bytes, path: Path, number: int) -> Row:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{path}:{number} is not JSON ({error}): mend or delete the line") from None
+        raise DataError(f"{path}:{number} is not JSON ({error}): fix or delete the line") from None
     if not isinstance(row, dict):
-        raise DataError(f"{path}:{number} is {type(row).__name__}, not an object: mend or delete the line")
+        raise DataError(f"{path}:{number} is {type(row).__name__}, not an object: fix or delete the line")
     return row
 
 
@@ -57,19 +57,19 @@ def annotations_jsonl(root: str) -> bytes:
 
 
 def outlook(workspace: Workspace) -> dict[str, Any] | None:
-    """How many labels (`gain`) the next `labels` answers are expected to mend; None before the first routing."""
+    """How many labels (`gain`) the next `labels` answers are expected to fix; None before the first routing."""
     current = workspace.read_artefact("route", CURRENT)
     data = None if current is None else workspace.read_artefact("route", f"{current.decode()}/outlook")
-    found: dict[str, Any] | None = None if data is None else orjson.loads(data)
-    return found
+    expected: dict[str, Any] | None = None if data is None else orjson.loads(data)
+    return expected
 
 
 def people(workspace: Workspace) -> People | None:
-    """Statistics of every valid answer; None where nobody has answered.
+    """Statistics of every valid answer; None if nobody has answered.
 
     Only answered pairs are held in memory, so the cost grows with the answers, not with the data.
     """
-    parts = [found for bucket in workspace.buckets if (found := _answered(workspace, bucket)) is not None]
+    parts = [answered for bucket in workspace.buckets if (answered := _answered(workspace, bucket)) is not None]
     if not parts:
         return None
     answers, verdicts, pairs, votes = (pl.concat(frames) for frames in zip(*parts, strict=True))

@@ -16,12 +16,12 @@ from transforms.plugins.registry import BASES, distribution_of, find, names
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece: whether it is there, what was found, and what is lost without it."""
+    """One piece: whether it is there, its version, path, address or fault, and what is lost without it."""
 
     area: str
     what: str
     ok: bool
-    found: str
+    detail: str
     cost: str
 
 
@@ -48,20 +48,20 @@ _LABEL_STUDIO = "http://127.0.0.1:8080"
 
 def examine() -> list[Finding]:
     """Every piece prefine can use, in order of need."""
-    found = [
+    findings = [
         Finding("core", "python", True, platform.python_version(), ""),
         Finding("core", "processors", True, str(len(os.sched_getaffinity(0))), ""),
     ]
-    found += [_package(*package) for package in _PACKAGES]
+    findings += [_package(*package) for package in _PACKAGES]
     vllm = shutil.which("vllm")
-    found.append(
+    findings.append(
         Finding("llm", "vllm executable", vllm is not None, vllm or "", "no vllm engine, unless a server runs already")
     )
     gpu = shutil.which("nvidia-smi")
-    found.append(Finding("llm", "NVIDIA GPU", gpu is not None, gpu or "", "models run on the CPU"))
+    findings.append(Finding("llm", "NVIDIA GPU", gpu is not None, gpu or "", "models run on the CPU"))
     url = os.environ.get("LABEL_STUDIO_URL", _LABEL_STUDIO)
     answers = _answers(url)
-    found.append(
+    findings.append(
         Finding(
             "annotate",
             "Label Studio",
@@ -71,9 +71,9 @@ def examine() -> list[Finding]:
         )
     )
     token = "LABEL_STUDIO_TOKEN" in os.environ
-    found.append(Finding("annotate", "LABEL_STUDIO_TOKEN", token, "set" if token else "", "no push to Label Studio"))
-    found += [finding for kind in BASES for finding in _plugins(kind)]
-    return found
+    findings.append(Finding("annotate", "LABEL_STUDIO_TOKEN", token, "set" if token else "", "no push to Label Studio"))
+    findings += [finding for kind in BASES for finding in _plugins(kind)]
+    return findings
 
 
 def _plugins(kind: str) -> list[Finding]:

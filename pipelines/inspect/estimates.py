@@ -32,7 +32,7 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
     Returns:
         `noise` (`transforms.stats.label_noise.noise_rate`, None without source labels); `predicted` and `actual`
         (share of each action, from the random part of the fitting sample and in all verdicts); `calibration` (the
-        fuser's own, against people's labels, out of fold; None where the fuser measures none).
+        fuser's own, against people's labels, out of fold; None if the fuser measures none).
     """
     current = workspace.read_artefact("fuse", CURRENT)
     if current is None:
@@ -47,8 +47,8 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
 
 def kept_estimates(workspace: Workspace) -> dict[str, Any] | None:
     """What a finished fusion left of `estimates`, or None."""
-    found: dict[str, Any] | None = fused_artefact(workspace, _NAME)
-    return found
+    kept: dict[str, Any] | None = fused_artefact(workspace, _NAME)
+    return kept
 
 
 def _computed(workspace: Workspace) -> dict[str, Any]:
@@ -69,18 +69,18 @@ def _computed(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def said(found: dict[str, Any] | None) -> list[str]:
+def estimate_notes(values: dict[str, Any] | None) -> list[str]:
     """The estimates as notes for a person."""
-    if found is None:
+    if values is None:
         return []
     lines = []
-    noise = found["noise"]
+    noise = values["noise"]
     if noise is not None:
         lines.append(
             f"estimated share of wrong source labels: {noise['rate']:.1%} ({noise['level']:.0%} interval "
             f"{noise['low']:.1%} to {noise['high']:.1%})"
         )
-    predicted, actual = found["predicted"], found["actual"]
+    predicted, actual = values["predicted"], values["actual"]
     shares = [f"{a} {predicted.get(a, 0.0):.1%} / {actual.get(a, 0.0):.1%}" for a in sorted({*predicted, *actual})]
     if shares:
         lines.append(f"actions, predicted / actual: {', '.join(shares)}")

@@ -13,7 +13,7 @@ from schemas.errors import UsageError
 from schemas.ids import ID_PATTERN
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version
-from transforms.publish.recompute import FUSER, POLICY, fitted
+from transforms.publish.recompute import FUSER, POLICY, stored_plugin
 from transforms.storage.workspace import Workspace
 
 
@@ -46,4 +46,4 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
     pairs, votes, verdicts = (
         version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
     )
-    return explain(pair_id, pairs, votes, verdicts, fitted(version, FUSER), fitted(version, POLICY))
+    return explain(pair_id, pairs, votes, verdicts, stored_plugin(version, FUSER), stored_plugin(version, POLICY))

@@ -59,12 +59,12 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def prefix_caches(workspace: Workspace, stage: str) -> dict[str, float]:
     """Engine -> share of prompt tokens its servers say they took from the prefix cache in the stage's last run."""
-    found = orjson.loads(workspace.read_artefact(stage, CACHES) or b"{}")
-    return {name: n["hits"] / n["queries"] for name, n in sorted(found.items()) if n["queries"]}
+    caches = orjson.loads(workspace.read_artefact(stage, CACHES) or b"{}")
+    return {name: n["hits"] / n["queries"] for name, n in sorted(caches.items()) if n["queries"]}
 
 
 def judges(root: str) -> list[dict[str, Any]]:
-    """Per judge: its statistics and what its context is worth, where it has one (`judge_table`)."""
+    """Per judge: its statistics and what its context is worth, if it has one (`judge_table`)."""
     workspace = Workspace.open(root)
     texts = ("response_a", "response_b")
     votes, pairs = [], []

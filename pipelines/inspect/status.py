@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.inspect.estimates import kept_estimates, said
+from pipelines.inspect.estimates import estimate_notes, kept_estimates
 from pipelines.inspect.judges import prefix_caches, requests
 from pipelines.runtime.order import RUN_ORDER
 from pipelines.runtime.progress import read_progress
@@ -30,4 +30,4 @@ def status(root: str) -> list[dict[str, Any]]:
 
 def fusion_notes(root: str) -> list[str]:
     """The estimated share of wrong labels and predicted beside actual actions; empty before a fusion has finished."""
-    return said(kept_estimates(Workspace.open(root)))
+    return estimate_notes(kept_estimates(Workspace.open(root)))

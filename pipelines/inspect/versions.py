@@ -84,7 +84,7 @@ def _of_recipe(text: str, root: str) -> tuple[Sequence[str], int, Sequence[str]]
         return [], _NGRAM, []
     config = DecontaminationConfig.model_validate(section)
     starts = [Path.cwd(), Path(root), Path(root).parent]
-    found, absent = [], []
+    present, absent = [], []
     for name in config.benchmarks:
         # A data set of the library may have to be fetched: only one that is named on the command line is.
         places = [] if name.startswith("datasets:") else [start / Path(name).expanduser() for start in starts]
@@ -92,8 +92,8 @@ def _of_recipe(text: str, root: str) -> tuple[Sequence[str], int, Sequence[str]]
         if here is None:
             absent.append(name)
         else:
-            found.append(str(here))
-    return found, config.ngram, absent
+            present.append(str(here))
+    return present, config.ngram, absent
 
 
 def prune_versions(root: str, name: str, keep: int, pinned: Sequence[int], dry_run: bool) -> list[int]:

@@ -42,12 +42,12 @@ def audited_noise(workspace: Workspace) -> dict[str, Any] | None:
     labels = [
         workspace.read("pairs", bucket, PAIR_STAGES, ("source_label",)).filter(sided) for bucket in workspace.buckets
     ]
-    audit = pl.concat([held.join(found, on="pair_id") for found in labels]).rename({"source_label": "published"})
-    found = certify(audit, sum(frame.height for frame in labels)).as_dict()
-    if found["accuracy"] is None:
+    audit = pl.concat([held.join(label, on="pair_id") for label in labels]).rename({"source_label": "published"})
+    certificate = certify(audit, sum(frame.height for frame in labels)).as_dict()
+    if certificate["accuracy"] is None:
         return None
-    rates = {"rate": 1 - found["accuracy"], "low": 1 - found["high"], "high": 1 - found["low"]}
-    return {**rates, **{name: found[name] for name in ("level", "audited", "population")}}
+    rates = {"rate": 1 - certificate["accuracy"], "low": 1 - certificate["high"], "high": 1 - certificate["low"]}
+    return {**rates, **{name: certificate[name] for name in ("level", "audited", "population")}}
 
 
 def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[str, Any] | None:
@@ -66,7 +66,7 @@ def _certified(workspace: Workspace, published: Iterable[pl.DataFrame]) -> dict[
     if audit is None or audit.is_empty():
         return None
     slices = certify_slices(audit, sizes)
-    by_slice = {c: {v: found.as_dict() for v, found in values.items()} for c, values in slices.items()}
+    by_slice = {c: {v: certificate.as_dict() for v, certificate in values.items()} for c, values in slices.items()}
     return {**certify(audit, population).as_dict(), "slices": by_slice}
 
 

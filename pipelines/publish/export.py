@@ -30,7 +30,7 @@ class Exported:
     Attributes:
         name: the use's name, or the format.
         path: where it lies.
-        rows: rows written per split; empty where it lay there before.
+        rows: rows written per split; empty if it lay there before.
         notes: what was left out, and how to keep it.
     """
 

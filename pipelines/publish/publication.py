@@ -132,17 +132,17 @@ class Publication:
         workspace, recipe = self.workspace, self.file.recipe
         summaries = [summarise(stage, list(workspace.checkpoints(stage).values())) for stage in REJECT_STAGES]
         reasons = {f"{s.stage}/{reason}": n for s in summaries for reason, n in s.rejects.items()}
-        said = [f"none of {summary.rows_in:,} pairs became a row" if summary.rows_in else "there are no pairs"]
+        causes = [f"none of {summary.rows_in:,} pairs became a row" if summary.rows_in else "there are no pairs"]
         if reasons:
             by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-            said.append("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in by_count))
-            said.append(f"`prefine rejects -w {workspace.root}` shows them")
+            causes.append("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in by_count))
+            causes.append(f"`prefine rejects -w {workspace.root}` shows them")
         elif not recipe.generate.generators:
-            said.append("the sources hold prompts alone and the recipe has no generators")
+            causes.append("the sources hold prompts alone and the recipe has no generators")
         waiting = queue(workspace).height
         if waiting:
-            said.append(f"{waiting:,} pairs wait for people's answers (`prefine queue`)")
-        raise DataError(f"nothing to publish in {recipe.dataset!r}, so no version was made: {'; '.join(said)}")
+            causes.append(f"{waiting:,} pairs wait for people's answers (`prefine queue`)")
+        raise DataError(f"nothing to publish in {recipe.dataset!r}, so no version was made: {'; '.join(causes)}")
 
     def publish(self) -> PublishResult:
         """Write the version, or find that it exists."""
@@ -154,15 +154,15 @@ class Publication:
             version_splits(self.workspace, prepared(MATERIALISE, self.run)[0].artefacts),
             self.provenance(),
             parent=self.parent.manifest.version if self.parent else None,
-            evidence={_JUDGEMENT[name]: found.to_bytes() for name, found in judgement(self.workspace).items()},
+            evidence={_JUDGEMENT[name]: plugin.to_bytes() for name, plugin in judgement(self.workspace).items()},
             documents=lambda manifest, folder: report_documents(
                 self.workspace, manifest, folder, added_up(counts), self.file.recipe.materialise.spread_pairs
             ),
         )
 
     def _estimates(self) -> dict[str, Any] | None:
-        found = estimates(self.workspace)
-        return None if found is None else {**found, "audited_noise": audited_noise(self.workspace)}
+        estimated = estimates(self.workspace)
+        return None if estimated is None else {**estimated, "audited_noise": audited_noise(self.workspace)}
 
     def _voters(self) -> dict[str, Any]:
         """What the recipe says of its judges and scorers, their package, and of judges what their votes rest on."""

@@ -39,8 +39,8 @@ def made_up(request: Request) -> Reply:
     tokens_in = sum(round(len(text) / CHARACTERS_PER_TOKEN) + _MESSAGE_TOKENS for text in texts)
     tokens_out = int(body.get("max_tokens") or body.get("max_completion_tokens") or _TOKENS_OUT)
     schema = ((body.get("response_format") or {}).get("json_schema") or {}).get("schema")
-    if request.hope:
-        text = request.hope
+    if request.assumed_reply:
+        text = request.assumed_reply
     elif schema:
         text = orjson.dumps(fitting(schema, schema, request.request_id)).decode()
     else:
@@ -48,7 +48,7 @@ def made_up(request: Request) -> Reply:
     logprobs = None
     if body.get("logprobs"):
         p = 0.05 + 0.9 * unit_interval(request.request_id, "first token")
-        logprobs = [{text: -0.05}] if request.hope else [{"A": math.log(p), "B": math.log(1 - p)}]
+        logprobs = [{text: -0.05}] if request.assumed_reply else [{"A": math.log(p), "B": math.log(1 - p)}]
     return Reply(request.request_id, "ok", text, None, "stop", logprobs, tokens_in=tokens_in, tokens_out=tokens_out)
 
 

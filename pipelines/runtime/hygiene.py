@@ -115,7 +115,7 @@ class Hygiene(NamedTuple):
 def setup_hygiene(run: Run, kind: RowKind, gains: bool) -> Hygiene:
     """The recipe's hygiene for rows of this kind."""
     given = HygieneConfig.model_validate(run.recipe.hygiene)
-    return Hygiene(kind, given, given.beside(run.folder), gains, partial(embedded, run.workspace))
+    return Hygiene(kind, given, given.with_paths_from(run.folder), gains, partial(embedded, run.workspace))
 
 
 def row_keys(hygiene: Hygiene, inputs: Inputs, _: Mapping[str, bytes]) -> pl.DataFrame:

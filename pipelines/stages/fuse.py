@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from pipelines.inspect.estimates import estimates, said
+from pipelines.inspect.estimates import estimate_notes, estimates
 from pipelines.runtime.sample import VOTE_COLUMNS, sample
 from pipelines.runtime.stage import (
     CURRENT,
@@ -27,7 +27,7 @@ from schemas.tables import Verdicts, conform
 from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
-from transforms.publish.recompute import Fitted, described
+from transforms.publish.recompute import StoredPlugin, described
 from transforms.stats.controls import known_label
 from transforms.stats.label_noise import decision_frame
 from transforms.storage.workspace import Output, Workspace
@@ -112,7 +112,7 @@ def _fused(fusion: Fusion, model: dict[str, Any], votes: pl.DataFrame, pairs: pl
 
 def _notes(run: Run, fusion: Fusion, artefacts: Artefacts, summary: Summary) -> list[str]:
     """What the fit estimates of the labels."""
-    return said(estimates(run.workspace, finished=True))
+    return estimate_notes(estimates(run.workspace, finished=True))
 
 
 FUSE = Stage(
@@ -127,7 +127,7 @@ FUSE = Stage(
 )
 
 
-def judgement(workspace: Workspace) -> dict[str, Fitted]:
+def judgement(workspace: Workspace) -> dict[str, StoredPlugin]:
     """`fuser` and `policy` behind the current verdicts, with what they learned; nothing before the first fusion."""
     current = workspace.read_artefact(FUSE.name, CURRENT)
     if current is None:
@@ -136,7 +136,7 @@ def judgement(workspace: Workspace) -> dict[str, Fitted]:
     def kept(name: str) -> Any:
         return orjson.loads(workspace.read_artefact(FUSE.name, f"{current.decode()}/{name}") or b"{}")
 
-    return {name: Fitted(**plugin, model=kept(name)) for name, plugin in kept(PLUGINS).items()}
+    return {name: StoredPlugin(**plugin, model=kept(name)) for name, plugin in kept(PLUGINS).items()}
 
 
 def fusion_columns(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -150,9 +150,9 @@ def _candidates(setup: Routing, inputs: Inputs) -> pl.DataFrame:
 
 
 def _notes(_run: Run, _setup: Routing, artefacts: Artefacts, _summary: Summary) -> list[str]:
-    """What the next labels are expected to mend."""
+    """What the next labels are expected to fix."""
     expected = orjson.loads(artefacts["outlook"])
-    notes = [f"the next {expected['labels']} human labels are expected to mend {expected['gain']:.1f} labels"]
+    notes = [f"the next {expected['labels']} human labels are expected to fix {expected['gain']:.1f} labels"]
     if "regret" in expected:
         notes.append(f"regret of the bandit so far: {expected['regret']:.1f} labels turned over")
     return notes

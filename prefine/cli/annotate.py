@@ -44,7 +44,7 @@ def about_annotations(
     out: Annotated[Path | None, typer.Option(help="write every valid answer to this file, as JSON lines")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How people agree, how far each can be trusted, and what more labels would buy; or the answers as a file.
+    """How well people agree, how reliable each is, and what more labels would gain; or the answers as a file.
 
     The file is what `annotate.files` of a recipe reads.
     """
@@ -53,19 +53,19 @@ def about_annotations(
         out.write_bytes(data)
         say(f"{len(data.splitlines())} annotations written to {out}")
         return
-    found = people(Workspace.open(workspace))
+    statistics = people(Workspace.open(workspace))
     if as_json:
-        print_json(None if found is None else found.as_dict())
-    elif found is None:
+        print_json(None if statistics is None else statistics.as_dict())
+    elif statistics is None:
         say("nobody has answered yet; `prefine queue` shows what is asked")
     else:
-        console().print(render(found))
+        console().print(render(statistics))
 
 
 def labels(recipe: RecipePath, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
-    """How many of the answers asked for have come; fetches what is new, changes nothing else."""
-    found = asdict(label_status(recipe, workspace))
+    """Fetch new answers and count how many of those asked for have come."""
+    counts = asdict(label_status(recipe, workspace))
     if as_json:
-        print_json(found)
+        print_json(counts)
     else:
-        say(", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items()))
+        say(", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))

@@ -30,7 +30,7 @@ def run(
     until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(RUN_ORDER)}")] = None,
     limit: Limit = None,
     budget: Budget = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what the run will cost, spend nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what the run will cost, and ask no model")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -75,9 +75,9 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
 
 def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Per judge: ties, failures, order flips, biases of position and length, agreement with humans."""
-    found = judge_statistics.judges(workspace)
+    statistics = judge_statistics.judges(workspace)
     if as_json:
-        print_json(found)
+        print_json(statistics)
         return
     rows = [
         (
@@ -89,7 +89,7 @@ def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
             row["brier"],
             None if row["with_context"] is None else f"{row['with_context']:.1%} / {row['without_context']:.1%}",
         )
-        for row in found
+        for row in statistics
     ]
     print_table("Judges", _JUDGES, rows)
 
@@ -183,10 +183,10 @@ def export(
     form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
     option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="if OUT is there, leave it as it is and succeed")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="if OUT exists, leave it unchanged and succeed")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a version in the format a trainer reads."""
+    """Write a version in a trainer's format."""
     options = dict(_option(text) for text in option or [])
     if keep and out.exists():
         print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
@@ -203,7 +203,9 @@ def export(
 def report(
     dataset: Dataset,
     workspace: WorkspaceRoot,
-    out: Annotated[Path | None, typer.Option(help="file to write; default: say where the version's report is")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; without it, print where the version's report is")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A version's report as one HTML file."""
@@ -218,18 +220,20 @@ def sql(
     query: str,
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
-    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="stop the query after so long")] = SECONDS,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="stop the query after this many seconds")
+    ] = SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the workspace's tables and the dataset versions one question in SQL; nothing can be written."""
-    columns, found = run_sql(workspace, query, rows, seconds)
+    """Run one read-only SQL query on the workspace's tables and the dataset versions."""
+    columns, answer = run_sql(workspace, query, rows, seconds)
     if not as_json:
-        print_table("", columns, found)
+        print_table("", columns, answer)
         return
     again = [name for name, n in Counter(columns).items() if n > 1]
     if again:
         raise UsageError(f"SQL: several columns are named {again[0]!r}; give each a name of its own (AS)")
-    print_json([dict(zip(columns, row, strict=True)) for row in found])
+    print_json([dict(zip(columns, row, strict=True)) for row in answer])
 
 
 def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -237,10 +241,10 @@ def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
     if estimates is None:
         return []
     rows = [("actions, predicted", ", ".join(f"{a} {share:.1%}" for a, share in estimates["predicted"].items()))]
-    for name, found in (("wrong source labels", estimates["noise"]), ("by the audit", estimates["audited_noise"])):
-        if found is not None:
-            interval = f"{found['level']:.0%} interval {found['low']:.1%} to {found['high']:.1%}"
-            rows.append((name, f"{found['rate']:.1%} ({interval})"))
+    for name, estimate in (("wrong source labels", estimates["noise"]), ("by the audit", estimates["audited_noise"])):
+        if estimate is not None:
+            interval = f"{estimate['level']:.0%} interval {estimate['low']:.1%} to {estimate['high']:.1%}"
+            rows.append((name, f"{estimate['rate']:.1%} ({interval})"))
     return rows
 
 
@@ -264,8 +268,8 @@ def _counts(numbers: dict[str, Any]) -> str:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    name, found, value = text.partition("=")
-    if not found:
+    name, equals, value = text.partition("=")
+    if not equals:
         raise UsageError(f"--option {text!r}: write NAME=VALUE")
     try:
         return name, orjson.loads(value)

@@ -15,5 +15,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a ta
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="read at most this many rows of every source")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 Budget = Annotated[
-    int | None, typer.Option("--budget", min=1, help="answers to ask people for in total, whatever the recipe says")
+    int | None,
+    typer.Option("--budget", min=1, help="answers to ask people for in total; overrides the recipe's budget"),
 ]

@@ -44,7 +44,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, or wide enough for any table where there is none."""
+    """Standard output: as wide as the terminal, or wide enough for any table if there is none."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False, emoji=False, highlight=False)
 
 

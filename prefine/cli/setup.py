@@ -44,5 +44,5 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json([finding.__dict__ for finding in findings])
         return
-    rows = [(f.area, f.what, "ok" if f.ok else "missing", f.found, "" if f.ok else f.cost) for f in findings]
-    print_table("prefine doctor", ("area", "what", "state", "found", "without it"), rows)
+    rows = [(f.area, f.what, "ok" if f.ok else "missing", f.detail, "" if f.ok else f.cost) for f in findings]
+    print_table("prefine doctor", ("area", "what", "state", "detail", "without it"), rows)

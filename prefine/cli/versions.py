@@ -32,11 +32,11 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """What changed between two versions, row by row, with the reason."""
-    found = versions.compare(workspace, old, new, slice_by)
+    difference = versions.compare(workspace, old, new, slice_by)
     if as_json:
-        print_json(found.to_dict())
+        print_json(difference.to_dict())
     else:
-        console().print(render(found, rows))
+        console().print(render(difference, rows))
 
 
 def verify(
@@ -47,7 +47,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a version against its manifest and the laws of every version; exit 1 where one is broken."""
+    """Check a version against its manifest and the rules of every version; exit 1 if one is broken."""
     checks = versions.check(workspace, version, benchmarks or [])
     if as_json:
         print_json([check.model_dump() for check in checks])
@@ -61,18 +61,18 @@ def verify(
 def audit(
     version: Annotated[str, typer.Argument(help="NAME or NAME@V")], workspace: WorkspaceRoot, as_json: AsJson = False
 ) -> None:
-    """Certify a version with the answers of today; exit 1 where its labels are certainly worse than published."""
-    found = maintenance.audit(workspace, version)
+    """Measure a version's accuracy with today's answers; exit 1 if it is significantly worse than published."""
+    audits = maintenance.audit(workspace, version)
     if as_json:
-        print_json(found)
+        print_json(audits)
     else:
         rows = [
-            (when, *(found[when][name] for name in ("accuracy", "low", "high", "audited")))
+            (when, *(audits[when][name] for name in ("accuracy", "low", "high", "audited")))
             for when in ("published", "now")
-            if found[when]
+            if audits[when]
         ]
-        print_table(f"audit {found['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
-    if found["worse"]:
+        print_table(f"audit {audits['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
+    if audits["worse"]:
         raise typer.Exit(1)
 
 
@@ -86,7 +86,7 @@ def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
 
 
 def compact(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
-    """Turn the memo's journals into Parquet; run it while nothing generates or judges."""
+    """Turn the memo's journals into Parquet; run it while no run is generating or judging."""
     known = maintenance.compact(workspace)
     if as_json:
         print_json(known)
@@ -98,8 +98,8 @@ def prune(
     dataset: Annotated[str, typer.Argument(help="NAME")],
     workspace: WorkspaceRoot,
     keep: Annotated[int, typer.Option(min=1, help="how many of the latest versions stay")],
-    pin: Annotated[list[int] | None, typer.Option(help="a version that stays in any case")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
+    pin: Annotated[list[int] | None, typer.Option(help="a version to keep in any case")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be removed, and remove nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove old versions of a dataset."""

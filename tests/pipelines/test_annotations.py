@@ -90,7 +90,7 @@ def test_answers_to_the_audit_certify_the_version_and_show_who_gave_them(project
     assert "Krippendorff" in project.prefine("annotations", "-w", "w")
     report = (workspace.local_path("datasets", "small", result["version"], "report.html")).read_text()
     assert "Agreement of every two people" in report
-    assert "are expected to mend" in report
+    assert "are expected to fix" in report
     assert project.run("w")["published"] is False
 
 

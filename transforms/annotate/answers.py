@@ -56,15 +56,15 @@ def read_answers(
     rejects: list[Row] = []
     for record in records:
         try:
-            found = _answer(record, tasks, pairs, config, annotators, groups)
+            answers = _answer(record, tasks, pairs, config, annotators, groups)
         except AnswerError as error:
             rejects.append(reject(error.reason, f"task {record.get('task')}:{record.get('id')}", str(error), record))
         else:
-            rows += [row | {"control": row["pair_id"] in control_ids} for row in found if row["pair_id"] in pairs]
+            rows += [row | {"control": row["pair_id"] in control_ids} for row in answers if row["pair_id"] in pairs]
             # A ranking answers every pair it shows, also those that the recipe makes no more.
             rejects += [
                 reject("unknown_pair", row["annotation_id"], "The ranked pair is no longer in the workspace.", row)
-                for row in found
+                for row in answers
                 if row["pair_id"] not in pairs
             ]
     return collected(rows, rejects)
@@ -208,7 +208,7 @@ def flags(value: Any) -> list[str]:
 
 
 def text_of_answer(value: Any) -> str | None:
-    """A rationale: its lines as one text, None where it is empty.
+    """A rationale: its lines as one text, None if it is empty.
 
     Raises:
         AnswerError: not text, or not valid Unicode.
@@ -238,9 +238,9 @@ def _span(value: Row, side: str, pair: Row, config: PageConfig) -> Row:
         first, last = stored_span(text, start, end)
     except ValueError as error:
         raise AnswerError("bad_span", f"{error}.") from None
-    said = value.get("text")
-    if said is not None and _plain(said) != _plain(page[start:end]):
-        raise AnswerError("bad_span", f"the text at {start}:{end} is {page[start:end]!r}, the span says {said!r}.")
+    quoted = value.get("text")
+    if quoted is not None and _plain(quoted) != _plain(page[start:end]):
+        raise AnswerError("bad_span", f"the text at {start}:{end} is {page[start:end]!r}, the span says {quoted!r}.")
     return {"response": side, "start": first, "end": last, "text": text[first:last], "kind": kinds[0]}
 
 

@@ -1,6 +1,6 @@
 """annotations.jsonl: the same answers for teams whose annotators use another tool.
 
-One JSON object a line, the columns of `schemas.tables.Annotations`; `annotation_id`, `task_id`, `control`
+One JSON object per line, the columns of `schemas.tables.Annotations`; `annotation_id`, `task_id`, `control`
 and `cancelled` may be left out. `label` is in terms of the stored a and b; where the tool showed the
 responses the other way round, say `"shown": "ba"` and give the label, aspects and spans as shown.
 """
@@ -138,8 +138,8 @@ def _aspects(value: Any, shown: str) -> Row:
         if not isinstance(ratings, dict) or not all(type(r) is int and 1 <= r <= 5 for r in ratings.values()):
             raise AnswerError("off_schema", f"aspects of {side} are {ratings!r}; expected name: 1 to 5.")
     out = {(key if shown == "ab" else mirrored(key)): value[key] for key in set(value) & {"a", "b"}}
-    found = flags(value.get("flags"))
-    return out | ({"flags": found} if found else {})
+    ticked = flags(value.get("flags"))
+    return out | ({"flags": ticked} if ticked else {})
 
 
 def _span(item: Any, pair: Row, shown: str) -> Row:

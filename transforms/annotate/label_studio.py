@@ -81,7 +81,7 @@ class LabelStudioServer:
 
     Raises:
         MissingExtra: label-studio-sdk is not installed.
-        AnnotationServerError: from every method, where the server fails; the text says what it said.
+        AnnotationServerError: from every method, if the server fails; the text says what it said.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -95,7 +95,7 @@ class LabelStudioServer:
         return {user.id: f"ls-user-{user.id}" for user in users}
 
     def project(self, name: str, owner: str, xml: str, overlap: int) -> int:
-        """The id of this owner's project of this config version; made where it is missing.
+        """The id of this owner's project of this config version; made if it is missing.
 
         The title is all the server keeps that is ours, so it must tell apart owners who share a server and a name.
         """
@@ -121,7 +121,7 @@ class LabelStudioServer:
         return int(made.id)
 
     def task_count(self, project_id: int) -> int | None:
-        """How many tasks the project has; None where there is no such project."""
+        """How many tasks the project has; None if there is no such project."""
         project = self._call("get project", lambda: self._client.projects.get(project_id), missing=None)
         return None if project is None else int(project.task_number or 0)
 
@@ -203,7 +203,7 @@ class LabelStudioServer:
         return self._guarded(what, ask, **missing)
 
     def _guarded(self, what: str, ask: Callable[[], Any], **missing: Any) -> Any:
-        """The answer; `missing=x` gives x where the server knows no such thing."""
+        """The answer; `missing=x` gives x if the server knows no such thing."""
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
@@ -215,9 +215,9 @@ class LabelStudioServer:
                 return missing["missing"]
             detail = error.body.get("detail", error.body) if isinstance(error.body, dict) else error.body
             hint = "; is the token valid and of this server?" if error.status_code in (401, 403) else ""
-            said = redacted(str(detail))[:500]
+            reply = redacted(str(detail))[:500]
             raise AnnotationServerError(
-                f"cannot {what} at {self.url}: status {error.status_code}, {said}{hint}"
+                f"cannot {what} at {self.url}: status {error.status_code}, {reply}{hint}"
             ) from error
         except httpx.HTTPError as error:
             raise AnnotationServerError(
@@ -252,7 +252,7 @@ def push(
         batch_size: tasks a request.
         progress: told how many tasks of how many are made.
     """
-    ledger, found, gone = reconcile(server, ledger)
+    ledger, n_found, gone = reconcile(server, ledger)
     save(ledger)
     todo = unpushed(queue, ledger)
     usual = int(queue["overlap"].mode().sort().first() or 1) if queue.height else 1  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def push(
         server.set_overlap(task_id, wanted)
         ledger = with_overlap(ledger, task_id, wanted)
     save(ledger)
-    return Pushed(ledger, done, found, gone, changes.height)
+    return Pushed(ledger, done, n_found, gone, changes.height)
 
 
 def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
@@ -289,7 +289,7 @@ def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataF
     Ids grow, so what a crash left unconfirmed lies above the project's last known id; only where numbers
     still differ are all ids compared.
     """
-    found, already_gone = 0, int(ledger["gone"].sum())
+    n_found, already_gone = 0, int(ledger["gone"].sum())
     for project_id in ledger["project_id"].unique().sort():
         mine = ledger.filter(pl.col("project_id") == project_id)
         count = server.task_count(project_id)
@@ -301,11 +301,11 @@ def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataF
                 tasks = [(t.id, (t.data or {}).get("pair_id")) for t in server.tasks(project_id, last, data=True)]
                 news = recovered(tasks, mine)
                 ledger = confirmed(ledger, project_id, news)
-                found += len(news)
+                n_found += len(news)
             mine = ledger.filter(pl.col("project_id") == project_id, pl.col("task_id").is_not_null(), ~pl.col("gone"))
             if mine.height != count:
                 ledger = without(ledger, project_id, [t.id for t in server.tasks(project_id)])
-    return ledger, found, int(ledger["gone"].sum()) - already_gone
+    return ledger, n_found, int(ledger["gone"].sum()) - already_gone
 
 
 def pull(server: LabelStudioServer, ledger: pl.DataFrame, state: Pulled) -> Pulled:

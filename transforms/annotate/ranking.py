@@ -46,7 +46,7 @@ class Ranking:
     members: tuple[tuple[str, int, int], ...]
 
     def rows(self, base: Row, result: Any) -> list[Row]:
-        """One annotation a pair; `base` is what the answer says besides its result.
+        """One annotation per pair; `base` is what the answer says besides its result.
 
         The seconds are shared among the pairs, so that seconds per label stay comparable.
 
@@ -135,7 +135,7 @@ def rankings_by_id(rankings: pl.DataFrame) -> dict[str, Ranking]:
     for row in rankings.sort("group_id", "pair_id").iter_rows(named=True):
         members.setdefault(row["group_id"], []).append((row["pair_id"], row["place_a"], row["place_b"]))
         n[row["group_id"]] = row["n"]
-    return {group: Ranking(n[group], tuple(found)) for group, found in members.items()}
+    return {group: Ranking(n[group], tuple(pairs)) for group, pairs in members.items()}
 
 
 def unasked(queue: pl.DataFrame, ledger: pl.DataFrame, rankings: pl.DataFrame) -> Collection[str]:
@@ -161,19 +161,19 @@ def read_places(result: Any, n: int) -> list[int]:
         if name == "rationale":
             rationales += 1
             continue
-        found = _PLACE.fullmatch(str(name))
+        match = _PLACE.fullmatch(str(name))
         value = item.get("value") if isinstance(item, dict) else None
         chosen = value.get("choices") if isinstance(value, dict) else None
         if (
-            found is None
+            match is None
             or not isinstance(chosen, list)
             or len(chosen) != 1
             or chosen[0] not in map(str, range(1, n + 1))
         ):
             raise AnswerError("off_schema", f"A part of the result is no answer of the page: {str(item)[:200]}")
-        if int(found[1]) in places:
+        if int(match[1]) in places:
             raise AnswerError("off_schema", f"{name} is answered twice.")
-        places[int(found[1])] = int(chosen[0])
+        places[int(match[1])] = int(chosen[0])
     if rationales > 1:
         raise AnswerError("off_schema", "rationale is answered twice.")
     if set(places) != set(range(1, n + 1)):

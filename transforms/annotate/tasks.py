@@ -3,7 +3,7 @@
 A task carries what the annotator must see and nothing else: no scores, no model names, no labels. The
 ledger is ours: the server neither dedupes imports nor can be trusted to keep what it was given. A row is
 written before its task is sent (`task_id` null) and confirmed afterwards, so after a crash between the
-two the task is found on the server and not sent again. A row never goes: where the task was deleted on the
+two the task is found on the server and not sent again. A row never goes: if the task was deleted on the
 server it is marked `gone`, so that answers fetched earlier still find their pair.
 """
 
@@ -79,7 +79,7 @@ def task_data(pair: Row, shown: str) -> dict[str, Any]:
     if pair.get("context"):
         data["context"] = shown_text(pair["context"])
     attached = {"prompt": images(pair["prompt"]), "a": images(pair[first]), "b": images(pair[second])}
-    return data | {f"images_{where}": found for where, found in attached.items() if found}
+    return data | {f"images_{where}": urls for where, urls in attached.items() if urls}
 
 
 def ranking_data(group_id: str, prompt: list[Message], context: str | None, responses: list[str]) -> dict[str, Any]:
@@ -115,15 +115,15 @@ def announced(ledger: pl.DataFrame, batch: pl.DataFrame, project_id: int, page: 
 
 def confirmed(ledger: pl.DataFrame, project_id: int, tasks: Mapping[str, int]) -> pl.DataFrame:
     """The ledger once the tasks (pair_id -> task_id) are known to be on the server."""
-    found = pl.DataFrame(
+    stored = pl.DataFrame(
         {"pair_id": list(tasks), "_task": list(tasks.values())}, schema={"pair_id": pl.String, "_task": pl.Int64}
     )
     open_ = pl.col("task_id").is_null() & (pl.col("project_id") == project_id)
-    joined = ledger.join(found, on="pair_id", how="left", maintain_order="left")
+    joined = ledger.join(stored, on="pair_id", how="left", maintain_order="left")
     return joined.with_columns(pl.when(open_).then("_task").otherwise("task_id").alias("task_id")).drop("_task")
 
 
-def recovered(found: Iterable[tuple[int, Any]], ledger: pl.DataFrame) -> dict[str, int]:
+def recovered(on_server: Iterable[tuple[int, Any]], ledger: pl.DataFrame) -> dict[str, int]:
     """Tasks on the server that a crash kept from the ledger: pair_id -> task_id, the oldest of each pair.
 
     Args:
@@ -132,7 +132,7 @@ def recovered(found: Iterable[tuple[int, Any]], ledger: pl.DataFrame) -> dict[st
     unconfirmed = set(ledger.filter(pl.col("task_id").is_null())["pair_id"])
     known = set(ledger["task_id"].drop_nulls())
     out: dict[str, int] = {}
-    for task_id, pair_id in sorted(found, key=lambda item: item[0]):
+    for task_id, pair_id in sorted(on_server, key=lambda item: item[0]):
         if task_id not in known and pair_id in unconfirmed:
             out.setdefault(pair_id, task_id)
     return out

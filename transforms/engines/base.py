@@ -37,7 +37,7 @@ class EngineConfig(PluginConfig):
     deadline_s: float = Field(900.0, gt=0, description="limit of one request with all its attempts")
     retries: int = Field(6, ge=0, description="repeated attempts after 408, 429, 5xx, timeouts and lost connections")
     backoff_s: float = Field(0.5, ge=0, description="first wait between attempts; doubles")
-    outage_s: float = Field(120.0, gt=0, description="how long nothing may answer before the run stops")
+    outage_s: float = Field(120.0, gt=0, description="the run stops if no server answers for this long")
 
 
 class Engine(Plugin):
@@ -91,7 +91,7 @@ class Engine(Plugin):
         return {}
 
     def prefix_cache(self, urls: Sequence[str]) -> PrefixCache | None:
-        """What the servers count of their prefix caches; None where they do not."""
+        """What the servers count of their prefix caches; None if they do not."""
         return prefix_cache(urls, self.headers())
 
     def connect(self, urls: Sequence[str], workers: int = 1) -> Client:
@@ -110,7 +110,7 @@ class Engine(Plugin):
 
 
 def api_key(variable: str | None) -> str | None:
-    """The value of the environment variable that holds a key, where one is named; see `schemas.secrets.secret`."""
+    """The value of the environment variable that holds a key, if one is named; see `schemas.secrets.secret`."""
     return None if variable is None else secret(variable)
 
 

@@ -27,10 +27,12 @@ class OpenAI(Engine):
 
         base_url: Address | list[Address] = Field(description="base URL(s), each ending in /v1")
         model: str = Field(description="model name the server knows")
-        revision: str | None = Field(None, description="version of the weights, where the name alone does not say it")
+        revision: str | None = Field(None, description="version of the weights, if the name does not say it")
         api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
         headers_env: dict[str, str] = Field({}, description="further headers: name -> environment variable")
-        start_timeout_s: float = Field(10.0, gt=0, description="how long the endpoint may take to answer at first")
+        start_timeout_s: float = Field(
+            10.0, gt=0, description="how long the endpoint may take to answer its first request"
+        )
 
         @field_validator("base_url")
         @classmethod
@@ -60,7 +62,7 @@ class OpenAI(Engine):
 
     @property
     def model(self) -> str:
-        """The model's name, and its revision where one is given."""
+        """The model's name, and its revision if one is given."""
         return f"{self.config.model}@{self.config.revision}" if self.config.revision else self.config.model
 
     def headers(self) -> Mapping[str, str]:

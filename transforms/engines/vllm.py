@@ -110,7 +110,7 @@ class VLLM(Engine):
 
     @property
     def server(self) -> ServerSpec | None:
-        """`vllm serve`; None where servers are already there."""
+        """`vllm serve`; None if servers are already there."""
         config = self.config
         if config.urls:
             return None
@@ -124,7 +124,7 @@ class VLLM(Engine):
 
     @property
     def context_tokens(self) -> int | None:
-        """The flag `max-model-len`, where it is given."""
+        """The flag `max-model-len`, if it is given."""
         return _tokens(self.config.flags.get("max-model-len"))
 
     def headers(self) -> Mapping[str, str]:
@@ -158,7 +158,7 @@ class VLLM(Engine):
 
 
 def _tokens(flag: str | float | bool | None) -> int | None:
-    """A length as vLLM reads it: 8192, "8192", "8k" (thousands) or "8K" (1024s); None where it is neither."""
+    """A length as vLLM reads it: 8192, "8192", "8k" (thousands) or "8K" (1024s); None if it is neither."""
     number = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", str(flag))
     if number is None:
         return None

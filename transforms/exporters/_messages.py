@@ -78,7 +78,7 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
         "tool_calls": field("tool_calls").is_not_null(),
         "media": field("media").list.len().fill_null(0) > 0,
     }
-    found = rows.select(
+    facts = rows.select(
         *(pl.col("pair_id").filter(broken).first().alias(rule) for rule, broken in first_of.items()),
         *(
             pl.any_horizontal(pl.col(c).list.eval(test).list.any().any() for c in MESSAGE_COLUMNS).alias(name)
@@ -86,16 +86,16 @@ def inspected(rows: pl.LazyFrame, format_name: str) -> Parts:
         ),
     ).collect(engine="streaming")
     for rule in first_of:
-        if found[rule][0] is not None:
+        if facts[rule][0] is not None:
             raise DataError(
-                f"cannot export {format_name}: {rule} (first: pair {found[rule][0]}); correct the source's format in "
+                f"cannot export {format_name}: {rule} (first: pair {facts[rule][0]}); correct the source's format in "
                 "the recipe (`strip_prompt: always` takes a repeated prompt off) and publish again"
             )
-    return Parts(**{name: bool(found[name][0]) for name in optional})
+    return Parts(**{name: bool(facts[name][0]) for name in optional})
 
 
 def refuse_media(parts: Parts, format_name: str) -> None:
-    """Raise where messages have attachments, which this format cannot hold."""
+    """Raise if messages have attachments, which this format cannot hold."""
     if parts.media:
         raise DataError(
             f"cannot export {format_name}: some messages have media and this format holds text and tool calls only; "

@@ -70,7 +70,7 @@ class Exporter(Plugin):
         return [self.plugin_name, self.config.model_dump(mode="json"), self.seed, *self._whose()]
 
     def _whose(self) -> list[Any]:
-        """Version and package, where they are not the first and prefine's own."""
+        """Version and package, if they are not the first and prefine's own."""
         version = [{"version": self.version}] if self.version > 1 else []
         package = [] if self.distribution is None else [list(self.distribution)]
         return [*version, *package]

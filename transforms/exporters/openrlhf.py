@@ -15,7 +15,7 @@ class OpenRlhfConfig(PreferenceConfig):
     """`layout`.
 
     `conversations`: chosen and rejected are whole conversations (`--data.apply_chat_template`, no prompt key).
-    `prompt`: the prompt in a column of its own (`--data.prompt_key prompt`), needed where responses have several turns,
+    `prompt`: the prompt in a column of its own (`--data.prompt_key prompt`), needed if responses have several turns,
     because without a prompt key the trainer takes all but the last message as the prompt.
     """
 

@@ -13,7 +13,7 @@ from transforms.plugins.registry import register
 
 
 class JsonlConfig(FileConfig):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     file_format: Literal["parquet", "jsonl"] = "jsonl"
 

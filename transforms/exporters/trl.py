@@ -16,7 +16,7 @@ class TrlDpo(PreferenceExporter):
     """Explicit-prompt conversational preferences for `DPOTrainer`: `chosen` and `rejected` are the assistant's turn."""
 
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
-        """Columns prompt, chosen, rejected, and context where the rule says so."""
+        """Columns prompt, chosen, rejected, and context if the rule says so."""
         columns = [prompt.alias("prompt"), messages("chosen", parts), messages("rejected", parts)]
         if self.config.context == "column":
             columns.append(pl.col("context"))

@@ -39,9 +39,9 @@ class DawidSkene(Fuser):
         valid = valid_votes(votes).join(pairs.select("pair_id").unique(), on="pair_id", how="semi")
         if not len(valid):
             return {"priors": dict.fromkeys(PREFERENCES, 1 / 3), "errors": {}}
-        said = labels_of_humans(valid, pairs)
+        by_people = labels_of_humans(valid, pairs)
         label = pl.when(pl.col("tie") == 1).then(pl.lit("tie")).when(pl.col("target") == 1).then(pl.lit("a"))
-        known = said.with_columns(label.when(pl.col("target") == 0).then(pl.lit("b")).alias("label")).drop_nulls(
+        known = by_people.with_columns(label.when(pl.col("target") == 0).then(pl.lit("b")).alias("label")).drop_nulls(
             "label"
         )
         present = set(valid["label"])

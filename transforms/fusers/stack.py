@@ -43,8 +43,8 @@ class Stack(Fuser):
         """`intercept` and `weights` by worker."""
         pairs = pairs.unique("pair_id").sort("pair_id")
         valid = valid_votes(votes)
-        said = labels_of_humans(valid, pairs)
-        labelled = pairs.join(said, on="pair_id", how="inner", maintain_order="left").drop_nulls("target")
+        human_labels = labels_of_humans(valid, pairs)
+        labelled = pairs.join(human_labels, on="pair_id", how="inner", maintain_order="left").drop_nulls("target")
         if not len(labelled):
             return {"intercept": 0.0, "weights": {}}
         features = _features(valid, labelled)
@@ -58,8 +58,8 @@ class Stack(Fuser):
         variance = np.full(len(workers) + 1, self.config.c)
         variance[0] = 1e6  # an intercept is not regularised
         target = labelled["target"].to_numpy()
-        found = fit_logistic(design, target, np.ones(len(target)), np.zeros(len(variance)), variance).weights
-        return {"intercept": float(found[0]), "weights": dict(zip(workers, found[1:].tolist(), strict=True))}
+        weights = fit_logistic(design, target, np.ones(len(target)), np.zeros(len(variance)), variance).weights
+        return {"intercept": float(weights[0]), "weights": dict(zip(workers, weights[1:].tolist(), strict=True))}
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Verdicts of `pairs`."""
@@ -87,7 +87,7 @@ def _features(valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     machine = with_workers(valid.filter(pl.col("kind") != "human")).join(
         pairs.select("pair_id").unique(), on="pair_id", how="semi", maintain_order="left"
     )
-    said = machine.group_by("pair_id", "voter", "worker", maintain_order=True).agg(
+    opinions = machine.group_by("pair_id", "voter", "worker", maintain_order=True).agg(
         pl.len().cast(pl.Int32).alias("n_votes"), pl.col("label").str.join("+"), pl.col("sign").mean().alias("x")
     )
     ratio = (pl.col("length_a").cast(pl.Float64) + 1).log() - (pl.col("length_b").cast(pl.Float64) + 1).log()
@@ -99,4 +99,4 @@ def _features(valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         pl.when(ratio > 0).then(pl.lit("a")).when(ratio < 0).then(pl.lit("b")).otherwise(pl.lit("tie")).alias("label"),
         ratio.alias("x"),
     )
-    return pl.concat([said, lengths])
+    return pl.concat([opinions, lengths])

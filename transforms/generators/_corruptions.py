@@ -1,4 +1,4 @@
-"""Controlled damage to a good answer, by rule: each rule gives one edit, or None where it has nothing to act on."""
+"""Controlled damage to a good answer, by rule: each rule gives one edit, or None if it has nothing to act on."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def _pick(n: int, draw: Draw, *names: str) -> int:
 
 def wrong_number(text: str, prompt: str, draw: Draw) -> Edit | None:
     """One digit of one number becomes another; the number keeps its length and differs in value."""
-    found = list(_NUMBER.finditer(text))
-    if not found:
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
         return None
-    number = found[_pick(len(found), draw, "which")]
+    number = numbers[_pick(len(numbers), draw, "which")]
     at = number.start() + _pick(len(number.group()), draw, "digit")
     lowest = 1 if at == number.start() and len(number.group()) > 1 else 0
     choices = [str(d) for d in range(lowest, 10) if str(d) != text[at]]
@@ -73,18 +73,18 @@ def wrong_number(text: str, prompt: str, draw: Draw) -> Edit | None:
 
 def wrong_unit(text: str, prompt: str, draw: Draw) -> Edit | None:
     """One unit after a number becomes another of its kind; the number stays."""
-    found = list(_UNIT.finditer(text))
-    if not found:
+    units = list(_UNIT.finditer(text))
+    if not units:
         return None
-    unit = found[_pick(len(found), draw, "which")]
+    unit = units[_pick(len(units), draw, "which")]
     return replace(text, unit.start(2), unit.end(2), UNITS[unit.group(2)])
 
 
 def negation(text: str, prompt: str, draw: Draw) -> Edit | None:
     """One "not" goes, or one comes after a verb: the sentence says the opposite."""
     removals = [(m.start(), m.end(), "") for m in _NOT.finditer(text)]
-    found = removals + [(m.end(), m.end(), " not") for m in _VERB.finditer(text)]
-    return replace(text, *found[_pick(len(found), draw, "which")]) if found else None
+    edits = removals + [(m.end(), m.end(), " not") for m in _VERB.finditer(text)]
+    return replace(text, *edits[_pick(len(edits), draw, "which")]) if edits else None
 
 
 def dropped_requirement(text: str, prompt: str, draw: Draw) -> Edit | None:
@@ -118,11 +118,11 @@ def off_topic(text: str, prompt: str, draw: Draw) -> Edit | None:
 
 def truncation(text: str, prompt: str, draw: Draw) -> Edit | None:
     """The answer breaks off inside a sentence, between 30% and 70% of its words."""
-    found = list(re.finditer(r"\S+", text))
-    if len(found) < 8:
+    words = list(re.finditer(r"\S+", text))
+    if len(words) < 8:
         return None
-    keep = max(1, round(len(found) * (0.3 + 0.4 * draw("where"))))
-    end = found[keep - 1].end()
+    keep = max(1, round(len(words) * (0.3 + 0.4 * draw("where"))))
+    end = words[keep - 1].end()
     while end > 1 and text[end - 1] in ".!?,;:":
         end -= 1
     return replace(text, end, len(text), "")

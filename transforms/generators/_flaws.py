@@ -34,10 +34,10 @@ def changes(original: str, changed: str) -> list[Change]:
 
 def wrong_number(original: str, changed: str, prompt: str) -> str | None:
     """One number, and nothing else, has another value."""
-    found = changes(original, changed)
-    if len(found) != 1 or len(found[0][0]) != 1 or len(found[0][1]) != 1:
+    edits = changes(original, changed)
+    if len(edits) != 1 or len(edits[0][0]) != 1 or len(edits[0][1]) != 1:
         return "more or less than one word is changed"
-    before, after = found[0][0][0], found[0][1][0]
+    before, after = edits[0][0][0], edits[0][1][0]
     if not (before[0].isdigit() and after[0].isdigit()):
         return f"{before!r} became {after!r}: not a number for a number"
     return "the number has the same value" if _digits(before) == _digits(after) else None
@@ -45,13 +45,13 @@ def wrong_number(original: str, changed: str, prompt: str) -> str | None:
 
 def wrong_unit(original: str, changed: str, prompt: str) -> str | None:
     """One unit of measurement, and nothing else, is another."""
-    found = changes(original, changed)
-    if len(found) != 1 or not found[0][0] or not found[0][1]:
+    edits = changes(original, changed)
+    if len(edits) != 1 or not edits[0][0] or not edits[0][1]:
         return "more or less than one unit is changed"
-    before, after = (" ".join(words) for words in found[0])
+    before, after = (" ".join(words) for words in edits[0])
     if before not in _UNIT_NAMES:
         return f"{before!r} is no unit that is known"
-    return f"{after!r} is no unit" if len(found[0][1]) > 2 or any(c.isdigit() for c in after) else None
+    return f"{after!r} is no unit" if len(edits[0][1]) > 2 or any(c.isdigit() for c in after) else None
 
 
 def negation(original: str, changed: str, prompt: str) -> str | None:
@@ -62,8 +62,8 @@ def negation(original: str, changed: str, prompt: str) -> str | None:
 
 def dropped_requirement(original: str, changed: str, prompt: str) -> str | None:
     """A run of words is missing, and none is new."""
-    found = changes(original, changed)
-    return None if len(found) == 1 and not found[0][1] else "it is not the answer with something left out"
+    edits = changes(original, changed)
+    return None if len(edits) == 1 and not edits[0][1] else "it is not the answer with something left out"
 
 
 def unsupported_claim(original: str, changed: str, prompt: str) -> str | None:
@@ -77,8 +77,8 @@ def unsupported_claim(original: str, changed: str, prompt: str) -> str | None:
 
 def off_topic(original: str, changed: str, prompt: str) -> str | None:
     """Words are replaced by a remark that shares none that matters with the prompt."""
-    found = changes(original, changed)
-    removed, inserted = ([w for change in found for w in change[side]] for side in (0, 1))
+    edits = changes(original, changed)
+    removed, inserted = ([w for change in edits for w in change[side]] for side in (0, 1))
     if not removed or len(inserted) < _SENTENCE:
         return "no sentence is replaced by another"
     shared = _content(inserted) & _content(_TOKEN.findall(prompt.lower()))
@@ -101,10 +101,10 @@ def verbosity(original: str, changed: str, prompt: str) -> str | None:
 
 def _addition(original: str, changed: str) -> list[str] | str:
     """The words added in one place, all others kept; or why that is not what happened."""
-    found = changes(original, changed)
-    if any(removed for removed, _ in found):
+    edits = changes(original, changed)
+    if any(removed for removed, _ in edits):
         return "words of the answer are missing"
-    added = [word for _, inserted in found for word in inserted]
+    added = [word for _, inserted in edits for word in inserted]
     return added if len(added) >= _SENTENCE else "no sentence is added"
 
 

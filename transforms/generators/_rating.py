@@ -1,7 +1,7 @@
 """Quick opinions at generation time: a rating of one response, a comparison of two.
 
 They decide what is worth keeping or trying; the label of a published pair is the judges' business
-(transforms/judges). Both read the first answer token's log-probabilities where the engine gives them
+(transforms/judges). Both read the first answer token's log-probabilities if the engine gives them
 (expected rating; P(A)/(P(A)+P(B))), else the answer's text. An answer that says neither is None, never
 a number.
 """
@@ -34,8 +34,8 @@ def read_rating(reply: Reply) -> float | None:
     total = sum(mass.values())
     if total >= _MIN_MASS:
         return sum(int(digit) * p for digit, p in mass.items()) / total
-    found = _RATING.search(reply.text)
-    return min(9.0, float(found.group(1))) if found else None
+    match = _RATING.search(reply.text)
+    return min(9.0, float(match.group(1))) if match else None
 
 
 def read_choice(reply: Reply) -> float | None:
@@ -46,8 +46,8 @@ def read_choice(reply: Reply) -> float | None:
     total = sum(mass.values())
     if total >= _MIN_MASS:
         return mass["A"] / total
-    found = _CHOICE.search(reply.text.strip())
-    return None if found is None else float(found.group(1) == "A")
+    match = _CHOICE.search(reply.text.strip())
+    return None if match is None else float(match.group(1) == "A")
 
 
 def _mass(reply: Reply, answers: Sequence[str]) -> dict[str, float]:

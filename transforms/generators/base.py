@@ -209,7 +209,7 @@ class Generator(Plugin):
             "seed": seed,
             **body,
         }
-        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name, hope=hope)
+        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name, assumed_reply=hope)
 
     async def answer(
         self,

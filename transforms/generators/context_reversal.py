@@ -34,7 +34,7 @@ class ContextReversal(Generator):
     """For pairs among a prompt's candidates, two pairs each: one under a criterion, one under its twin.
 
     With the settings of a `sample_n` use, the candidates are the same and come from the memo. Contrasts are
-    drawn by seed; where the responses can be told apart by a measure, contrasts whose measure decides come
+    drawn by seed; if the responses can be told apart by a measure, contrasts whose measure decides come
     first, and the expected winner is recorded (meta `expected`) and, with `label`, becomes the source label.
     Written contrasts take the `forms` in turn. `verifier` (default: the first engine) judges both twins in both
     orders, and they are kept only if the preference reverses (else `no_reversal`); `verify: false` trusts them.

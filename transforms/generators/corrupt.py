@@ -45,7 +45,7 @@ class Corrupt(Generator):
     templates = (_REWRITE,)
 
     class Config(Decoding):
-        """Settings of `corrupt`; `engine` is needed where an answer is sampled or `by` is `llm`."""
+        """Settings of `corrupt`; `engine` is needed if an answer is sampled or `by` is `llm`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine",)
         engine: str | None = None

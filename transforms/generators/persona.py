@@ -1,7 +1,7 @@
 """Personas with views and few-shot preferences, and pairs that they decide.
 
 After FSPO (Singh et al. 2025): responses are conditioned on a view and on its opposite so that they differ,
-and where a persona's views do not decide, the choice is drawn and appended to the persona, so that its
+and if a persona's views do not decide, the choice is drawn and appended to the persona, so that its
 labels follow from what is said about it.
 """
 

@@ -123,9 +123,9 @@ class PromptEvolve(Generator):
         if any(near_identical(text, other, self.config.near_identical) for other in seen):
             return "near_identical_prompt", "says what the seed or a sibling says"
         if self.config.benchmarks:
-            found = index_of(self.config.benchmarks, self.config.ngram).find(text)
-            if found:
-                return "contaminated", f"shares {found[1]!r} with {found[0]}"
+            overlap = index_of(self.config.benchmarks, self.config.ngram).find(text)
+            if overlap:
+                return "contaminated", f"shares {overlap[1]!r} with {overlap[0]}"
         return None
 
     def _row(self, row: Row, operator: str, text: str) -> Row:

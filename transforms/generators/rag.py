@@ -227,11 +227,11 @@ def cite(text: str, passages: Sequence[str]) -> str:
 
 
 def misplaced_citation(text: str, n_passages: int, draw: Draw) -> Edit | None:
-    """One citation's number becomes that of another passage; None where nothing is cited."""
-    found = list(_CITATION.finditer(text))
-    if not found or n_passages < 2:
+    """One citation's number becomes that of another passage; None if nothing is cited."""
+    citations = list(_CITATION.finditer(text))
+    if not citations or n_passages < 2:
         return None
-    one = found[int(draw("which") * len(found))]
+    one = citations[int(draw("which") * len(citations))]
     others = [n for n in range(1, n_passages + 1) if n != int(one.group(1))]
     return replace(text, one.start(1), one.end(1), str(others[int(draw("other") * len(others))]))
 

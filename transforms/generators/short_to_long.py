@@ -146,7 +146,7 @@ def pad(
     stand at drawn places among them.
 
     Returns:
-        The context and each critical chunk's span in it; None where all distractors together are too short.
+        The context and each critical chunk's span in it; None if all distractors together are too short.
     """
     taken: list[str] = []
     length = len(_SEPARATOR.join(critical))

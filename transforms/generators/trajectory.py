@@ -211,7 +211,7 @@ def steps(messages: Sequence[Message]) -> list[int]:
 
 
 def defect(kind: Defect, good: Rollout, others: Sequence[Rollout], draw: Draw) -> Splice | None:
-    """A defect at step boundaries; None where the rollout has too few steps or there is nothing to insert.
+    """A defect at step boundaries; None if the rollout has too few steps or there is nothing to insert.
 
     `truncated`: all steps from a drawn one on are missing. `foreign`: a drawn step is replaced by a step of
     another rollout. `redundant`: a drawn step before the last is done once more, right after itself.

@@ -149,7 +149,7 @@ def pair_fault(
 
     Args:
         texts: (source, translation) of the prompt and of both responses.
-        source_language: the original's, where it is known.
+        source_language: the original's, if it is known.
     """
     for source, text in texts:
         if len(words(_CODE.sub(" ", source))) >= _NO_NAME and normalised(source) == normalised(text):
@@ -157,11 +157,11 @@ def pair_fault(
     if all(normalised(source) == normalised(text) for source, text in texts):
         return "not_translated", "the pair is the source text"
     joined = "\n".join(text for _, text in texts)
-    found = language_of(joined, 1) if check_language else None
+    identified = language_of(joined, 1) if check_language else None
     # Too little text to tell its language can still tell that it is the original's.
     is_short = len(joined) < MIN_CHARS
-    if check_language and (found == (source_language or "en") != language if is_short else found != language):
-        return "wrong_language", f"asked for {language!r}, identified as {found!r} as a whole"
+    if check_language and (identified == (source_language or "en") != language if is_short else identified != language):
+        return "wrong_language", f"asked for {language!r}, identified as {identified!r} as a whole"
     return None
 
 
@@ -189,7 +189,7 @@ def translation_fault(source: str, text: str, language: str, check_language: boo
     loop = degenerate(text)
     if loop and not degenerate(source):
         return "degenerate", loop
-    found = language_of(text) if check_language else None
-    if check_language and found != language and len(text) >= MIN_CHARS:
-        return "wrong_language", f"asked for {language!r}, identified as {found!r}"
+    identified = language_of(text) if check_language else None
+    if check_language and identified != language and len(text) >= MIN_CHARS:
+        return "wrong_language", f"asked for {language!r}, identified as {identified!r}"
     return None

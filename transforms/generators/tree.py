@@ -154,7 +154,7 @@ def continued(prefix: str, text: str, continuation: str) -> str:
     """The response up to the end of a reply that goes on from `prefix`.
 
     Given a prefilled turn, vLLM replies with what comes after the prefix, llama.cpp with the whole turn. A
-    continuation asked for in words gets a blank where it would otherwise run into the prefix.
+    continuation asked for in words gets a blank if it would otherwise run into the prefix.
     """
     if continuation == "prefill":
         return text if prefix and text.startswith(prefix) else prefix + text

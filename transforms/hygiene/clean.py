@@ -19,13 +19,13 @@ from transforms.hygiene.config import HygieneConfig, LanguageConfig, PersonalCon
 from transforms.hygiene.decontamination import index_of, nearest, read_prompts
 from transforms.hygiene.masking import (
     Fault,
-    beside,
     concealed,
     forbidden,
     kinds_in,
     mask_messages,
     mask_pair,
-    masked_beside,
+    masked_other_texts,
+    other_texts,
     with_tags,
 )
 from transforms.text.language import language_of
@@ -84,12 +84,12 @@ def examine_prompts(prompts: pl.DataFrame, config: HygieneConfig, embed: Embed |
             fault = _not_allowed(language, config.language)
             row = {**row, "language": language}
         if fault is None and config.personal is not None:
-            found_kinds = kinds_in([text, *beside(row)], config.personal)
+            found_kinds = kinds_in([text, *other_texts(row)], config.personal)
             fault = forbidden(found_kinds, config.personal)
             if fault is None and found_kinds:
                 prompt = mask_messages(row["prompt"], config.personal)
                 row |= {"prompt": prompt, "prompt_id": messages_id(prompt), "tags": with_tags(row, found_kinds)}
-                row |= masked_beside(row, config.personal)
+                row |= masked_other_texts(row, config.personal)
         outcomes.append(row if fault is None else fault)
     return outcomes
 

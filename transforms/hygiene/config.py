@@ -14,7 +14,7 @@ from transforms.plugins.base import PluginConfig
 class SanityConfig(PluginConfig):
     """Responses that are no responses.
 
-    `refusals`: `drop_both` drops a pair only where both responses decline, since answer against refusal is a
+    `refusals`: `drop_both` drops a pair only if both responses decline, since answer against refusal is a
     preference like any other; `drop_any` and `keep` do what they say.
     """
 
@@ -27,10 +27,10 @@ class SanityConfig(PluginConfig):
 
 
 class LanguageConfig(PluginConfig):
-    """Language identification; null languages are filled where the text is long and clear enough.
+    """Language identification; null languages are filled if the text is long and clear enough.
 
     `allowed`: pairs identified as another language are dropped (null: none is). `same`: a pair is dropped
-    where its responses are identified as two languages.
+    if its responses are identified as two languages.
     """
 
     allowed: tuple[str, ...] | None = None
@@ -87,7 +87,7 @@ class HygieneConfig(PluginConfig):
     decontamination: DecontaminationConfig | None = None
     duplicates: DuplicatesConfig | None = None
 
-    def beside(self, folder: Path) -> Self:
+    def with_paths_from(self, folder: Path) -> Self:
         """The settings with relative paths starting from `folder`."""
         part = self.decontamination
-        return self.model_copy(update={"decontamination": None if part is None else part.beside(folder)})
+        return self.model_copy(update={"decontamination": None if part is None else part.with_paths_from(folder)})

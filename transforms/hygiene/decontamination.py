@@ -85,13 +85,13 @@ def nearest(texts: Vectors, benchmarks: Vectors, threshold: float, block: int = 
     """
     if not len(benchmarks):
         return [None] * len(texts)
-    found: list[tuple[int, float] | None] = []
+    neighbours: list[tuple[int, float] | None] = []
     for start in range(0, len(texts), block):
         cosines = texts[start : start + block] @ benchmarks.T
         best = cosines.argmax(axis=1)
         top = cosines[np.arange(len(best)), best]
-        found += [(int(i), float(c)) if c >= threshold else None for i, c in zip(best, top, strict=True)]
-    return found
+        neighbours += [(int(i), float(c)) if c >= threshold else None for i, c in zip(best, top, strict=True)]
+    return neighbours
 
 
 def read_prompts(where: str) -> list[str]:

@@ -139,7 +139,7 @@ def _of_dropped(exact: pl.DataFrame, near: pl.DataFrame) -> pl.DataFrame:
 def _candidates(bands: npt.NDArray[np.uint64], words: Indices) -> tuple[Indices, Indices]:
     """Index pairs (later, earlier) that share a band: all of them up to 2 x `NEIGHBOURS` records in a band's group."""
     n = np.uint64(len(bands))
-    found: list[npt.NDArray[np.uint64]] = []
+    codes: list[npt.NDArray[np.uint64]] = []
     holding = np.flatnonzero(words)
     for band in range(bands.shape[1]):
         keys = bands[holding, band]
@@ -153,10 +153,10 @@ def _candidates(bands: npt.NDArray[np.uint64], words: Indices) -> tuple[Indices,
             pairs.append(order[at + step].astype(np.uint64) * n + order[at].astype(np.uint64))
         pairs += _with_the_first(keys, order, n)
         if pairs:
-            found.append(np.concatenate(pairs))
-    if not found:
+            codes.append(np.concatenate(pairs))
+    if not codes:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    unique = np.unique(np.concatenate(found))
+    unique = np.unique(np.concatenate(codes))
     return (unique // n).astype(np.int64), (unique % n).astype(np.int64)
 
 

@@ -27,11 +27,11 @@ def mask_pair(row: Row, config: PersonalConfig) -> tuple[Fault | None, Row]:
     What is published beside the texts counts too: the reference, and every text in `meta`.
     """
     texts = [m["content"] for part in ("prompt", "response_a", "response_b") for m in row[part]]
-    found = kinds_in([*texts, row["context"] or "", *beside(row)], config)
-    fault = forbidden(found, config)
-    if fault or not found:
+    kinds = kinds_in([*texts, row["context"] or "", *other_texts(row)], config)
+    fault = forbidden(kinds, config)
+    if fault or not kinds:
         return fault, row
-    tagged = {**row, "tags": with_tags(row, found), **masked_beside(row, config)}
+    tagged = {**row, "tags": with_tags(row, kinds), **masked_other_texts(row, config)}
     parts: dict[str, Any] = {name: mask_messages(row[name], config) for name in ("prompt", "response_a", "response_b")}
     context = _masked_text(row["context"], config) if row["context"] else row["context"]
     if context == row["context"] and all(parts[name] == row[name] for name in parts):
@@ -100,14 +100,14 @@ def _masked_text(text: str, config: PersonalConfig) -> str:
     return personal.mask(text, [f for f in findings if _policy(f.kind, config) == "mask"])
 
 
-def beside(row: Row) -> list[str]:
+def other_texts(row: Row) -> list[str]:
     """The texts of a row that are neither prompt, response nor context: reference, documents, all of `meta`."""
     meta = orjson.loads(row["meta"]) if row["meta"] else None
     return [text for value in (row["reference"], row.get("documents"), meta) for text in _texts(value)]
 
 
-def masked_beside(row: Row, config: PersonalConfig) -> Row:
-    """The fields that `beside` reads, masked; `meta` stays the same text where nothing in it is masked."""
+def masked_other_texts(row: Row, config: PersonalConfig) -> Row:
+    """The fields that `other_texts` reads, masked; `meta` stays the same text if nothing in it is masked."""
     fields = {name: _masked_value(row[name], config) for name in ("reference", "documents") if name in row}
     meta = orjson.loads(row["meta"]) if row["meta"] else None
     masked = _masked_value(meta, config)

@@ -48,14 +48,14 @@ def is_refusal(text: str) -> bool:
 
 def residue(text: str) -> str | None:
     """The first mark of a chat or prompt template left in the text outside code, or None."""
-    found = _RESIDUE.search(_CODE.sub("", text))
-    return found.group(0).strip() if found else None
+    match = _RESIDUE.search(_CODE.sub("", text))
+    return match.group(0).strip() if match else None
 
 
 def echoes(prompt: str, response: str, min_words: int = 8, share: float = 0.8) -> bool:
     """Whether the response is the prompt, begins with all of it, or says little but the prompt over again.
 
-    The last holds where the prompt's first word 5-gram is in the response and at least `share` of the response's
+    The last holds if the prompt's first word 5-gram is in the response and at least `share` of the response's
     5-grams are the prompt's. Without its beginning it is no echo: who is asked to correct or to shorten a text
     repeats the text, but not the request. Responses below `min_words` are compared whole: to answer "yes or
     no?" with "no" is no echo.

@@ -1,4 +1,4 @@
-"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023; its clusters only where a group is large)."""
+"""Duplicates in meaning, by embeddings (SemDeDup, Abbas et al. 2023; its clusters only if a group is large)."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def semantic_duplicates(
         ValueError: lengths disagree or vectors are not of unit length.
     """
     if vectors.ndim != 2 or len(ids) != len(vectors) or (groups is not None and len(groups) != len(ids)):
-        raise ValueError(f"{len(ids)} ids, vectors of shape {vectors.shape}: one row of numbers an id is needed")
+        raise ValueError(f"{len(ids)} ids, vectors of shape {vectors.shape}: one vector per id is needed")
     if len(ids) and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
         raise ValueError("vectors must have unit length: divide each by its norm")
     members: dict[str, list[int]] = {}
     for i in sorted(range(len(ids)), key=lambda i: ids[i]):
         members.setdefault("" if groups is None else groups[i], []).append(i)
-    found = [
+    drops = [
         (ids[rows[dropped]], "semantic_duplicate", ids[rows[kept]], cosine)
         for rows in members.values()
         if len(rows) > 1
         for dropped, kept, cosine in _within(vectors[rows], threshold)
     ]
-    return pl.DataFrame(sorted(found), schema=DROPS, orient="row")
+    return pl.DataFrame(sorted(drops), schema=DROPS, orient="row")
 
 
 def cells(ids: Sequence[str], vectors: npt.NDArray[np.float32], groups: Sequence[str]) -> list[str]:
@@ -71,7 +71,7 @@ def cells(ids: Sequence[str], vectors: npt.NDArray[np.float32], groups: Sequence
     members: dict[str, list[int]] = {}
     for i in sorted(range(len(ids)), key=lambda i: ids[i]):
         members.setdefault(groups[i], []).append(i)
-    found = list(groups)
+    names = list(groups)
     for name, rows in members.items():
         if len(rows) <= EXACT:
             continue
@@ -79,8 +79,8 @@ def cells(ids: Sequence[str], vectors: npt.NDArray[np.float32], groups: Sequence
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             for i, cell in zip(block, (vectors[block] @ centres.T).argmax(axis=1), strict=True):
-                found[i] = f"{name} {cell}"
-    return found
+                names[i] = f"{name} {cell}"
+    return names
 
 
 def _within(ranked: npt.NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int, float]]:

@@ -1,7 +1,7 @@
 """Inputs that may be too long: counted before they are sent, then refused or windowed by policy.
 
 A byte-level tokenizer never makes more tokens than a text has bytes, so most inputs are known to fit without
-asking. The others are counted by the server's own tokenizer (`/tokenize` of vLLM and llama.cpp), or, where it
+asking. The others are counted by the server's own tokenizer (`/tokenize` of vLLM and llama.cpp), or, if it
 has none, taken as one token per three bytes.
 """
 
@@ -60,7 +60,7 @@ async def fit(
     Args:
         item: what is asked about.
         render: its messages.
-        shorten: the item with its texts cut to a share of their length, or None where nothing is left to cut.
+        shorten: the item with its texts cut to a share of their length, or None if nothing is left to cut.
     """
     messages = render(item)
     bound = upper_bound(messages)

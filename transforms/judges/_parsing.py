@@ -19,7 +19,7 @@ _BRACKETED = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 
 
 def spoken(text: str) -> str:
-    """The text after the model's thinking, where a server leaves it in the reply."""
+    """The text after the model's thinking, if a server leaves it in the reply."""
     return _THINKING_END.split(text)[-1].strip()
 
 
@@ -27,19 +27,19 @@ def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object of a reply: all of it, or in its last code fence, or the last that stands in the text."""
     text = spoken(text)
     for candidate in [text, *reversed(_CODE_FENCE.findall(text))]:
-        found = _object(candidate)
-        if found is not None:
-            return found
+        parsed = _object(candidate)
+        if parsed is not None:
+            return parsed
     return _last_object(text)
 
 
 def validated(text: str, model: type[M]) -> M | str:
     """The reply's JSON object as `model`, or a sentence that says what is wrong with it."""
-    found = json_object(text)
-    if found is None:
+    parsed = json_object(text)
+    if parsed is None:
         return "no JSON object in the reply"
     try:
-        return model.model_validate(found)
+        return model.model_validate(parsed)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "object"
@@ -48,12 +48,12 @@ def validated(text: str, model: type[M]) -> M | str:
 
 def tagged(text: str, tag: str) -> str | None:
     """The content of the last `<tag>...</tag>`; None if there is none."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)
-    return found[-1].strip() if found else None
+    texts = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)
+    return texts[-1].strip() if texts else None
 
 
 def bracketed_letter(text: str) -> str | None:
-    """A, B or C from `[[A]]` where exactly one letter is so marked; None where none is or they disagree."""
+    """A, B or C from `[[A]]` where exactly one letter is so marked; None if none is or they disagree."""
     letters = set(_BRACKETED.findall(text))
     return letters.pop() if len(letters) == 1 else None
 
@@ -86,7 +86,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _last_object(text: str) -> dict[str, Any] | None:
     """The last outermost balanced `{...}` that is JSON. Braces inside JSON strings do not count. Linear time."""
-    found = None
+    last = None
     depth, start, in_string, escaped = 0, 0, False, False
     for index, character in enumerate(text):
         if in_string:
@@ -106,5 +106,5 @@ def _last_object(text: str) -> dict[str, Any] | None:
             depth -= 1
             if depth == 0:
                 candidate = _object(text[start : index + 1])
-                found = found if candidate is None else candidate
-    return found
+                last = last if candidate is None else candidate
+    return last

@@ -143,7 +143,7 @@ class JudgeConfig(PluginConfig):
     use_context: bool = Field(True, description="show the pair's context; without it a judge is its own baseline")
     exemplars: list[Exemplar] = Field([], description="labelled examples shown with every pair")
     context_tokens: int | None = Field(
-        None, ge=64, description="tokens of a request, reply included; default: the engine's, where it is known"
+        None, ge=64, description="tokens of a request, reply included; default: the engine's, if known"
     )
     too_long: Literal["refuse", "window"] = Field(
         "refuse", description="what to do beyond context_tokens: an error vote, or head and tail of the long texts"
@@ -156,7 +156,7 @@ class Judge(Plugin):
 
     Attributes:
         models: engine name -> identity of its model, of the engines that `engine_fields` of the settings name.
-        contexts: engine name -> tokens a request may have there, where that is known.
+        contexts: engine name -> tokens a request may have there, if that is known.
     """
 
     kind: ClassVar[str] = "judges"
@@ -270,7 +270,7 @@ class TemplateJudge(Judge):
     async def fitting(
         self, item: T, render: Callable[[T], Messages], shorten: Callable[[T, float], T | None], ask: Ask
     ) -> Messages | Opinion:
-        """The messages about an item, shortened where the policy says so, or an error because they are too long.
+        """The messages about an item, shortened if the policy says so, or an error because they are too long.
 
         Args:
             item: what is asked about; `render` gives its messages, `shorten` cuts its texts to a share.
@@ -285,7 +285,7 @@ class TemplateJudge(Judge):
 
     @property
     def room(self) -> int | None:
-        """Tokens of input a request may have; None where nothing is known."""
+        """Tokens of input a request may have; None if nothing is known."""
         reply = self.config.max_tokens
         if self.config.context_tokens is not None:
             return self.config.context_tokens - reply

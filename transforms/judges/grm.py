@@ -82,11 +82,11 @@ def summed_opinion(replies: Sequence[Reply]) -> Opinion:
     critiques: list[Critique] = []
     problems: list[str] = []
     for reply in replies:
-        found = validated(reply.text, Critique) if reply.state == "ok" else (reply.error or reply.state)
-        if isinstance(found, str):
-            problems.append(found)
+        critique = validated(reply.text, Critique) if reply.state == "ok" else (reply.error or reply.state)
+        if isinstance(critique, str):
+            problems.append(critique)
         else:
-            critiques.append(found)
+            critiques.append(critique)
     if len(critiques) < math.ceil(len(replies) / 2) or not critiques:
         if not critiques and (state := failed(replies)) is not None:
             return state

@@ -51,10 +51,10 @@ class JsonVerdictJudge(TemplateJudge):
 
     def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
         """The verdict and its reasoning."""
-        found = validated(reply.text, Verdict)
-        if isinstance(found, str):
-            return invalid(cut_off(reply) or found)
-        return Opinion(LABELS[found.verdict], rationale=found.reasoning)
+        verdict = validated(reply.text, Verdict)
+        if isinstance(verdict, str):
+            return invalid(cut_off(reply) or verdict)
+        return Opinion(LABELS[verdict.verdict], rationale=verdict.reasoning)
 
 
 def cut_off(reply: Reply) -> str | None:

@@ -55,7 +55,7 @@ class Sheet:
         return replace(self, responses=dict(sorted(self.responses.items())))
 
     def windowed(self, share: float) -> Sheet | None:
-        """The same list with all texts cut to `share` of their characters; None where nothing is left to cut."""
+        """The same list with all texts cut to `share` of their characters; None if nothing is left to cut."""
         prompt, context = self.shown["prompt"], self.shown.get("context")
         texts = [*self.responses.values(), *(m["content"] for m in prompt), *([context] if context else [])]
         cut = shortened(texts, share)
@@ -77,7 +77,7 @@ class ListwiseJudge(TemplateJudge):
         template: str = "listwise.v1"
         principle: str = Field(
             "Helpful, correct and honest; what was asked matters more than style and length.",
-            description="what to judge by, where the pair has no context of its own",
+            description="what to judge by if the pair has no context of its own",
         )
         max_responses: int = Field(8, ge=2, le=26, description="responses in one list")
         tie_margin: float = Field(0.0, ge=0, description="scores this close tie")
@@ -166,16 +166,16 @@ def sheets(pairs: Sequence[Row], max_responses: int, seed: int) -> list[Sheet]:
 
 def read_scores(reply: Reply, n_responses: int) -> list[float] | Opinion:
     """The scores in the order shown, each in [1, 5], or why they cannot be read: all or none."""
-    found = validated(reply.text, Ranking)
-    if isinstance(found, str):
-        return invalid(cut_off(reply) or found)
+    ranking = validated(reply.text, Ranking)
+    if isinstance(ranking, str):
+        return invalid(cut_off(reply) or ranking)
     names = [f"model-{number}" for number in range(1, n_responses + 1)]
-    if set(found.scores) != set(names):
-        return invalid(f"scores are given for {sorted(found.scores)}, not for model-1 to model-{n_responses}")
-    scores = [found.scores[name] for name in names]
+    if set(ranking.scores) != set(names):
+        return invalid(f"scores are given for {sorted(ranking.scores)}, not for model-1 to model-{n_responses}")
+    scores = [ranking.scores[name] for name in names]
     if not all(1.0 <= score <= 5.0 for score in scores):
         return invalid(f"scores lie outside 1 to 5: {scores}")
-    if not _agrees(found.ranking, found.scores):
+    if not _agrees(ranking.ranking, ranking.scores):
         return invalid("the ranking contradicts the scores")
     return scores
 

@@ -2,7 +2,7 @@
 
 A nugget is one atomic fact that a good answer states. Nuggets come with the pair (`meta` holds a JSON object with a
 list `nuggets` of strings or {text, weight}), or are drawn once per prompt by the same engine from the pair's
-`reference`, or from its context where that is documents. Each response is then read by itself, in batches of ten
+`reference`, or from its context if that is documents. Each response is then read by itself, in batches of ten
 nuggets, as `support` (1), `partial` (1/2) or `not_support` (0), from the response alone. A response's score is the
 weighted mean over the nuggets. A pair without a source of nuggets gets no vote from this judge. Of texts too long for
 the engine, prompt and response (or source) are windowed; nuggets stay whole.
@@ -133,10 +133,10 @@ class NuggetJudge(TemplateJudge):
         problem = failed([reply])
         if problem is not None:
             return problem, [reply]
-        found = validated(reply.text, Drawn)
-        if isinstance(found, str):
-            return invalid(cut_off(reply) or f"nuggets cannot be read: {found}"), [reply]
-        return [(text, 1.0) for text in dict.fromkeys(found.nuggets)], [reply]
+        drawn = validated(reply.text, Drawn)
+        if isinstance(drawn, str):
+            return invalid(cut_off(reply) or f"nuggets cannot be read: {drawn}"), [reply]
+        return [(text, 1.0) for text in dict.fromkeys(drawn.nuggets)], [reply]
 
     async def _support(
         self, pair: Row, side: str, nuggets: Sequence[str], ask: Ask
@@ -153,12 +153,12 @@ class NuggetJudge(TemplateJudge):
             problem = failed([reply])
             if problem is not None:
                 return problem, replies
-            found = validated(reply.text, Labels)
-            if isinstance(found, str):
-                return invalid(cut_off(reply) or found), replies
-            if len(found.labels) != len(batch):
-                return invalid(f"{len(found.labels)} labels for {len(batch)} nuggets"), replies
-            labels += found.labels
+            labelled = validated(reply.text, Labels)
+            if isinstance(labelled, str):
+                return invalid(cut_off(reply) or labelled), replies
+            if len(labelled.labels) != len(batch):
+                return invalid(f"{len(labelled.labels)} labels for {len(batch)} nuggets"), replies
+            labels += labelled.labels
         return labels, replies
 
     async def _read(self, pair: Row, side: str, batch: Sequence[str], ask: Ask) -> Reply | Opinion:
@@ -194,13 +194,13 @@ def given_nuggets(pair: Row) -> list[tuple[str, float]] | None:
     entries = meta.get("nuggets") if isinstance(meta, dict) else None
     if not isinstance(entries, list):
         return None
-    found: list[tuple[str, float]] = []
+    nuggets: list[tuple[str, float]] = []
     for entry in entries:
         text = entry.get("text") if isinstance(entry, dict) else entry
         weight = entry.get("weight", 1.0) if isinstance(entry, dict) else 1.0
         if isinstance(text, str) and text.strip() and isinstance(weight, int | float) and weight > 0:
-            found.append((text, float(weight)))
-    return found or None
+            nuggets.append((text, float(weight)))
+    return nuggets or None
 
 
 def reference_of(pair: Row) -> str | None:

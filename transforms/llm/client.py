@@ -57,7 +57,7 @@ class Patience:
     retries: int = 6
     backoff_s: float = 0.5  # first wait; doubled each time, up to backoff_max_s, times a jitter in [0.5, 1)
     backoff_max_s: float = 30.0
-    outage_s: float = 120.0  # how long nothing may answer before the run stops
+    outage_s: float = 120.0  # the run stops if no server answers for this long
     breaker_failures: int = 32  # failures in a row, spread over outage_s at least, that stop the run
 
 
@@ -90,7 +90,7 @@ class Client:
         concurrency: requests in flight, all servers together.
         patience: timeouts and retries.
         headers: sent with every request (authorisation); their values are taken out of whatever a server says.
-        standing: how it stands with the server, where it is ours and somebody restarts it.
+        standing: how it stands with the server, if it is ours and somebody restarts it.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Client:
         deadline = started + self.patience.deadline_s
         attempts = 0
         while True:
-            server, dark_s = await self._ready_server(deadline)
+            server, dark_s = await self._available_server(deadline)
             # A server of ours is away only while it starts, however long that takes; another may never come back.
             latest = started + self.patience.deadline_s + (dark_s if self.standing else self.patience.outage_s)
             deadline = max(deadline, min(deadline + dark_s, latest))
@@ -259,10 +259,10 @@ class Client:
         self._up.set()
         return self._dead
 
-    async def _ready_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
+    async def _available_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
         """The next server that is up and not silenced, and how long none was up; waits for one if need be.
 
-        A failure where all that are up ask for silence beyond the deadline.
+        A failure if all that are up ask for silence beyond the deadline.
         """
         dark = 0.0
         while True:
@@ -275,12 +275,12 @@ class Client:
                 await self._up.wait()
                 dark += time.monotonic() - now
                 continue
-            ready = [server for server in alive if server.resume_at <= now]
-            if ready:
+            available = [server for server in alive if server.resume_at <= now]
+            if available:
                 unit = UNIT.get()
                 if unit < 0:
                     unit = self._turn = self._turn + 1
-                return ready[unit % len(ready)], dark
+                return available[unit % len(available)], dark
             first = min(alive, key=lambda server: server.resume_at)
             wait = first.resume_at - now
             if first.resume_at >= deadline + dark:

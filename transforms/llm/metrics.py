@@ -27,7 +27,7 @@ class PrefixCache:
 
 
 def read_prefix_cache(text: str) -> PrefixCache | None:
-    """The counters summed over models and engines of a server, or None where there are none.
+    """The counters summed over models and engines of a server, or None if there are none.
 
     Args:
         text: Prometheus' text format.
@@ -43,16 +43,16 @@ def read_prefix_cache(text: str) -> PrefixCache | None:
 
 
 def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache | None:
-    """The counters of all servers together; None where no server tells (only vLLM does).
+    """The counters of all servers together; None if no server tells (only vLLM does).
 
     Args:
         urls: base URLs, each ending in /v1.
         headers: sent along (authorisation).
     """
-    found = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
-    if not found:
+    caches = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
+    if not caches:
         return None
-    return PrefixCache(sum(cache.queries for cache in found), sum(cache.hits for cache in found))
+    return PrefixCache(sum(cache.queries for cache in caches), sum(cache.hits for cache in caches))
 
 
 def _of_one(url: str, headers: Mapping[str, str]) -> PrefixCache | None:

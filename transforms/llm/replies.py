@@ -80,8 +80,8 @@ def error_text(status: int, body: bytes) -> str:
     if isinstance(data, dict):
         error = data.get("error", data)
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    said = body if data is None else orjson.dumps(data)  # which escapes no more than it must
-    text = str(message) if message else said.decode("utf-8", "replace")
+    raw = body if data is None else orjson.dumps(data)  # which escapes no more than it must
+    text = str(message) if message else raw.decode("utf-8", "replace")
     return f"{status}: {' '.join(text.split())}"
 
 

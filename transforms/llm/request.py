@@ -17,6 +17,8 @@ class Request:
     `engine` is the recipe's engine name; `model` its identity (name and weights), which is part of the
     hash while the address of the server is not: the same model behind another port answers from the memo.
     `salt` separates calls meant to be different though their bodies agree (repeated samples).
+    `assumed_reply` is the reply after which the asker sends the most further requests: a dry run answers with it,
+    so its counts are at least a run's.
     """
 
     engine: str
@@ -25,7 +27,7 @@ class Request:
     path: str = "chat/completions"
     salt: str = ""
     purpose: str = field(default="", compare=False)  # who asks (judge or generator name), for accounting only
-    hope: str = field(default="", compare=False)  # a reply with which the asker goes on furthest: what a plan assumes
+    assumed_reply: str = field(default="", compare=False)
 
     @cached_property
     def data(self) -> bytes:

@@ -131,7 +131,7 @@ def shared_server(spec: ServerSpec) -> Iterator[str]:
             if _free(folder / "owner.lock"):
                 (folder / "state.json").unlink(missing_ok=True)
                 _spawn(folder, spec.settings)
-        yield _wait_ready(spec.name, folder, spec.health_path, spec.start_timeout_s)
+        yield _wait_until_up(spec.name, folder, spec.health_path, spec.start_timeout_s)
 
 
 def standing(spec: ServerSpec) -> Standing:
@@ -167,7 +167,7 @@ def _spawn(folder: Path, spec: dict[str, Any]) -> None:
         time.sleep(0.05)
 
 
-def _wait_ready(name: str, folder: Path, health_path: str, timeout_s: float) -> str:
+def _wait_until_up(name: str, folder: Path, health_path: str, timeout_s: float) -> str:
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
         state = _read_state(folder)
@@ -289,12 +289,12 @@ def _start(folder: Path, spec: dict[str, Any], port: int) -> subprocess.Popen[by
 
 def _watch(server: subprocess.Popen[bytes], users: IO[str], health: str, start_timeout_s: float) -> str:
     """Wait until the server has "ended", its last user "abandoned" it, or it is too "late" to get ready."""
-    give_up, ready = time.monotonic() + start_timeout_s, False
+    give_up, is_up = time.monotonic() + start_timeout_s, False
     while server.poll() is None:
         if _try_lock(users):
             return "abandoned"
-        ready = ready or _healthy(health)
-        if not ready and time.monotonic() > give_up:
+        is_up = is_up or _healthy(health)
+        if not is_up and time.monotonic() > give_up:
             return "late"
         time.sleep(0.25)
     return "ended"

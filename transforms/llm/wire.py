@@ -78,7 +78,7 @@ class Wire:
             try:
                 return await self._exchange(loop, kept, data, give_up)
             except CutError:
-                if kept.heard or loop.time() >= give_up:
+                if kept.has_begun or loop.time() >= give_up:
                     raise
                 # The server closed an idle connection while the request was on its way: not its answer to it.
         return await self._exchange(loop, await self._connect(loop, min(CONNECT_S, timeout_s)), data, give_up)
@@ -188,7 +188,7 @@ class _Connection(asyncio.Protocol):
                 self._fail(CutError(str(error) if error else "closed before the reply was complete"))
 
     @property
-    def heard(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether any byte of the reply arrived."""
         return self._reader is not None and self._reader.begun
 

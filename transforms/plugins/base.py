@@ -30,7 +30,7 @@ class PluginConfig(BaseModel):
     engine_fields: ClassVar[tuple[str, ...]] = ("engine", "engines")
     unhashed: ClassVar[frozenset[str]] = frozenset()
 
-    def beside(self, folder: Path) -> Self:
+    def with_paths_from(self, folder: Path) -> Self:
         """The settings with the relative paths in `path_fields` starting from `folder`; `datasets:` names stay."""
 
         def located(value: Any) -> Any:
@@ -42,11 +42,11 @@ class PluginConfig(BaseModel):
 
     def named_engines(self) -> list[tuple[str, str]]:
         """The engines these settings name, as (field, engine name), in the order of the fields."""
-        found: list[tuple[str, str]] = []
+        engines: list[tuple[str, str]] = []
         for field in self.engine_fields:
             value = getattr(self, field, None)
-            found += [(field, str(name)) for name in _listed(value) if name is not None]
-        return found
+            engines += [(field, str(name)) for name in _listed(value) if name is not None]
+        return engines
 
     def engine_names(self) -> list[str]:
         """Every engine these settings name, each once, sorted."""

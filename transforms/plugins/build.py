@@ -36,7 +36,7 @@ def build(kind: type[P], use: PluginUse, seed: int, folder: Path) -> P:
         UsageError: unknown plug-in or wrong settings (recipe files are checked by `check_recipe`, which
             also names the line).
     """
-    return find(kind, use.plugin)(use.name, settings_of(kind, use).beside(folder), seed)
+    return find(kind, use.plugin)(use.name, settings_of(kind, use).with_paths_from(folder), seed)
 
 
 def settings_of(kind: type[Plugin], use: PluginUse) -> PluginConfig:

@@ -31,7 +31,7 @@ def recipe_hash(recipe: Recipe) -> str:
         UsageError: a plug-in that this code does not have.
         ValidationError: settings that it does not have.
     """
-    said = recipe.model_dump(mode="json", include=_FIELDS, exclude=_ELSEWHERE, exclude_defaults=True)
+    settings = recipe.model_dump(mode="json", include=_FIELDS, exclude=_ELSEWHERE, exclude_defaults=True)
     parts: dict[str, BaseModel] = {
         "hygiene": HygieneConfig.model_validate(recipe.hygiene),
         "materialise.splits": SplitsConfig.model_validate(recipe.materialise.splits),
@@ -53,5 +53,5 @@ def recipe_hash(recipe: Recipe) -> str:
         )
         for where, part in parts.items()
     }
-    sections = {name: section for name, section in said.items() if section != {}}
+    sections = {name: section for name, section in settings.items() if section != {}}
     return hash_json([sections, names, own])

@@ -26,5 +26,5 @@ class Policy(Plugin):
         """The same rows with `action` and `reasons` filled."""
 
     def because(self, model: Row, verdict: Mapping[str, Any]) -> str | None:
-        """The comparison with a threshold that decided a verdict, in words; None where the policy cannot say."""
+        """The comparison with a threshold that decided a verdict, in words; None if the policy cannot say."""
         return None

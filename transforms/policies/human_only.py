@@ -18,8 +18,8 @@ from transforms.stats.label_noise import action_shares, with_actions
 class HumanOnly(Policy):
     """Decide pairs with enough human votes, send the others to humans (or drop them).
 
-    A pair with at least `min_humans` votes and `certainty` is kept where the source agrees or is silent,
-    flipped where it says otherwise, and a tie where that is the answer; below that certainty it is softened.
+    A pair with at least `min_humans` votes and `certainty` is kept if the source agrees or is silent,
+    flipped if it says otherwise, and a tie if that is the answer; below that certainty it is softened.
 
     Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `humans_unsure`,
     `no_human_vote`.
@@ -41,13 +41,13 @@ class HumanOnly(Policy):
     def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
         c = self.config
-        heard = pl.col("n_human") >= c.min_humans
-        sure = heard & (pl.col("certainty") >= c.certainty)
+        has_humans = pl.col("n_human") >= c.min_humans
+        sure = has_humans & (pl.col("certainty") >= c.certainty)
         silent = pl.col("source_label").is_null()
         agrees = ~silent & (pl.col("source_label") == pl.col("label")).fill_null(value=False)
         is_tie = sure & (pl.col("label") == "tie")
         action = (
-            pl.when(~heard)
+            pl.when(~has_humans)
             .then(pl.lit(c.otherwise))
             .when(~sure)
             .then(pl.lit("soften"))
@@ -65,7 +65,7 @@ class HumanOnly(Policy):
                 ("source_agrees", sure & agrees),
                 ("source_contradicted", sure & ~agrees & ~silent),
                 ("no_source_label", silent),
-                ("humans_unsure", heard & ~sure),
-                ("no_human_vote", ~heard),
+                ("humans_unsure", has_humans & ~sure),
+                ("no_human_vote", ~has_humans),
             ],
         )

@@ -129,11 +129,11 @@ def _signed(verdicts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _quantile(values: pl.Series, share: float) -> float | None:
-    found = values.quantile(share, interpolation="linear")
-    return None if found is None else float(found)
+    value = values.quantile(share, interpolation="linear")
+    return None if value is None else float(value)
 
 
 def _bound(model: Row, key: str, *, top: bool = False) -> float:
-    """A percentile of the model; where the sample had none, one that no value passes."""
+    """A percentile of the model; if the sample had none, one that no value passes."""
     value = model.get(key)
     return float(value) if value is not None else (float("inf") if top else float("-inf"))

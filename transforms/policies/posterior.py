@@ -20,7 +20,7 @@ class PosteriorPolicy(Policy):
     """Believe the posterior.
 
     With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
-    is in doubt. Without one: keep the fused label where certainty >= `keep_certainty`. Where a tie is most
+    is in doubt. Without one: keep the fused label if certainty >= `keep_certainty`. If a tie is most
     probable the pair is a tie. A pair in doubt is softened (published with p_a as soft label) if its certainty
     reaches `soften_certainty`, and below that gets the action `below`.
 
@@ -76,11 +76,11 @@ class PosteriorPolicy(Policy):
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
         c = self.config
         noise, certainty, label = pl.col("noise"), pl.col("certainty"), pl.col("label")
-        unheard = pl.col("n_votes") == 0
-        sourced = noise.is_not_null() & ~unheard
+        miscounted_votes = pl.col("n_votes") == 0
+        sourced = noise.is_not_null() & ~miscounted_votes
         # With even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
-        is_tie = (label == "tie") & ~unheard & (certainty >= 1 / 3)
-        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~unheard
+        is_tie = (label == "tie") & ~miscounted_votes & (certainty >= 1 / 3)
+        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~miscounted_votes
         # A source tie at even odds is improbable as a tie, and there is no other label to flip it to.
         flipped = sourced & (noise >= c.flip_noise) & (label != pl.col("source_label"))
         doubt = ~is_tie & ~kept & ~flipped
@@ -91,7 +91,7 @@ class PosteriorPolicy(Policy):
             .then(pl.lit("flip"))
             .when(kept)
             .then(pl.lit("keep"))
-            .when((certainty >= c.soften_certainty) & ~unheard)
+            .when((certainty >= c.soften_certainty) & ~miscounted_votes)
             .then(pl.lit("soften"))
             .otherwise(pl.lit(c.below))
         )
@@ -105,8 +105,8 @@ class PosteriorPolicy(Policy):
                 ("source_doubtful", doubt & sourced),
                 ("no_source_label", noise.is_null()),
                 ("human_decided", pl.col("n_human") > 0),
-                ("no_votes", unheard),
+                ("no_votes", miscounted_votes),
                 ("voters_disagree", doubt & (pl.col("disagreement") > 0.5)),
-                ("uncertain", doubt & ~unheard & (certainty < c.keep_certainty)),
+                ("uncertain", doubt & ~miscounted_votes & (certainty < c.keep_certainty)),
             ],
         )

@@ -38,10 +38,10 @@ def assign(parts: Parts, fractions: Mapping[Any, float], seed: int) -> Iterator[
     """
     component = _components(parts)
     linked = np.bincount(component, minlength=1)[component] > 1
-    members, alone = _collect(parts, linked, seed)
+    members, alone = _split_by_links(parts, linked, seed)
     members = members.with_columns(component=pl.Series(component[members["node"].to_numpy()]))
-    torn = _torn(members)
-    members = _clustered(members, torn, _edges(parts, torn))
+    conflicting = _conflicting(members)
+    members = _clustered(members, conflicting, _edges(parts, conflicting))
     codes = _choose(alone, members, fractions, seed, len(component))
     names = members.select("node", "cluster_id")
     for part in _numbered(parts):
@@ -107,7 +107,7 @@ def _joined(component: NDArray[np.int32], one: NDArray[np.int32], other: NDArray
     return labels[component]
 
 
-def _collect(parts: Parts, linked: NDArray[np.bool_], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _split_by_links(parts: Parts, linked: NDArray[np.bool_], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Nodes that share a key, sorted by prompt_id, and what the choices of all others depend on (`_choosers`)."""
     members, alone, codes = [], [], {"": 0}
     for part in _numbered(parts):
@@ -121,7 +121,7 @@ def _collect(parts: Parts, linked: NDArray[np.bool_], seed: int) -> tuple[pl.Dat
     return pl.concat(members).sort("prompt_id"), pl.concat(alone)
 
 
-def _torn(members: pl.DataFrame) -> pl.DataFrame:
+def _conflicting(members: pl.DataFrame) -> pl.DataFrame:
     """`node, place, old_split` of the members of components that hold old prompts of different splits."""
     splits = pl.col("old_split").drop_nulls().n_unique().over("component")
     return members.select("node", "old_split", place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(
@@ -129,12 +129,12 @@ def _torn(members: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _edges(parts: Parts, torn: pl.DataFrame) -> pl.DataFrame:
+def _edges(parts: Parts, conflicting: pl.DataFrame) -> pl.DataFrame:
     """(place, key) of the keys that several torn members hold, sorted by key and place."""
     held = [pl.DataFrame(schema={"place": pl.UInt32, "key": pl.UInt64})]
-    for part in _numbered(parts) if torn.height else ():
-        found = part.join(torn, on="node").filter(pl.col("keys").list.len() > 0)
-        held.append(without_slack(found.select("place", key="keys").explode("key")))
+    for part in _numbered(parts) if conflicting.height else ():
+        joined = part.join(conflicting, on="node").filter(pl.col("keys").list.len() > 0)
+        held.append(without_slack(joined.select("place", key="keys").explode("key")))
     return pl.concat(held).unique().filter(pl.len().over("key") > 1).sort("key", "place")
 
 
@@ -152,13 +152,13 @@ def _choosers(clusters: pl.DataFrame, seed: int) -> pl.DataFrame:
     )
 
 
-def _clustered(members: pl.DataFrame, torn: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
+def _clustered(members: pl.DataFrame, conflicting: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
     """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` are those of `torn`."""
     component = members["component"].to_numpy()
-    rejected = sorted(_bridges(edges, torn))
+    rejected = sorted(_bridges(edges, conflicting))
     if rejected:
         # Whoever was torn begins anew, alone, and is joined to others but by what was rejected.
-        places, component = torn["place"].to_numpy(), component.copy()
+        places, component = conflicting["place"].to_numpy(), component.copy()
         component[places] = component.max() + 1 + np.arange(len(places), dtype=np.int32)
         star = edges.filter(~pl.col("place").is_in(rejected)).with_columns(centre=pl.col("place").first().over("key"))
         component = _joined(component, star["place"].to_numpy(), star["centre"].to_numpy())
@@ -173,9 +173,9 @@ def _clustered(members: pl.DataFrame, torn: pl.DataFrame, edges: pl.DataFrame) -
     )
 
 
-def _bridges(edges: pl.DataFrame, torn: pl.DataFrame) -> set[int]:
+def _bridges(edges: pl.DataFrame, conflicting: pl.DataFrame) -> set[int]:
     """Places of new prompts that would join old prompts of different splits, taken in order of id."""
-    old: dict[int, str | None] = dict(torn.select("place", "old_split").iter_rows())
+    old: dict[int, str | None] = dict(conflicting.select("place", "old_split").iter_rows())
     keys_of: dict[int, list[int]] = defaultdict(list)
     for node, key in edges.iter_rows():
         keys_of[node].append(key)

@@ -78,10 +78,10 @@ Row hash `{manifest.row_hash}`, recipe hash `{manifest.recipe_hash}`, code {mani
 
 def _noise(estimates: Mapping[str, Any] | None) -> str:
     """How many source labels are wrong, by the posterior and by the audit; empty where no source gave labels."""
-    found = [] if estimates is None else [("posterior", estimates["noise"]), ("audit", estimates["audited_noise"])]
+    estimators = [] if estimates is None else [("posterior", estimates["noise"]), ("audit", estimates["audited_noise"])]
     rows = "\n".join(
         f"| {name} | {noise['rate']:.1%} | {noise['low']:.1%} to {noise['high']:.1%} |"
-        for name, noise in found
+        for name, noise in estimators
         if noise is not None
     )
     if not rows:
@@ -101,11 +101,11 @@ def _certified(certificate: Mapping[str, Any] | None) -> str:
         return ""
     parts = [("all", certificate)]
     for name, values in certificate["slices"].items():
-        parts += [(f"{name}: {value}", found) for value, found in values.items()]
+        parts += [(f"{name}: {value}", f) for value, f in values.items()]
     rows = "\n".join(
-        f"| {name} | {found['accuracy']:.1%} | {found['low']:.1%} to {found['high']:.1%} | {found['audited']:,} |"
-        for name, found in parts
-        if found["accuracy"] is not None
+        f"| {name} | {f['accuracy']:.1%} | {f['low']:.1%} to {f['high']:.1%} | {f['audited']:,} |"
+        for name, f in parts
+        if f["accuracy"] is not None
     )
     return f"""
 How many labels are right, estimated from a random audit whose answers took no part in any label:

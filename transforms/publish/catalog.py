@@ -89,11 +89,11 @@ def _text(value: str) -> str:
 def _version_views(version: Version) -> dict[str, list[str]]:
     """Views of one version; versions come in ascending order, so the plain name ends as the latest."""
     label, name = version.manifest.label, version.manifest.name
-    found = {f"{label}/{table}": version.files(table) for table in EVIDENCE}
-    found[label] = version.files("rows")
+    views = {f"{label}/{table}": version.files(table) for table in EVIDENCE}
+    views[label] = version.files("rows")
     if name not in RESERVED:
-        found[name] = version.files("rows")
-    return {view: files for view, files in found.items() if files}
+        views[name] = version.files("rows")
+    return {view: files for view, files in views.items() if files}
 
 
 def manifest_tables(manifests: Sequence[Manifest]) -> dict[str, pl.DataFrame]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from schemas.errors import UsageError
 from transforms.publish.read import Version
-from transforms.publish.recompute import FUSER, POLICY, Fitted, fitted
+from transforms.publish.recompute import FUSER, POLICY, StoredPlugin, stored_plugin
 from transforms.publish.rows import STAGE
 from transforms.text.notebook import html
 from transforms.text.plain import cell
@@ -75,9 +75,9 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
     """Compare two versions.
 
     Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now. A
-    split moves where the memory of the old version was not obeyed. Any other change comes from votes that were added,
+    split moves if the memory of the old version was not obeyed. Any other change comes from votes that were added,
     removed or changed (voters named), from the source's label, or from a fuser or a policy that has other settings or
-    was fitted anew. A policy that changed is named beside any of these where the action changed.
+    was fitted anew. A policy that changed is named beside any of these if the action changed.
 
     Args:
         old: the earlier version.
@@ -103,7 +103,7 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
             _judged(changed.filter(pl.col("change").is_in(["flipped", "margin", "other"])), old, new),
         ]
     )
-    policy = _settings("policy", fitted(old, POLICY), fitted(new, POLICY))
+    policy = _settings("policy", stored_plugin(old, POLICY), stored_plugin(new, POLICY))
     if policy:
         decided = changed.filter(pl.col("action").ne_missing(pl.col("action_new")))["pair_id"].implode()
         told = pl.col("reason").str.contains(policy, literal=True) | pl.col("reason").is_in([_NEW, _GONE])
@@ -139,7 +139,7 @@ def render(diff: Diff, limit: int = 20) -> RenderableType:
 
 
 def _change(tolerance: float) -> pl.Expr:
-    """The first of `CHANGES` that applies; null where nothing changed."""
+    """The first of `CHANGES` that applies; null if nothing changed."""
 
     def differs(column: str) -> pl.Expr:
         return pl.col(column).ne_missing(pl.col(f"{column}_new"))
@@ -211,10 +211,10 @@ def _votes(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
 def _splits(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
     """Why a prompt has another split: what the memories of both versions say of it."""
     prompts = old.scan("pairs").join(changed.lazy().select("pair_id"), on="pair_id", how="semi")
-    said = prompts.select("pair_id", "prompt_id")
+    remembered = prompts.select("pair_id", "prompt_id")
     for side, version in (("old", old), ("new", new)):
         memory = version.scan("splits").select("prompt_id", pl.col("split").fill_null("none").alias(side))
-        said = said.join(memory, on="prompt_id", how="left")
+        remembered = remembered.join(memory, on="prompt_id", how="left")
     texts = [pl.lit(text) for text in (old.manifest.label, new.manifest.label)]
     reason = pl.format(
         "split moved: {} says {}, {} says {}",
@@ -223,14 +223,17 @@ def _splits(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
         texts[1],
         pl.col("new").fill_null("nothing"),
     )
-    found = said.select("pair_id", reason=reason).collect(engine="streaming")
-    return changed.select("pair_id").join(found, on="pair_id", how="left")
+    reasons = remembered.select("pair_id", reason=reason).collect(engine="streaming")
+    return changed.select("pair_id").join(reasons, on="pair_id", how="left")
 
 
 def _judged(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
     """Votes, source's label, fuser, policy or rule of the weights: the first of these that changed."""
-    refit = _settings("fuser", fitted(old, FUSER), fitted(new, FUSER)) or REFIT
-    decided = _settings("policy", fitted(old, POLICY), fitted(new, POLICY)) or "posterior unchanged; policy fitted anew"
+    refit = _settings("fuser", stored_plugin(old, FUSER), stored_plugin(new, FUSER)) or REFIT
+    decided = (
+        _settings("policy", stored_plugin(old, POLICY), stored_plugin(new, POLICY))
+        or "posterior unchanged; policy fitted anew"
+    )
     ids = changed.lazy().filter(pl.col("change") == "other").select("pair_id")
     sides = []
     for version in (old, new):
@@ -267,8 +270,8 @@ def _judged(changed: pl.DataFrame, old: Version, new: Version) -> pl.DataFrame:
     )
 
 
-def _settings(what: str, old: Fitted | None, new: Fitted | None) -> str | None:
-    """How a fuser or policy is configured otherwise; None where it is not, or where a version does not hold it."""
+def _settings(what: str, old: StoredPlugin | None, new: StoredPlugin | None) -> str | None:
+    """How a fuser or policy is configured otherwise; None if it is not, or if a version does not hold it."""
     if old is None or new is None or (old.plugin, old.settings) == (new.plugin, new.settings):
         return None
     if old.plugin != new.plugin:

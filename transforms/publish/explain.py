@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import expit
 
 from schemas.errors import UsageError
-from transforms.publish.recompute import TOLERANCE, Fitted, because_of, weight_of
+from transforms.publish.recompute import TOLERANCE, StoredPlugin, because_of, weight_of
 from transforms.text.notebook import html
 from transforms.text.plain import cell
 
@@ -76,7 +76,7 @@ class Explanation(_Frozen):
     action: str
     reasons: list[str]
     rule: str  # one sentence: how posterior became action
-    fuser: str | None  # the plug-in behind the posterior, where it is known
+    fuser: str | None  # the plug-in behind the posterior, if it is known
     policy: str | None  # the plug-in that decided
     thresholds: dict[str, Any]  # its settings, and what it had learned of the whole
 
@@ -89,8 +89,8 @@ def explain(
     pairs: pl.DataFrame,
     votes: pl.DataFrame,
     verdicts: pl.DataFrame,
-    fuser: Fitted | None = None,
-    policy: Fitted | None = None,
+    fuser: StoredPlugin | None = None,
+    policy: StoredPlugin | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
@@ -140,10 +140,10 @@ def explain(
     )
 
 
-def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> str:
+def decision_rule(verdict: Mapping[str, Any], policy: StoredPlugin | None = None) -> str:
     """One sentence from posterior to action; with the policy, the comparison that decided."""
     label, certainty = verdict["label"], verdict["certainty"]
-    found = f"label {label} with probability {certainty:.3f}"
+    posterior = f"label {label} with probability {certainty:.3f}"
     because = f" ({', '.join(verdict['reasons'])})" if verdict["reasons"] else ""
     done = {
         "keep": "published as it is",
@@ -154,7 +154,7 @@ def decision_rule(verdict: Mapping[str, Any], policy: Fitted | None = None) -> s
         "route": "sent to a human",
     }[verdict["action"]]
     compared = because_of(policy, verdict)
-    return f"{found}: {done}{because}{f'; {compared}' if compared else ''}"
+    return f"{posterior}: {done}{because}{f'; {compared}' if compared else ''}"
 
 
 def render(explanation: Explanation) -> RenderableType:
@@ -200,10 +200,10 @@ def _vote(v: Mapping[str, Any]) -> VoteLine:
 
 
 def _one(frame: pl.DataFrame, pair_id: str, missing: str) -> dict[str, Any]:
-    found = frame.filter(pl.col("pair_id") == pair_id)
-    if found.is_empty():
+    rows = frame.filter(pl.col("pair_id") == pair_id)
+    if rows.is_empty():
         raise UsageError(missing)
-    return found.row(0, named=True)
+    return rows.row(0, named=True)
 
 
 def _weight(known: Mapping[str, Any] | None) -> str:

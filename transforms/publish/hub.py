@@ -25,7 +25,7 @@ def push(
 ) -> str:
     """Upload a version and tag it; the repository's main branch then holds exactly this version.
 
-    Where the tag is there already and holds this version, nothing is uploaded.
+    If the tag is there already and holds this version, nothing is uploaded.
 
     Returns:
         The address of the tag.
@@ -81,16 +81,16 @@ def _is_tagged(api: HfApi, repository: str, tag: str, manifest: Manifest) -> boo
 
     with tempfile.TemporaryDirectory(prefix="prefine-") as cache:
         try:
-            found = api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=tag, cache_dir=cache)
-            data = Path(found).read_bytes()
+            downloaded = api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=tag, cache_dir=cache)
+            data = Path(downloaded).read_bytes()
         except RevisionNotFoundError:
             return False
         except EntryNotFoundError:
             data = b""
     if data != manifest.to_bytes():
         raise WorkspaceError(
-            f"{repository} has a tag {tag} that holds something else than {manifest.label}; delete the tag on the Hub, "
-            "or push to another repository"
+            f"{repository} has a tag {tag} that holds something other than {manifest.label}; delete the tag on the "
+            "Hub, or push to another repository"
         )
     return True
 

@@ -71,11 +71,11 @@ def shared_keys(lists: pl.Series) -> pl.DataFrame:
     """(node, key) for keys held by at least two lists; a node is a list's place. Sorted by key and node."""
     lengths = lists.list.len()
     keys = lists.filter(lengths > 0).explode()
-    found = []
+    shared = []
     for part in range(_PARTS):
         ordered = keys.filter(keys % _PARTS == part).sort().to_numpy()
-        found.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
-    places = keys.is_in(pl.Series(np.concatenate(found)).implode()).arg_true()
+        shared.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    places = keys.is_in(pl.Series(np.concatenate(shared)).implode()).arg_true()
     node = np.searchsorted(np.cumsum(lengths.to_numpy().astype(np.int64)), places.to_numpy(), side="right")
     held = pl.DataFrame({"node": pl.Series(node, dtype=pl.UInt32), "key": keys.gather(places)})
     return held.unique().filter(pl.len().over("key") > 1).sort("key", "node")

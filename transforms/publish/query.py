@@ -112,8 +112,8 @@ class PartFiles(AbstractFileSystem):  # type: ignore[misc]
         Raises:
             FileNotFoundError: it is none of those named.
         """
-        found: dict[str, Any] = self._fs.info(self._there(path))
-        return {"name": path, "size": found["size"], "type": "file"}
+        info: dict[str, Any] = self._fs.info(self._there(path))
+        return {"name": path, "size": info["size"], "type": "file"}
 
     def modified(self, path: str) -> Any:
         """When a file was changed last."""

@@ -47,7 +47,7 @@ class Version:
         return [f"{self.base}/{name}" for name in names]
 
     def scan(self, table: Table) -> pl.LazyFrame:
-        """A table, lazily; an empty one where the version has no file of it."""
+        """A table, lazily; an empty one if the version has no file of it."""
         files = self.files(table)
         if not files:
             return pl.LazyFrame(schema=_SCHEMA[table])
@@ -65,7 +65,7 @@ class Version:
             return pl.read_parquet(opened)
 
     def document(self, name: str) -> bytes | None:
-        """A file of the version that is not a table, or None where its manifest does not name it."""
+        """A file of the version that is not a table, or None if its manifest does not name it."""
         if name not in self.manifest.files:
             return None
         import fsspec

@@ -27,7 +27,7 @@ P = TypeVar("P", bound=Plugin)
 _WORDS = ("label", "action", "reasons", "n_votes", "n_human")
 
 
-class Fitted(BaseModel):
+class StoredPlugin(BaseModel):
     """A fuser or a policy as it decided: which plug-in, all its settings, and what it had learned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +45,7 @@ class Fitted(BaseModel):
 
 
 def described(plugin: Plugin) -> dict[str, Any]:
-    """The fields of `Fitted` but the model, of a plug-in that was built from a recipe."""
+    """The fields of `StoredPlugin` but the model, of a plug-in that was built from a recipe."""
     settings = plugin.config.model_dump(mode="json")
     package = [] if plugin.distribution is None else [list(plugin.distribution)]
     return {
@@ -57,10 +57,10 @@ def described(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def fitted(version: Version, file: str) -> Fitted | None:
-    """The version's fuser (`FUSER`) or policy (`POLICY`), or None where it holds none."""
+def stored_plugin(version: Version, file: str) -> StoredPlugin | None:
+    """The version's fuser (`FUSER`) or policy (`POLICY`), or None if it holds none."""
     data = version.document(file)
-    return None if data is None else Fitted.model_validate_json(data)
+    return None if data is None else StoredPlugin.model_validate_json(data)
 
 
 def rebuilt(version: Version, file: str, kind: type[P]) -> tuple[P, dict[str, Any]]:
@@ -69,7 +69,7 @@ def rebuilt(version: Version, file: str, kind: type[P]) -> tuple[P, dict[str, An
     Raises:
         UsageError: the version holds none, or this code's plug-in of that name works in another way; the text says so.
     """
-    known = fitted(version, file)
+    known = stored_plugin(version, file)
     if known is None:
         raise UsageError(f"the version holds no {file}")
     plugin = restored(known, file, kind)
@@ -80,7 +80,7 @@ def rebuilt(version: Version, file: str, kind: type[P]) -> tuple[P, dict[str, An
     return plugin, known.model
 
 
-def restored(known: Fitted, file: str, kind: type[P]) -> P:
+def restored(known: StoredPlugin, file: str, kind: type[P]) -> P:
     """The plug-in itself.
 
     Raises:
@@ -104,8 +104,8 @@ def parts(version: Version, at_once: int = PAIRS_AT_ONCE) -> Iterator[tuple[pl.D
         yield pairs.collect(), votes.drop("rationale", "detail").collect(), verdicts.collect()
 
 
-def unheard(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
-    """What verdicts say of votes that the votes do not bear out, one problem a pair at most per rule.
+def miscounted_votes(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
+    """What verdicts say of votes that the votes do not bear out, one problem per pair at most per rule.
 
     Every verdict's `n_votes` and `n_human` are its pair's valid votes, and what a contribution says of its voter's
     votes is what that voter cast.
@@ -115,18 +115,18 @@ def unheard(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
         pl.len().alias("cast"), (pl.col("kind") == "human").sum().alias("human").cast(pl.UInt32)
     )
     counted = verdicts.select("pair_id", "n_votes", "n_human").join(cast, on="pair_id", how="left")
-    for column, said, whose in (("cast", "n_votes", "votes"), ("human", "n_human", "votes of people")):
+    for column, stated, whose in (("cast", "n_votes", "votes"), ("human", "n_human", "votes of people")):
         there = pl.col(column).fill_null(0)
-        for pair, n, found in counted.filter(pl.col(said) != there).select("pair_id", said, there).iter_rows():
-            yield f"pair {pair}: its verdict counts {n} {whose}, {found} are there"
-    labels = valid.group_by("pair_id", "voter").agg(pl.col("label").sort().alias("found"))
+        for pair, n, n_cast in counted.filter(pl.col(stated) != there).select("pair_id", stated, there).iter_rows():
+            yield f"pair {pair}: its verdict counts {n} {whose}, the version holds {n_cast}"
+    labels = valid.group_by("pair_id", "voter").agg(pl.col("label").sort().alias("cast_labels"))
     pieces = _exploded(verdicts).filter(pl.col("n_votes") > 0).join(labels, on=["pair_id", "voter"], how="left")
     wrong = pieces.filter(
-        pl.col("label").str.split("+").list.sort().ne_missing(pl.col("found"))
-        | (pl.col("n_votes") != pl.col("found").list.len().fill_null(0))
+        pl.col("label").str.split("+").list.sort().ne_missing(pl.col("cast_labels"))
+        | (pl.col("n_votes") != pl.col("cast_labels").list.len().fill_null(0))
     )
     for pair, voter, label in wrong.select("pair_id", "voter", "label").iter_rows():
-        yield f"pair {pair}: voter {voter} is said to have voted {label}, but did not"
+        yield f"pair {pair}: its verdict says that voter {voter} voted {label}, but the votes do not"
 
 
 class Recomputation:
@@ -155,24 +155,24 @@ class Recomputation:
             differs = old.ne_missing(new)
             if column in _NUMBERS:
                 differs &= ((old - new).abs() > TOLERANCE).fill_null(value=True)
-            for pair, said, found in both.filter(differs).select("pair_id", old, new).iter_rows():
-                yield f"pair {pair}: {column} is {said} where votes and model give {found}"
+            for pair, stated, recomputed in both.filter(differs).select("pair_id", old, new).iter_rows():
+                yield f"pair {pair}: {column} is {stated} but votes and model give {recomputed}"
         pieces = _exploded(verdicts).join(
             _exploded(again), on=["pair_id", "voter"], how="full", coalesce=True, suffix="_again"
         )
         apart = ((pl.col("log_odds") - pl.col("log_odds_again")).abs() > TOLERANCE).fill_null(value=True)
-        for pair, voter, said, found in (
+        for pair, voter, stated, recomputed in (
             pieces.filter(apart).select("pair_id", "voter", "log_odds", "log_odds_again").iter_rows()
         ):
-            yield f"pair {pair}: voter {voter} adds {said} where votes and model give {found}"
+            yield f"pair {pair}: voter {voter} adds {stated} but votes and model give {recomputed}"
 
 
 def weight_of(model: Mapping[str, Any] | None, voter: str) -> dict[str, Any] | None:
-    """What a fuser's model knows of a voter, whichever fuser it is; None where it does not know it.
+    """What a fuser's model knows of a voter, whichever fuser it is; None if it does not know it.
 
     Fusers that tell a voter's orders apart know it as `voter|ab` and `voter|ba`.
     """
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for table in ("voters", "humans", "weights", "errors", "abilities"):
         entries = (model or {}).get(table)
         if not isinstance(entries, Mapping):
@@ -181,12 +181,12 @@ def weight_of(model: Mapping[str, Any] | None, voter: str) -> dict[str, Any] | N
             if name in entries:
                 value = entries[name]
                 key = name.removeprefix(voter).lstrip("|")
-                found |= value if isinstance(value, Mapping) and not key else {f"{table} {key}".strip(): value}
-    return found or None
+                known |= value if isinstance(value, Mapping) and not key else {f"{table} {key}".strip(): value}
+    return known or None
 
 
-def because_of(policy: Fitted | None, verdict: Mapping[str, Any]) -> str | None:
-    """The comparison with a threshold that decided a verdict; None where the policy or this code cannot say."""
+def because_of(policy: StoredPlugin | None, verdict: Mapping[str, Any]) -> str | None:
+    """The comparison with a threshold that decided a verdict; None if the policy or this code cannot say."""
     if policy is None:
         return None
     try:

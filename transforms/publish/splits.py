@@ -65,7 +65,7 @@ def prompt_keys(pairs: pl.DataFrame, verdicts: pl.DataFrame, config: SplitsConfi
         config: what is stratified and what is alike.
 
     Returns:
-        `KEYS_SCHEMA`, one row a prompt, sorted by prompt_id: its slice, how many of its pairs the verdicts
+        `KEYS_SCHEMA`, one row per prompt, sorted by prompt_id: its slice, how many of its pairs the verdicts
         publish, and its keys (similarity keys and hashes of its group ids).
     """
     if pairs.is_empty():

@@ -63,8 +63,8 @@ class Datasets:
 
     def versions(self, name: str) -> list[int]:
         """Published versions, ascending."""
-        found = (_VERSION.fullmatch(f) for f in self._folders(check_name(name)))
-        numbers = sorted(int(m[1]) for m in found if m)
+        matches = (_VERSION.fullmatch(f) for f in self._folders(check_name(name)))
+        numbers = sorted(int(m[1]) for m in matches if m)
         return [n for n in numbers if self.fs.exists(self.path(name, version_name(n), MANIFEST))]
 
     def resolve(self, reference: str) -> tuple[str, int]:

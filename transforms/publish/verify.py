@@ -19,7 +19,7 @@ from schemas.tables import SPLITS, DatasetRows, Pairs, Rejects, Verdicts, Votes,
 from transforms.publish.files import EVIDENCE_SCHEMAS, reject_sum, row_sum
 from transforms.publish.prompt_keys import canonical_texts, key_lists, shared_keys, similarity_keys
 from transforms.publish.read import Table, Version
-from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, parts, unheard
+from transforms.publish.recompute import PAIRS_AT_ONCE, TOLERANCE, Recomputation, miscounted_votes, parts
 from transforms.publish.rows import STAGE
 from transforms.publish.splits import SPLITS_SCHEMA, SplitsConfig
 from transforms.publish.store import Datasets
@@ -59,7 +59,7 @@ def verify(
         version: the version.
         contaminated: the benchmark and the words a prompt's text shares with it, or None
             (`transforms.hygiene.decontamination.NgramIndex.find`); no check without it.
-        parent: the version before, whose splits must be kept; where it is not given, the check says that it was not
+        parent: the version before, whose splits must be kept; if it is not given, the check says that it was not
             made.
         pairs_at_once: about so many pairs with their votes are in memory while verdicts are made again.
     """
@@ -93,11 +93,11 @@ def _check(name: str, problems: Iterable[str], fine: str) -> Check:
 def _files(datasets: Datasets, version: Version) -> Check:
     m = version.manifest
     folder = datasets.path(m.name, version.base.rsplit("/", 1)[-1])
-    found = {p.removeprefix(folder).lstrip("/") for p in datasets.fs.find(folder)} - {MANIFEST}
+    present = {p.removeprefix(folder).lstrip("/") for p in datasets.fs.find(folder)} - {MANIFEST}
 
     def problems() -> Iterable[str]:
-        yield from (f"{name} is missing" for name in sorted(set(m.files) - found))
-        yield from (f"{name} is not in the manifest" for name in sorted(found - set(m.files)))
+        yield from (f"{name} is missing" for name in sorted(set(m.files) - present))
+        yield from (f"{name} is not in the manifest" for name in sorted(present - set(m.files)))
         for name, entry in m.files.items():
             digest = hashlib.sha256()
             with datasets.fs.open(f"{folder}/{name}", "rb") as file:
@@ -132,7 +132,7 @@ def _schemas(version: Version) -> Check:
         for name in ("pairs", "votes", "verdicts", "splits"):
             key = {"votes": "vote_id", "splits": "prompt_id"}.get(name, "pair_id")
             if version.scan(name).select(pl.col(key).is_duplicated().any()).collect().item():
-                yield f"evidence/{name}: some {key} is there twice"
+                yield f"evidence/{name}: a {key} occurs twice"
         for file in version.files("splits"):
             frame = version.read(file)
             if frame.schema != SPLITS_SCHEMA:
@@ -173,7 +173,7 @@ def _counts(version: Version) -> Check:
     if any("votes" in voter for voter in m.voters.values()):
         cast = {name: voter["votes"] for name, voter in m.voters.items() if voter["votes"]}
         expected["votes by voter"] = counted(version.scan("votes"), pl.col("voter")), cast
-    problems = [f"{name}: {found} found, {said} stated" for name, (found, said) in expected.items() if found != said]
+    problems = [f"{name}: {n} found, {stated} stated" for name, (n, stated) in expected.items() if n != stated]
     if sum(m.rows_by_split.values()) != m.n_rows or sum(m.rejects_by_reason.values()) != m.n_rejects:
         problems.append("the manifest's counts do not add up")
     return _check("counts", problems, f"{m.n_rows:,} rows, {m.n_rejects:,} rejects")
@@ -244,16 +244,19 @@ def _evidence(version: Version, at_once: int) -> list[Check]:
         again, unable = Recomputation(version), ""
     except UsageError as error:
         unable = f"not checked: {error}"
-    heard: list[str] = []
+    miscounted: list[str] = []
     problems: list[str] = []
     for pairs, votes, verdicts in parts(version, at_once):
-        heard += islice(unheard(votes, verdicts), 1)
+        miscounted += islice(miscounted_votes(votes, verdicts), 1)
         if again and not problems:
             problems += islice(again.problems(pairs, votes, verdicts), 1)
-        if heard:
+        if miscounted:
             break
     fine = unable or "every verdict follows from the votes, the fuser's model and the policy"
-    return [_check("votes", heard, "every verdict's votes are there"), _check("recomputation", problems, fine)]
+    return [
+        _check("votes", miscounted, "every verdict counts the votes of its pair"),
+        _check("recomputation", problems, fine),
+    ]
 
 
 def _separation(version: Version) -> list[Check]:
@@ -261,7 +264,7 @@ def _separation(version: Version) -> list[Check]:
     rows = version.scan("rows")
     config = SplitsConfig.model_validate(version.manifest.splits) if version.manifest.splits else SplitsConfig()
     twice = rows.group_by("pair_id").len().filter(pl.col("len") > 1).select("pair_id")
-    checks = [_none(twice, "pairs", "pair {} is there twice", "every pair is there once")]
+    checks = [_none(twice, "pairs", "pair {} occurs twice", "every pair occurs once")]
     # What was generated from an ungrouped prompt names that prompt as its group.
     group = pl.coalesce("group_id", "prompt_id")
     for name, column, key in (("prompts", "prompt_id", pl.col("prompt_id")), ("groups", "group_id", group)):
@@ -314,7 +317,7 @@ def _stability(version: Version, parent: Version | None) -> Check:
     before = parent.scan("splits").filter(pl.col("split").is_not_null()).select("prompt_id", old="split")
     now = version.scan("splits").select("prompt_id", new="split")
     moved = before.join(now, on="prompt_id", how="left").filter(pl.col("old").ne_missing(pl.col("new")))
-    text = "prompt {} has another split than in " + parent.manifest.label
+    text = "prompt {} is in another split than in " + parent.manifest.label
     return _none(
         moved.select("prompt_id"), "stability", text, f"every prompt of {parent.manifest.label} kept its split"
     )

@@ -25,7 +25,7 @@ from transforms.storage.files import writing
 class Provenance:
     """What a version was made of: fields of the manifest, `voters` with what each voter cast.
 
-    `parent_recipe_hash` is the hash of the parent's recipe as this code makes it, where it can: the parent's own
+    `parent_recipe_hash` is the hash of the parent's recipe as this code makes it, if it can: the parent's own
     `recipe_hash` may be by the rule of an earlier code.
     """
 
@@ -43,7 +43,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PublishResult:
-    """`published` is false where the latest version already holds exactly this content."""
+    """`published` is false if the latest version already holds exactly this content."""
 
     name: str
     version: int
@@ -85,8 +85,8 @@ def publish(
     store = Datasets(datasets)
     check_name(name)
     with store.publishing(name) as staging:
-        heard: dict[str, dict[str, Any]] = {}
-        tally = write_buckets(_heard(buckets, heard), staging, rows_per_file)
+        voters: dict[str, dict[str, Any]] = {}
+        tally = write_buckets(_counting_votes(buckets, voters), staging, rows_per_file)
         _check_conservation(tally.n_pairs, tally.n_rows, tally.rejects_by_reason)
         memory = TableWriter(staging, "evidence/splits", rows_per_file * 4)
         for part in splits:
@@ -102,7 +102,7 @@ def publish(
             code_version=provenance.code_version,
             inputs=dict(provenance.inputs),
             parts=dict(provenance.parts),
-            voters=_voters(heard, provenance.voters),
+            voters=_voters(voters, provenance.voters),
             splits=dict(provenance.splits),
             n_pairs=tally.n_pairs,
             n_rows=tally.n_rows,
@@ -145,7 +145,7 @@ def latest_version(datasets: str | Path, name: str) -> Version | None:
     return None if latest is None else Version(store.manifest(name, latest), store.url(name, version_name(latest)))
 
 
-def _heard(buckets: Iterable[Bucket], voters: dict[str, dict[str, Any]]) -> Iterator[Bucket]:
+def _counting_votes(buckets: Iterable[Bucket], voters: dict[str, dict[str, Any]]) -> Iterator[Bucket]:
     """The buckets, counting who votes into `voters` as they pass."""
     for bucket in buckets:
         cast = bucket.votes.group_by("voter").agg(pl.col("kind", "voter_group").min(), pl.len())
@@ -155,9 +155,9 @@ def _heard(buckets: Iterable[Bucket], voters: dict[str, dict[str, Any]]) -> Iter
         yield bucket
 
 
-def _voters(heard: Mapping[str, Mapping[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+def _voters(cast: Mapping[str, Mapping[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
     """Everybody who voted, and whom the recipe names though nothing came of them."""
-    return {name: {"votes": 0, **known.get(name, {}), **heard.get(name, {})} for name in sorted({*heard, *known})}
+    return {name: {"votes": 0, **known.get(name, {}), **cast.get(name, {})} for name in sorted({*cast, *known})}
 
 
 def _check_conservation(pairs: int, rows: int, rejects_by_reason: Mapping[str, int]) -> None:

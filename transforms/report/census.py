@@ -51,12 +51,12 @@ def census(pairs: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.DataFrame, reje
     )
 
 
-def counted(buckets: Iterable[Bucket], found: list[Census]) -> Iterator[Bucket]:
+def counted(buckets: Iterable[Bucket], parts: list[Census]) -> Iterator[Bucket]:
     """The buckets, whose counts are in `found` once they have passed; `added_up` makes one of them."""
     for bucket in buckets:
-        found.append(census(bucket.pairs, bucket.verdicts, bucket.rows, bucket.rejects))
-        if len(found) == _AT_ONCE:
-            found[:] = [added_up(found)]
+        parts.append(census(bucket.pairs, bucket.verdicts, bucket.rows, bucket.rejects))
+        if len(parts) == _AT_ONCE:
+            parts[:] = [added_up(parts)]
         yield bucket
 
 
@@ -98,8 +98,8 @@ def _flow(pairs: pl.DataFrame, judged: pl.DataFrame, rows: pl.DataFrame, rejects
     return pl.concat([made, _steps(unjudged, 0), _steps(left, 1), _steps(never, 0), _steps(why, 1)])
 
 
-def _steps(found: pl.DataFrame, level: int) -> pl.DataFrame:
-    return found.select(pl.lit(level).alias("level"), "source", "target").group_by(_STEP).agg(_count())
+def _steps(steps: pl.DataFrame, level: int) -> pl.DataFrame:
+    return steps.select(pl.lit(level).alias("level"), "source", "target").group_by(_STEP).agg(_count())
 
 
 def _count() -> pl.Expr:

@@ -73,12 +73,12 @@ def report_data(
 
     Args:
         version: a published or staged version.
-        census: the counts of all its pairs, where they are known; else they are taken with the version in memory.
+        census: the counts of all its pairs, if they are known; else they are taken with the version in memory.
         costs: per engine and asker: stage, who, requests, tokens_in, tokens_out.
         queue: the `queue` table.
         asked: per generator, what it asked and got: generator and one column a count.
         people: statistics of the answers.
-        outlook: how many labels (`gain`) the next `labels` answers are expected to mend.
+        outlook: how many labels (`gain`) the next `labels` answers are expected to fix.
         examples_per_action: how many pairs of every action are shown in full.
     """
     manifest = version.manifest
@@ -140,7 +140,7 @@ def _noise(judged: pl.DataFrame) -> pl.DataFrame:
 def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> pl.DataFrame:
     """Points of the mu-sigma plot (Wang et al., "Secrets of RLHF II", 2024), mu seen from the source's label."""
     sign = pl.col("source_label").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
-    found = (
+    scored = (
         votes.filter((pl.col("kind") == "reward") & pl.col("aspects").is_not_null())
         .with_columns(
             mu=pl.col("aspects").str.json_path_match("$.mu").cast(pl.Float64, strict=False),
@@ -152,7 +152,7 @@ def _ensemble(votes: pl.DataFrame, sample: pl.DataFrame, points: int = 4000) -> 
         .filter(pl.col("mu").is_not_null())
         .sort("pair_id", "voter")
     )
-    return found.select("voter", "mu", "sigma", "action").head(points)
+    return scored.select("voter", "mu", "sigma", "action").head(points)
 
 
 def _yields(judged: pl.DataFrame) -> pl.DataFrame:

@@ -44,20 +44,20 @@ def examples(version: Version, sample: pl.DataFrame, votes: pl.DataFrame, per_ac
 
 def _texts(version: Version, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Texts of published pairs from data, of the others from the payload of their reject."""
-    found: dict[str, dict[str, Any]] = {}
+    texts: dict[str, dict[str, Any]] = {}
     for row in version.scan("rows").filter(pl.col("pair_id").is_in(ids)).collect().iter_rows(named=True):
         sides = (row["chosen"], row["rejected"])
         a, b = sides if row["chosen_is"] == "a" else sides[::-1]
-        found[row["pair_id"]] = _cut(row["prompt"], row["context"], a, b)
+        texts[row["pair_id"]] = _cut(row["prompt"], row["context"], a, b)
     lost = version.scan("rejects").filter(pl.col("record_id").is_in(ids) & (pl.col("stage") == "materialise"))
     for record, payload in lost.select("record_id", "payload").collect().iter_rows():
         try:
             pair = orjson.loads(payload)
         except orjson.JSONDecodeError:  # a version made when payloads were cut
-            found[record] = {"prompt": payload[:LIMIT], "context": None, "response_a": "…", "response_b": "…"}
+            texts[record] = {"prompt": payload[:LIMIT], "context": None, "response_a": "…", "response_b": "…"}
             continue
-        found[record] = _cut(pair["prompt"], pair["context"], pair["response_a"], pair["response_b"])
-    return found
+        texts[record] = _cut(pair["prompt"], pair["context"], pair["response_a"], pair["response_b"])
+    return texts
 
 
 def _cut(prompt: Any, context: str | None, a: Any, b: Any) -> dict[str, Any]:

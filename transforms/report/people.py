@@ -10,7 +10,7 @@ from transforms.stats.people import People
 
 
 def people_context(people: People | None, manifest: Manifest) -> dict[str, Any]:
-    """What `people.html.jinja2` shows; empty where nobody answered."""
+    """What `people.html.jinja2` shows; empty if nobody answered."""
     if people is None:
         return {}
     frames = {name: getattr(people, name).fill_nan(None).to_dicts() for name in _FRAMES}
@@ -31,5 +31,5 @@ def _certificate(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:
         return []
     rows = [{"slice": "all", "value": "", **certificate}]
     for name, values in certificate["slices"].items():
-        rows += [{"slice": name, "value": value, **found} for value, found in values.items() if found["audited"]]
+        rows += [{"slice": name, "value": value, **figures} for value, figures in values.items() if figures["audited"]]
     return rows

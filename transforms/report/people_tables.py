@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def render(found: People) -> RenderableType:
+def render(people: People) -> RenderableType:
     """Everything there is to say, most important first."""
     from rich.console import Group
     from rich.table import Table
 
-    parts: list[RenderableType] = [cell(line) for line in sentences(found)]
+    parts: list[RenderableType] = [cell(line) for line in sentences(people)]
     for title, frame in (
-        ("Annotators", found.annotators),
-        ("Suspicions", found.suspicions),
-        ("Drift", found.drift),
-        ("Agreement of every two", found.agreeing),
-        ("Judges and people", found.judges),
+        ("Annotators", people.annotators),
+        ("Suspicions", people.suspicions),
+        ("Drift", people.drift),
+        ("Agreement of every two", people.agreeing),
+        ("Judges and people", people.judges),
     ):
         if frame.height:
             table = Table(*frame.columns, title=title)
@@ -34,31 +34,31 @@ def render(found: People) -> RenderableType:
     return Group(*parts)
 
 
-def sentences(found: People) -> list[str]:
+def sentences(people: People) -> list[str]:
     """What the figures say, in words."""
-    seconds = "" if found.seconds is None else f", {found.seconds:.0f} s each"
+    seconds = "" if people.seconds is None else f", {people.seconds:.0f} s each"
     lines = [
-        f"{found.answers:,} answers to {found.pairs:,} pairs by {found.annotators.height} people{seconds}; "
-        f"{found.skips:,} skipped; {found.waiting:,} pairs still wait for answers."
+        f"{people.answers:,} answers to {people.pairs:,} pairs by {people.annotators.height} people{seconds}; "
+        f"{people.skips:,} skipped; {people.waiting:,} pairs still wait for answers."
     ]
-    for alpha, of in ((found.alpha, "a, b and tie"), (found.alpha_strength, "how much better")):
+    for alpha, of in ((people.alpha, "a, b and tie"), (people.alpha_strength, "how much better")):
         if not math.isnan(alpha.alpha):
             lines.append(f"Krippendorff's alpha of {of}: {interval(alpha)} on {alpha.items:,} pairs.")
-    if not math.isnan(found.agreement):
-        lines.append(f"Two people give the same answer in {found.agreement:.1%} of comparisons.")
-    if found.outlook:
-        gain, labels = found.outlook["gain"], found.outlook["labels"]
-        lines.append(f"The next {labels} labels are expected to mend {gain:.1f} published labels.")
-        if "regret" in found.outlook:
+    if not math.isnan(people.agreement):
+        lines.append(f"Two people give the same answer in {people.agreement:.1%} of comparisons.")
+    if people.outlook:
+        gain, labels = people.outlook["gain"], people.outlook["labels"]
+        lines.append(f"The next {labels} labels are expected to fix {gain:.1f} published labels.")
+        if "regret" in people.outlook:
             lines.append(
-                f"Regret of the bandit: the best slice alone would have turned over {found.outlook['regret']:.1f} "
+                f"Regret of the bandit: the best slice alone would have turned over {people.outlook['regret']:.1f} "
                 "labels more."
             )
     return lines
 
 
 def interval(alpha: Alpha) -> str:
-    """Point and bootstrap interval; `undefined` where all answers are equal or nobody shares a pair."""
+    """Point and bootstrap interval; `undefined` if all answers are equal or nobody shares a pair."""
     if math.isnan(alpha.alpha):
         return "undefined"
     if math.isnan(alpha.low):

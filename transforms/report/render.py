@@ -129,7 +129,7 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
 
 
 def _plots(data: ReportData) -> dict[str, str]:
-    """Every plot by its name in the template; empty where there is nothing to draw."""
+    """Every plot by its name in the template; empty if there is nothing to draw."""
     position, length = data.position, data.length
     agreeing = data.agreement.filter(pl.col("voter") != pl.col("other"))
     actions = [a for a in plots.ACTION_COLOURS if data.yields.height and data.yields[a].sum()]

@@ -112,8 +112,8 @@ def _margins(own: pl.DataFrame, verdicts: pl.DataFrame | None) -> dict[str, obje
 def _personas(own: pl.DataFrame) -> dict[str, object]:
     """How many personas the pairs have, and how much these differ, from what generator `persona` wrote in meta."""
     people = own.filter(pl.col("context_kind") == "persona", pl.col("user_id").is_not_null()).unique("user_id")
-    found = [orjson.loads(meta) for meta in people["meta"].drop_nulls()]
-    facts = [[*m["attributes"].items(), *map(tuple, m["views"])] for m in found if "attributes" in m and "views" in m]
+    metas = [orjson.loads(meta) for meta in people["meta"].drop_nulls()]
+    facts = [[*m["attributes"].items(), *map(tuple, m["views"])] for m in metas if "attributes" in m and "views" in m]
     return {"personas": len(people) or None, "persona_spread": population_spread(facts)}
 
 

@@ -19,7 +19,7 @@ _SIGN = pl.col("label").replace_strict({"a": 1, "b": -1}, default=0, return_dtyp
 
 
 def voter_table(all_votes: pl.LazyFrame, votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
-    """One row a voter: votes by label (exact), agreement with the verdict and mean weight (sampled).
+    """One row per voter: votes by label (exact), agreement with the verdict and mean weight (sampled).
 
     Columns: voter, kind, group, votes, a, b, tie, failed (invalid, refused or error), tokens, agrees (share of
     decisive votes that equal the verdict's label), agrees_human (the same against the human majority),
@@ -83,8 +83,8 @@ def agreement(votes: pl.DataFrame) -> pl.DataFrame:
     wide = signs.pivot("voter", index="pair_id", values="sign")
     names = [n for n in names if n in wide.columns]
     matrix = wide.select(names).fill_null(0).to_numpy().astype(np.float32)
-    said = (matrix != 0).astype(np.float32)
-    both, balance = said.T @ said, matrix.T @ matrix
+    voted = (matrix != 0).astype(np.float32)
+    both, balance = voted.T @ voted, matrix.T @ matrix
     rows = [
         (
             names[i],
@@ -118,7 +118,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
 
 def out_of_fold(calibration: Mapping[str, Any] | None) -> pl.DataFrame:
     """The fuser's own calibration as a table like `reliability`'s: each label predicted by weights that did not see
-    its prompt. Empty where the fuser measured none."""
+    its prompt. Empty if the fuser measured none."""
     return _bins([] if calibration is None else calibration["bins"])
 
 

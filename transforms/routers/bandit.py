@@ -24,7 +24,7 @@ class BanditRouter(Router):
     The reward of an answer is whether it turned the label over; `fit` counts rewards per arm. The j-th pair
     asked from an arm with n answers of N is worth mean + sqrt(exploration ln N / (n + j)), the bound it would
     have by then (UCB1, Auer, Cesa-Bianchi and Fischer 2002; costs as in bandits with knapsacks, Badanidiyuru et
-    al. 2013: the queue divides by seconds where the budget is in seconds), so that one queue already
+    al. 2013: the queue divides by seconds if the budget is in seconds), so that one queue already
     spreads over arms. Within an arm pairs come by expected gain. `j` counts within one bucket.
 
     The fitted model reports `regret`: labels turned over that the best arm, by today's means, would have

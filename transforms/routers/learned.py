@@ -72,7 +72,7 @@ class LearnedRouter(Router):
         }
 
     def values(self, model: Row, candidates: pl.DataFrame) -> pl.Series:
-        """P(an answer turns the label over), in [0, 1]; the expected gain where nothing was learned."""
+        """P(an answer turns the label over), in [0, 1]; the expected gain if nothing was learned."""
         p = outcomes(candidates)
         if not model:
             return pl.Series("value", gain_of_answers(p, self.config.reliability, "zero_one"))
@@ -100,6 +100,6 @@ def _numbers(rows: pl.DataFrame, p_a: Floats, names: list[str] | None = None) ->
 
 def _design(standard: Floats, rows: pl.DataFrame, levels: dict[str, list[str]]) -> Floats:
     """Intercept, features, their squares, and one column per known level of each category."""
-    dummies = [(rows[c] == level).fill_null(False).to_numpy() for c, found in levels.items() for level in found[1:]]
+    dummies = [(rows[c] == level).fill_null(False).to_numpy() for c, names in levels.items() for level in names[1:]]
     columns = [np.ones(rows.height), *standard.T, *(np.clip(standard.T, -3, 3) ** 2), *dummies]
     return np.column_stack(columns).astype(np.float64)

@@ -21,13 +21,13 @@ _TIE_BREAK = 1e-6
 class ValueRouter(Router):
     """Expected reduction of posterior loss per answer (value of information) under the fused model.
 
-    A pair's value is the largest mean gain of one to `ahead` answers: where a single answer cannot turn a label,
+    A pair's value is the largest mean gain of one to `ahead` answers: if a single answer cannot turn a label,
     two or three may (Frazier and Powell, "Paradoxes in Learning and the Marginal Value of Information", 2010).
     `reliability` is how often one annotator names the right outcome. Where several humans already answered
     the same pairs, `fit` replaces it per kind of task by what their agreement shows, shrunk towards the
-    configured figure: an answer buys little where people themselves cannot tell.
-    Where candidates have a column `step`, it says per pair how far one more answer moves the log-odds of a against
-    b under that model, and stands above both: where it moves little, an answer buys little.
+    configured figure: an answer buys little if people themselves cannot tell.
+    If candidates have a column `step`, it says per pair how far one more answer moves the log-odds of a against
+    b under that model, and stands above both: if it moves little, an answer buys little.
     Pairs whose label so many answers cannot turn are ordered by what one buys in squared error.
     """
 

@@ -28,14 +28,14 @@ def kendall_tau(first: Array, second: Array) -> float:
 
 
 def consistency(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """C = (tau + 1) / 2 in [0, 1] over the items scored by both; 0.5 where they share fewer than two."""
+    """C = (tau + 1) / 2 in [0, 1] over the items scored by both; 0.5 if they share fewer than two."""
     shared = sorted(first.keys() & second.keys())
     tau = kendall_tau(np.array([first[i] for i in shared]), np.array([second[i] for i in shared]))
     return (tau + 1.0) / 2.0
 
 
 def soft_label(score_a: float, score_b: float, agreement: float) -> float:
-    """P(a better): the agreement C where a scores higher, 1 - C where b does, 0.5 for equal scores."""
+    """P(a better): the agreement C if a scores higher, 1 - C if b does, 0.5 for equal scores."""
     if score_a == score_b:
         return 0.5
     return agreement if score_a > score_b else 1.0 - agreement

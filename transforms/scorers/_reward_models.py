@@ -151,7 +151,7 @@ class EndpointRewardModel:
     """A reward model behind vLLM's pooling endpoint (`vllm serve MODEL --runner pooling`).
 
     Each conversation is one POST to `<url>/pooling` with the messages; the server renders its own chat template and
-    keeps the first `max_tokens` tokens, or as many as its model takes where that is less. The reward is the last
+    keeps the first `max_tokens` tokens, or as many as its model takes if that is less. The reward is the last
     number of the reply (models that pool every token give one per token), raw. What is retried, and what stops the
     run, is the engines' law: see `transforms.llm.client`.
     """
@@ -181,17 +181,17 @@ class EndpointRewardModel:
         return ["endpoint", self.model, self.max_tokens]
 
     def rewards(self, conversations: Sequence[Conversation]) -> list[Reward]:
-        """Rewards, `concurrency` requests at a time; a `Failure` where the server refuses or fails on one text.
+        """Rewards, `concurrency` requests at a time; a `Failure` if the server refuses or fails on one text.
 
         Raises:
             EngineError: the server is away, turns every request away, or gives no reward for any text.
             UsageError: the key's environment variable is not set, or holds no key.
         """
-        found = asyncio.run(self._asked(conversations))
-        first = next((f for f in found if isinstance(f, Failure)), None)
-        if first is not None and len(found) > 1 and all(isinstance(f, Failure) for f in found):
-            raise EngineError(f"{self.url}/pooling gave no reward for any of {len(found)} texts: {first.reason}")
-        return found
+        rewards = asyncio.run(self._asked(conversations))
+        first = next((f for f in rewards if isinstance(f, Failure)), None)
+        if first is not None and len(rewards) > 1 and all(isinstance(f, Failure) for f in rewards):
+            raise EngineError(f"{self.url}/pooling gave no reward for any of {len(rewards)} texts: {first.reason}")
+        return rewards
 
     async def _asked(self, conversations: Sequence[Conversation]) -> list[Reward]:
         headers = {}

@@ -64,7 +64,7 @@ class Scorer(Plugin):
         return MemoryCache()
 
     def fit(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> bytes:
-        """Train on a bounded sample of the whole workspace; b"" where nothing is learned. Deterministic."""
+        """Train on a bounded sample of the whole workspace; b"" if nothing is learned. Deterministic."""
         return b""
 
     @abstractmethod
@@ -92,7 +92,7 @@ class Opinion:
 
 
 def label_by_difference(score_a: float, score_b: float, tie_band: float) -> str:
-    """`tie` where the scores differ by at most `tie_band`, else the side with the higher score."""
+    """`tie` if the scores differ by at most `tie_band`, else the side with the higher score."""
     difference = score_a - score_b
     if abs(difference) <= tie_band:
         return "tie"
@@ -100,7 +100,7 @@ def label_by_difference(score_a: float, score_b: float, tie_band: float) -> str:
 
 
 def vote_frame(opinions: Iterable[Opinion], voter: str, kind: Literal["reward", "rule"], group: str) -> pl.DataFrame:
-    """Rows of `votes`, one per opinion. A voter has one vote a pair, so the id hashes voter and pair.
+    """Rows of `votes`, one per opinion. A voter has one vote per pair, so the id hashes voter and pair.
 
     `group` names voters that err together: the fuser shares one weight among those present.
     """
@@ -129,7 +129,7 @@ SURFACE = "surface"  # family of length, repetition, relevance and their product
 class RuleConfig(ScorerConfig):
     """What every rule takes."""
 
-    tie_band: float = Field(0.0, ge=0.0, description="tie where the two scores differ by at most this")
+    tie_band: float = Field(0.0, ge=0.0, description="a tie if the two scores differ by at most this")
 
 
 class Rule(Scorer):
@@ -144,7 +144,7 @@ class Rule(Scorer):
 
     @abstractmethod
     def score(self, response: str, row: Row) -> float | None:
-        """Score of one response; None where the rule has nothing to say about the row."""
+        """Score of one response; None if the rule has nothing to say about the row."""
 
     def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
         """One vote per pair the rule has something to say about."""

@@ -19,13 +19,13 @@ class Bleu(Rule):
     """Smoothed sentence BLEU against the row's reference(s), as in BLEUBERI (Chang et al., 2025).
 
     There it agrees with humans on 72% (one reference) to 74% (five) of chat pairs, close to an 8B reward
-    model. `reference` is a text or the JSON text of a list of texts; no vote where a row has none.
+    model. `reference` is a text or the JSON text of a list of texts; no vote if a row has none.
     """
 
     class Config(RuleConfig):
         """Settings of `bleu`."""
 
-        tie_band: float = Field(0.005, ge=0.0, description="tie where the scores in [0, 1] differ by at most this")
+        tie_band: float = Field(0.005, ge=0.0, description="a tie if the scores in [0, 1] differ by at most this")
 
     measures: ClassVar[str] = "Word overlap with a reference answer (sentence BLEU)."
 

@@ -1,4 +1,4 @@
-"""An ensemble of Bradley-Terry reward heads on frozen embeddings: one `reward` vote a pair.
+"""An ensemble of Bradley-Terry reward heads on frozen embeddings: one `reward` vote per pair.
 
 Each head is a small reward model; their mean margin says which response is better and their spread how
 much that depends on the sample (mean mu and standard deviation sigma of "Secrets of RLHF in Large Language

@@ -1,4 +1,4 @@
-"""Consistency of two reward-model snapshots as a soft label: one `reward` vote a pair."""
+"""Consistency of two reward-model snapshots as a soft label: one `reward` vote per pair."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cream(Scorer):
     """The current model's ranking, trusted as far as the previous snapshot ranks the prompt's responses alike.
 
     Both rankings run over all responses of a prompt and context that occur in its pairs; p_a is the consistency C
-    where the current model prefers a, 1 - C where it prefers b. `aspects` holds `consistency` and `n_responses`.
+    if the current model prefers a, 1 - C if it prefers b. `aspects` holds `consistency` and `n_responses`.
     With two responses C is 0 or 1; it says most with four or more.
     """
 

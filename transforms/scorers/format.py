@@ -26,14 +26,14 @@ def defects(text: str) -> list[str]:
     if not text.strip():
         return ["empty"]
     prose = _CODE.sub("", text)
-    found = {
+    presence = {
         "fence": text.count("```") % 2 == 1,
         "brackets": not _balanced(prose),
         "role": _ROLE_PREFIX.search(text) is not None,
         "template": _TEMPLATE_TOKEN.search(text) is not None,
         "unfinished": len(prose.split()) >= 20 and _FINISHED.search(prose) is None,
     }
-    return sorted(name for name, present in found.items() if present)
+    return sorted(name for name, present in presence.items() if present)
 
 
 @register("format")
@@ -44,11 +44,11 @@ class Format(Rule):
 
     def score(self, response: str, row: Row) -> float | None:
         """Minus the number of defects; an empty response counts as having all of them."""
-        found = defects(response)
-        return -5.0 if found == ["empty"] else -float(len(found))
+        names = defects(response)
+        return -5.0 if names == ["empty"] else -float(len(names))
 
     def opinion(self, row: Row) -> Opinion | None:
-        """The vote, or None where both are clean."""
+        """The vote, or None if both are clean."""
         opinion = super().opinion(row)
         return None if opinion is None or opinion.score_a == opinion.score_b == 0.0 else opinion
 

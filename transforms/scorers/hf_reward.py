@@ -1,4 +1,4 @@
-"""An ensemble of ready-made reward models: one `reward` vote a pair."""
+"""An ensemble of ready-made reward models: one `reward` vote per pair."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class Endpoint(BaseModel):
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     concurrency: int = Field(16, ge=1, description="requests at a time")
     timeout_s: float = Field(300.0, gt=0.0, description="seconds one request may take")
-    retries: int = Field(4, ge=0, description="further attempts after a failure that asking again may cure")
-    outage_s: float = Field(120.0, ge=0.0, description="seconds nothing may answer before the run stops")
+    retries: int = Field(4, ge=0, description="further attempts after a failure that may pass")
+    outage_s: float = Field(
+        120.0, ge=0.0, description="the run stops if the server does not answer for this many seconds"
+    )
 
 
 @register("hf_reward")
@@ -62,7 +64,7 @@ class HfReward(Scorer):
         batch_size: int = Field(16, ge=1, description="conversations per forward pass")
         max_tokens: int = Field(2048, ge=8, description="longer conversations are truncated")
         temperature: float = Field(1.0, gt=0.0, description="margins are divided by this")
-        tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="tie where |p_a - 0.5| is at most this")
+        tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="a tie if |p_a - 0.5| is at most this")
 
         @model_validator(mode="after")
         def _some(self) -> Self:
@@ -100,7 +102,7 @@ class HfReward(Scorer):
         for _, failures in bought:
             for i, failure in failures.items():
                 failed.setdefault(i, failure)
-        rewards = np.stack([found for found, _ in bought])  # (models, n, 2)
+        rewards = np.stack([rewards_of_one for rewards_of_one, _ in bought])  # (models, n, 2)
         opinions = (
             _failed(row["pair_id"], failed[i]) if i in failed else self._opinion(row["pair_id"], rewards[:, i])
             for i, row in enumerate(rows)
@@ -131,10 +133,10 @@ def pair_rewards(model: RewardModel, rows: list[Row], cache: VectorCache) -> tup
     conversations = [
         Conversation(row["prompt"], row[side], row["context"]) for row in rows for side in ("response_a", "response_b")
     ]
-    found = memoised_rewards(model, conversations, cache)
+    rewards = memoised_rewards(model, conversations, cache)
     failures: dict[int, Failure] = {}
-    for i, reward in enumerate(found):
+    for i, reward in enumerate(rewards):
         if isinstance(reward, Failure):
             failures.setdefault(i // 2, reward)
-    values = [np.nan if isinstance(reward, Failure) else reward for reward in found]
+    values = [np.nan if isinstance(reward, Failure) else reward for reward in rewards]
     return np.array(values, dtype=np.float64).reshape(-1, 2), failures

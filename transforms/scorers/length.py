@@ -21,7 +21,7 @@ class Length(Rule):
         """Settings of `length`."""
 
         unit: Literal["words", "chars"] = Field("words", description="what is counted")
-        tie_band: float = Field(0.05, ge=0.0, description="tie where lengths differ by at most this in logarithm")
+        tie_band: float = Field(0.05, ge=0.0, description="a tie if lengths differ by at most this in logarithm")
 
     family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How long the response is; the longer one is preferred."

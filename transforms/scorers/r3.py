@@ -23,7 +23,7 @@ class R3(Rule):
     class Config(RuleConfig):
         """Settings of `r3`."""
 
-        tie_band: float = Field(0.01, ge=0.0, description="tie where the products differ by at most this")
+        tie_band: float = Field(0.01, ge=0.0, description="a tie if the products differ by at most this")
 
     family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "Relevance to the question times length times non-repetition."

@@ -28,7 +28,7 @@ class Relevance(Rule):
 
         method: Literal["lexical", "embedding"] = Field("lexical", description="word counts or sentence embeddings")
         model: str = Field(PACKAGED, description="embedding model, as in bt_heads")
-        tie_band: float = Field(0.02, ge=0.0, description="tie where the similarities differ by at most this")
+        tie_band: float = Field(0.02, ge=0.0, description="a tie if the similarities differ by at most this")
 
     family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How close the response is to the question in words or in meaning."
@@ -40,7 +40,7 @@ class Relevance(Rule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that can change the votes; an embedder where one is asked."""
+        """Everything that can change the votes; an embedder if one is asked."""
         own = super().identity
         return own if self.config.method == "lexical" else {**own, "embedder": self._embedder.identity}
 

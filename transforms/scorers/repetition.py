@@ -19,7 +19,7 @@ class Repetition(Rule):
     class Config(RuleConfig):
         """Settings of `repetition`."""
 
-        tie_band: float = Field(0.02, ge=0.0, description="tie where the ratios differ by at most this")
+        tie_band: float = Field(0.02, ge=0.0, description="a tie if the ratios differ by at most this")
 
     family: ClassVar[str | None] = SURFACE
     measures: ClassVar[str] = "How little the response repeats itself (distinct over all word trigrams)."

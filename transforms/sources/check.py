@@ -30,7 +30,7 @@ def check_sources(file: RecipeFile) -> None:
             raise file.error(("sources", index, "kind"), f"no kind of source named {kind!r}{hint} Known: {known}")
         source = file.validated(_KINDS[kind], settings, ("sources", index))
         if source.name in names:
-            text = f"the name {source.name!r} is used twice; rows are traced by it, so give this one another"
+            text = f"the name {source.name!r} is used twice; rows are traced by it, so give this source another name"
             raise file.error(("sources", index, "name"), text)
         names.add(source.name)
         if source.path is not None:

@@ -36,7 +36,7 @@ class _Strict(BaseModel):
 
 
 class HumanVotes(_Strict):
-    """People's labels in a list column, with their names in another (or numbered where there is none)."""
+    """People's labels in a list column, with their names in another (or numbered if there is none)."""
 
     kind: Literal["human"]
     labels: str
@@ -100,7 +100,7 @@ class _Source(_Strict):
                     hint = did_you_mean(field, known)
                     raise ValueError(
                         f"source {self.name!r}: {option} has the unknown field {field!r}{hint} "
-                        f"Known: {', '.join(known)}. ({option} go from our field to the source's column or value)"
+                        f"Known: {', '.join(known)}. (`{option}` maps our fields to the source's columns or values)"
                     )
         both = sorted(set(self.columns) & set(self.constants))
         if both:

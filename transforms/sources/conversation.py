@@ -51,7 +51,7 @@ def read_messages(value: Any, role: Role) -> list[Message]:
 
 
 def strip_echo(prompt: str, first: str, second: str, mode: str) -> tuple[str, str] | None:
-    """Two plain-text responses without the prompt they both repeat, or None where they do not.
+    """Two plain-text responses without the prompt they both repeat, or None if they do not.
 
     Args:
         mode: "always" strips any common echo, "auto" only one of `MIN_ECHO` characters or more, "never" none.
@@ -105,7 +105,7 @@ def split_texts(first: str, second: str) -> tuple[str, str, str]:
 def with_given_prompt(
     prompt: list[Message], first: list[Message], second: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    """Prompt and responses where a prompt is given and responses may be whole conversations that repeat it.
+    """Prompt and responses if a prompt is given and responses may be whole conversations that repeat it.
 
     Raises:
         PromptError: the responses are conversations that do not contain the given prompt.
@@ -116,10 +116,10 @@ def with_given_prompt(
         return prompt, first, second
     if len(asked) == 1:
         raise PromptError("one response is a conversation from its start and the other is not")
-    found, first, second = split_conversations(first, second)
-    if prompt[-1]["content"].strip() != found[-1]["content"].strip():
+    split_prompt, first, second = split_conversations(first, second)
+    if prompt[-1]["content"].strip() != split_prompt[-1]["content"].strip():
         raise PromptError("the conversations in the responses do not contain the given prompt")
-    return found, first, second
+    return split_prompt, first, second
 
 
 def _without(prompt: list[Message], response: list[Message]) -> list[Message]:

@@ -45,25 +45,25 @@ def detect(config: PromptsSource | PairsSource, present: Sequence[str], where: s
     for field, column in config.columns.items():
         if column is not None and column not in present:
             raise DataError(_missing(config.name, where, field, column, present))
-    found = {f: config.columns.get(f, f) for f in config.fields if f not in config.constants}
-    columns = {f: c for f, c in found.items() if c is not None and c in present}
-    optional = {} if every_row else {f: c for f, c in found.items() if c is not None}
+    columns_wanted = {f: config.columns.get(f, f) for f in config.fields if f not in config.constants}
+    columns = {f: c for f, c in columns_wanted.items() if c is not None and c in present}
+    optional = {} if every_row else {f: c for f, c in columns_wanted.items() if c is not None}
     if isinstance(config, PromptsSource):
         if "prompt" not in columns:
-            raise DataError(_missing(config.name, where, "prompt", found.get("prompt") or "prompt", present))
+            raise DataError(_missing(config.name, where, "prompt", columns_wanted.get("prompt") or "prompt", present))
         return _layout("prompts", {**optional, **columns}, set())
 
     form = config.format or _format(config, columns, present, where)
     for field in FORMATS[form]:
         if field not in columns:
-            raise DataError(_missing(config.name, where, field, found.get(field) or field, present))
+            raise DataError(_missing(config.name, where, field, columns_wanted.get(field) or field, present))
     if form == "labelled" and "label" not in columns and not config.votes and "label" not in config.columns:
         raise DataError(
             _missing(config.name, where, "label", "label", present)
             + " Or set `columns: {label: null}` if these pairs have no label yet."
         )
     if form == "rated" and config.votes:
-        raise DataError(f"{where}: source {config.name!r}: `votes` need one pair a row, and rated rows give several")
+        raise DataError(f"{where}: source {config.name!r}: `votes` need one pair per row, but rated rows give several")
     used: set[str] = set()
     for votes in config.votes:
         wanted = [votes.labels, votes.voters] if isinstance(votes, HumanVotes) else [votes.column]

@@ -33,24 +33,24 @@ def source_files(config: PromptsSource | PairsSource, base_dir: Path) -> Iterato
     given = str(config.path)
     where = os.path.normpath(base_dir / Path(given).expanduser())
     if Path(where).is_dir():
-        found = [p for p in sorted(Path(where).rglob("*")) if p.suffix in SUFFIXES and p.is_file()]
+        paths = [p for p in sorted(Path(where).rglob("*")) if p.suffix in SUFFIXES and p.is_file()]
         root = where
     elif Path(where).is_file():
-        found, root = [Path(where)], str(Path(where).parent)
+        paths, root = [Path(where)], str(Path(where).parent)
     else:
         anchor = Path(Path(where).anchor)
-        found = sorted(p for p in anchor.glob(str(Path(where).relative_to(anchor))) if p.is_file())
-        root = os.path.commonpath([p.parent for p in found]) if found else where
-    if not found:
+        paths = sorted(p for p in anchor.glob(str(Path(where).relative_to(anchor))) if p.is_file())
+        root = os.path.commonpath([p.parent for p in paths]) if paths else where
+    if not paths:
         hint = did_you_mean(Path(where).name, (p.name for p in Path(where).parent.glob("*")))
         raise DataError(f"source {config.name!r}: no file at {given!r} (looked at {where}){hint}")
-    for path in found:
+    for path in paths:
         if path.suffix not in SUFFIXES:
             raise DataError(f"source {config.name!r}: {path} is not one of {', '.join(SUFFIXES)}")
         if not path.stat().st_size:
             raise DataError(
-                f"source {config.name!r}: {path} is empty (0 bytes), as a download that broke off leaves it; fetch it "
-                "again, or take it out"
+                f"source {config.name!r}: {path} is empty (0 bytes): was its download interrupted? Fetch it "
+                "again or remove it"
             )
         yield path, path.relative_to(root).as_posix()
 

@@ -1,7 +1,7 @@
 """What a source's label values mean.
 
 Only the words a, b and tie (any case) are understood without being told. Numbers are refused: 1 is the
-first response where labels are 1/2 and the second where they are 0/1, and a silent guess would flip
+first response if labels are 1/2 and the second if they are 0/1, and a silent guess would flip
 a whole dataset.
 """
 
@@ -22,7 +22,7 @@ class UnknownLabel(ValueError):
 
 
 def read_label(value: Any, labels: Mapping[str, str | None], where: str) -> str | None:
-    """The label a, b or tie; None where the row has none (null, empty text, NaN, or mapped to null).
+    """The label a, b or tie; None if the row has none (null, empty text, NaN, or mapped to null).
 
     Raises:
         UnknownLabel: the value means nothing known.

@@ -156,7 +156,7 @@ def _column(field: str, raw: Raw, layout: Layout) -> pl.Series | list[Any] | Non
 
 
 def _texts(name: str, field: str, raw: Raw, config: PairsSource, layout: Layout) -> pl.Series:
-    """A field as text, null where it is absent, empty or not text (`_unusual` marks the last)."""
+    """A field as text, null if it is absent, empty or not text (`_unusual` marks the last)."""
     n = len(raw.numbers)
     constant = config.constants.get(field)
     if isinstance(constant, str):

@@ -41,7 +41,7 @@ def judge_votes(
             stored `response_a`).
 
     Returns:
-        None where a name or label is missing or no text: the careful path must look at every vote.
+        None if a name or label is missing or no text: the careful path must look at every vote.
 
     Raises:
         DataError: the labels are numbers and the recipe does not say what they mean.
@@ -75,10 +75,10 @@ def judge_votes(
     )
 
 
-def _meanings(said: list[str], config: PairsSource) -> pl.DataFrame:
+def _meanings(labels: list[str], config: PairsSource) -> pl.DataFrame:
     """What each label text means: the vote's label, or `invalid` with what was said and why."""
     rows: list[tuple[str, str | None, str | None, str | None]] = []
-    for value in sorted(said):
+    for value in sorted(labels):
         if value in VOTE_LABELS and value not in config.labels:
             rows.append((value, value, None, None))
             continue

@@ -105,12 +105,12 @@ def _three(
         if not given:
             if plain:
                 text, *rests = split_texts(first[0]["content"], second[0]["content"])
-                return [message("user", text)], _said(rests[0]), _said(rests[1]), False
+                return [message("user", text)], _reply(rests[0]), _reply(rests[1]), False
             return (*split_conversations(first, second), False)
         if plain and isinstance(values.get("prompt"), str):
             rest = strip_echo(values.get("prompt"), first[0]["content"], second[0]["content"], config.strip_prompt)
             if rest:
-                return prompt, _said(rest[0]), _said(rest[1]), True
+                return prompt, _reply(rest[0]), _reply(rest[1]), True
             return prompt, first, second, False
         return (*with_given_prompt(prompt, first, second), False)
     except PromptError as error:
@@ -121,7 +121,7 @@ def _is_plain(raw: Any, messages: list[Message]) -> bool:
     return isinstance(raw, str) and not is_transcript(raw) and len(messages) == 1 and messages[0]["content"] == raw
 
 
-def _said(text: str) -> list[Message]:
+def _reply(text: str) -> list[Message]:
     return [message("assistant", text)]
 
 

@@ -42,7 +42,7 @@ class Values:
         return self.layout.columns.get(name, name)
 
     def get(self, name: str) -> Any:
-        """A field's value as it stands in the row, or its constant; None where there is none."""
+        """A field's value as it stands in the row, or its constant; None if there is none."""
         if name in self.config.constants:
             return self.config.constants[name]
         column = self.layout.columns.get(name)
@@ -53,11 +53,11 @@ class Values:
         return name in self.layout.columns or name in self.config.constants
 
     def messages(self, name: str, role: Role) -> list[Message]:
-        """A prompt or response. Raises RowError where it is neither text nor messages, or empty."""
+        """A prompt or response. Raises RowError if it is neither text nor messages, or empty."""
         return messages_of(self.get(name), self.column(name), role, "prompt" if name == "prompt" else "response")
 
     def check_length(self, name: str, messages: list[Message]) -> None:
-        """Raise RowError where the messages have more than `max_chars` characters together."""
+        """Raise RowError if the messages have more than `max_chars` characters together."""
         length = sum(len(m["content"]) for m in messages)
         if length > self.config.max_chars:
             detail = (
@@ -95,7 +95,7 @@ class Values:
         return listed
 
     def strength(self) -> float | None:
-        """The absolute strength of the preference; None where it is missing or zero."""
+        """The absolute strength of the preference; None if it is missing or zero."""
         return abs(number_of(self.get("strength"), self.column("strength")) or 0.0) or None
 
     def checks(self) -> str | None:
@@ -194,7 +194,7 @@ def _parsed(value: Any) -> Any:
 
 
 def number_of(value: Any, name: str) -> float | None:
-    """A finite number, also from text; None where it is null, empty or NaN.
+    """A finite number, also from text; None if it is null, empty or NaN.
 
     Raises:
         RowError: it is anything else.

@@ -47,7 +47,7 @@ class Ballots:
             where: file and row, for messages.
 
         Returns:
-            One sentence where they could not be read.
+            One sentence if they could not be read.
         """
         if isinstance(votes, HumanVotes):
             return self._human(votes, pair_id, swapped, value, where)

@@ -23,7 +23,7 @@ import polars as pl
 from schemas.errors import WorkspaceError
 
 TEMPORARY = ".tmp-"
-_REMEDY = "if it is damaged, delete it and run again: it is then made anew"
+_REMEDY = "if it is damaged, delete it and run again: the run makes it again"
 
 
 def file_system(root: str) -> tuple[Any, str]:
@@ -78,7 +78,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def read_json(fs: Any, path: str) -> Any | None:
-    """The JSON value of a file, or None where there is no such file.
+    """The JSON value of a file, or None if there is no such file.
 
     Raises:
         WorkspaceError: the file is there but is not JSON.
@@ -135,7 +135,7 @@ def read_where(fs: Any, paths: list[str], column: str, low: int, high: int, sche
     except (OSError, pl.exceptions.PolarsError) as error:
         for path in paths:  # the error does not say which file it is
             read_parquet(fs, path)
-        raise WorkspaceError(f"cannot read {paths[0]} and what lies beside it: {error}; {_REMEDY}") from error
+        raise WorkspaceError(f"cannot read {paths[0]} or a part next to it: {error}; {_REMEDY}") from error
 
 
 def without_slack(frame: pl.DataFrame) -> pl.DataFrame:

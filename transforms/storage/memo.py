@@ -1,7 +1,7 @@
 """Memo tables: an expensive answer is bought once.
 
 A memo is a folder (one bucket of `generations` or `embeddings`). Every process appends to a journal of its
-own, one JSON object a line, handed to the operating system in one `write` before the answer is used, so a
+own, one JSON object per line, handed to the operating system in one `write` before the answer is used, so a
 process killed at any moment loses at most the answers still on the wire. `compact` turns journals that
 nobody writes any more into one Parquet part. Readers take parts and journals together and keep one row an id.
 """
@@ -106,12 +106,12 @@ class _Folder:
                 self.damaged += 1
 
     def _row(self, key: str) -> dict[str, Any] | None:
-        found = self._loaded().get(key)
-        if found is None:
+        place = self._loaded().get(key)
+        if place is None:
             return None
-        if isinstance(found, int):
-            return self._frame.row(found, named=True)
-        row: dict[str, Any] = orjson.loads(found)
+        if isinstance(place, int):
+            return self._frame.row(place, named=True)
+        row: dict[str, Any] = orjson.loads(place)
         return row
 
     def _append(self, key: str, row: Mapping[str, Any]) -> None:

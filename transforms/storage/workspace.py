@@ -77,7 +77,7 @@ class Workspace:
 
     @classmethod
     def create(cls, root: str, n_buckets: int) -> Workspace:
-        """Open the workspace at `root`, making it first where there is none.
+        """Open the workspace at `root`, making it first if there is none.
 
         Raises:
             WorkspaceError: it exists with another number of buckets or another layout.
@@ -159,8 +159,8 @@ class Workspace:
 
     def checkpoints(self, stage: str) -> dict[int, Checkpoint]:
         """All checkpoints of a stage by bucket."""
-        found = {bucket: self.checkpoint(stage, bucket) for bucket in self.buckets}
-        return {bucket: checkpoint for bucket, checkpoint in found.items() if checkpoint is not None}
+        checkpoints = {bucket: self.checkpoint(stage, bucket) for bucket in self.buckets}
+        return {bucket: checkpoint for bucket, checkpoint in checkpoints.items() if checkpoint is not None}
 
     def is_whole(self, bucket: int, checkpoint: Checkpoint) -> bool:
         """Whether every part that the checkpoint names is there."""
@@ -256,12 +256,12 @@ class Workspace:
 
     def parts(self, table: str, bucket: int, stages: Iterable[str]) -> list[str]:
         """Names of the table's parts in a bucket, as the stages' checkpoints name them; sorted."""
-        found: set[str] = set()
+        parts: set[str] = set()
         for stage in stages:
             checkpoint = self.checkpoint(stage, bucket)
             if checkpoint is not None:
-                found.update(checkpoint.parts.get(table, ()))
-        return sorted(found)
+                parts.update(checkpoint.parts.get(table, ()))
+        return sorted(parts)
 
     def read(
         self, table: str, bucket: int, stages: Iterable[str], columns: Sequence[str] | None = None

@@ -33,7 +33,7 @@ def identify(text: str) -> tuple[str, float]:
 
 
 def language_of(text: str, min_chars: int = MIN_CHARS, min_confidence: float = MIN_CONFIDENCE) -> str | None:
-    """ISO 639-1 code, or None where the text is too short, no language, or the answer too unsure to act on."""
+    """ISO 639-1 code, or None if the text is too short, no language, or the answer too unsure to act on."""
     if len(_prose(text)) < min_chars:
         return None
     language, confidence = identify(text)

@@ -19,7 +19,7 @@ _FOR_TERMINALS = re.compile(rf"\r(?!\n)|{HIDDEN.pattern}")  # a carriage return 
 
 def escaped(text: str) -> str:
     r"""The text with each such character as JSON would write it: ``\u001b`` for an escape."""
-    return _FOR_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _FOR_TERMINALS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def cell(text: str) -> Text:

@@ -122,7 +122,7 @@ def test_a_judge_and_an_exporter_of_another_package(tmp_path: Path) -> None:
     export = tmp_path / "w" / "exports" / "foreign" / "v0001" / "lines"
     assert len((export / "chosen.txt").read_text().split()) == len(rows)
     assert '["prefine-polite","1.1"]' in (export / "README.md").read_text()
-    listed = {found["what"]: found["found"] for found in json.loads(prefine(tmp_path, site, "doctor", "--json"))}
+    listed = {found["what"]: found["detail"] for found in json.loads(prefine(tmp_path, site, "doctor", "--json"))}
     assert "polite (prefine-polite 1.0)" in listed["judges"].split(", ")
     assert "lines (prefine-polite 1.0)" in listed["exporters"].split(", ")
 
@@ -193,6 +193,6 @@ def test_what_cannot_be_used_names_the_package(offer: Any) -> None:
 def test_doctor_tells_what_is_wrong_with_a_package(offer: Any) -> None:
     offer(EntryPoint("broken", "other:Judge", ImportError("no module named gone")))
     found = {finding.what: finding for finding in examine() if finding.area == "plug-ins"}
-    assert "broken (other 1)" in found["judges"].found
+    assert "broken (other 1)" in found["judges"].detail
     assert not found["judges/broken"].ok
     assert "cannot be imported" in found["judges/broken"].cost

@@ -14,7 +14,7 @@ from schemas.errors import UsageError
 from tests.transforms.publish import frames
 from transforms.publish.diff import REFIT, SLICES, diff, render
 from transforms.publish.read import Version, open_version
-from transforms.publish.recompute import POLICY, Fitted
+from transforms.publish.recompute import POLICY, StoredPlugin
 from transforms.publish.version import Provenance, publish
 
 PROVENANCE = Provenance(recipe="", recipe_hash="r" * 32, code_version="1")
@@ -127,7 +127,7 @@ def said(old: Version, new: Version, slice_by: str = "kind") -> dict[str, tuple[
 
 def policy(**settings: float) -> dict[str, bytes]:
     fields = {"plugin": "posterior", "name": "posterior", "seed": 0, "identity": [], "model": {}}
-    return {POLICY: Fitted.model_validate({**fields, "settings": settings}).to_bytes()}
+    return {POLICY: StoredPlugin.model_validate({**fields, "settings": settings}).to_bytes()}
 
 
 def test_a_split_that_moved_is_explained_by_the_memories(tmp_path: Path) -> None:

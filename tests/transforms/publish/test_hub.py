@@ -77,13 +77,13 @@ def test_a_tag_is_never_moved(tmp_path: Path, server: Hub) -> None:
     repository = server.repositories["me/demo"]
     before = dict(repository.revisions)
     assert push(one, open_version(one.root, "demo"), "me/demo", endpoint=server.endpoint) == address
-    with pytest.raises(WorkspaceError, match="has a tag v0001 that holds something else than demo@v0001"):
+    with pytest.raises(WorkspaceError, match="has a tag v0001 that holds something other than demo@v0001"):
         push(two, open_version(two.root, "demo"), "me/demo", endpoint=server.endpoint)
     assert repository.revisions == before
     # Somebody else's tag, and one that appears while the files are on their way.
     repository.commits["f" * 40] = {"x": b"x"}
     repository.revisions["v0001"] = "f" * 40
-    with pytest.raises(WorkspaceError, match="holds something else"):
+    with pytest.raises(WorkspaceError, match="holds something other"):
         push(one, open_version(one.root, "demo"), "me/demo", endpoint=server.endpoint)
 
 

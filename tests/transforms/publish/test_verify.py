@@ -18,7 +18,7 @@ from transforms.plugins.build import build
 from transforms.policies.base import Policy
 from transforms.publish.files import Tally, file_entry, row_sum, write_parquet
 from transforms.publish.read import Version, open_version
-from transforms.publish.recompute import FUSER, POLICY, Fitted, described, fitted, parts
+from transforms.publish.recompute import FUSER, POLICY, StoredPlugin, described, parts, stored_plugin
 from transforms.publish.store import Datasets
 from transforms.publish.verify import verify
 from transforms.publish.version import Provenance, publish
@@ -228,8 +228,8 @@ def fused(tmp_path: Path, fuser: str = "majority") -> Version:
     learned = policy.fit(decided)
     verdicts = policy.decide(learned, decided)
     evidence = {
-        FUSER: Fitted(**described(voter), model=model).to_bytes(),
-        POLICY: Fitted(**described(policy), model=learned).to_bytes(),
+        FUSER: StoredPlugin(**described(voter), model=model).to_bytes(),
+        POLICY: StoredPlugin(**described(policy), model=learned).to_bytes(),
     }
     content, splits = frames.buckets(pairs, votes, verdicts)
     publish(tmp_path, "demo", content, splits, PROVENANCE, evidence=evidence)
@@ -262,7 +262,7 @@ def test_what_the_fuser_and_the_policy_would_not_have_decided_is_found(tmp_path:
 
 def test_a_policy_that_was_changed_afterwards_is_found(tmp_path: Path) -> None:
     version = fused(tmp_path)
-    policy = fitted(version, POLICY)
+    policy = stored_plugin(version, POLICY)
     assert policy is not None
     settings = {**policy.settings, "keep_noise": 0.0, "keep_certainty": 1.0}
     identity = [*policy.identity[:-1], settings]
@@ -275,7 +275,7 @@ def test_a_policy_that_was_changed_afterwards_is_found(tmp_path: Path) -> None:
 
 def test_a_version_of_other_code_is_not_called_broken(tmp_path: Path) -> None:
     version = fused(tmp_path)
-    fuser = fitted(version, FUSER)
+    fuser = stored_plugin(version, FUSER)
     assert fuser is not None
     Path(version.base, FUSER).write_bytes(fuser.model_copy(update={"identity": ["majority", 0]}).to_bytes())
     files = {**version.manifest.files, FUSER: file_entry(Path(version.base, FUSER))}

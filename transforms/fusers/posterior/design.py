@@ -32,7 +32,7 @@ def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, 
 
     Args:
         voters: `voter, slot, group, numeric`.
-        labelled: the labelled pairs; a slice column counts where it has two values or more.
+        labelled: the labelled pairs; a slice column counts if it has two values or more.
         slices: names of slice columns.
     """
     numeric = dict(voters.select("voter", "numeric").iter_rows())
@@ -77,10 +77,10 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
         parts.append((keys, strength * shared))
     rows, cols, values = [], [], []
     for keys, value in parts:
-        found = np.array([index.get(key, -1) for key in keys], dtype=np.int64)
-        inside = found >= 0
+        places = np.array([index.get(key, -1) for key in keys], dtype=np.int64)
+        inside = places >= 0
         rows.append(row[inside])
-        cols.append(found[inside])
+        cols.append(places[inside])
         values.append(value[inside])
     if LENGTH in index:
         rows.append(np.arange(len(labelled), dtype=np.int64))

@@ -68,20 +68,20 @@ def fit_model(
     target = labelled["target"].fill_null(0.5).to_numpy()
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)
     is_slice = np.array([column[0] == "slice" for column in columns], dtype=bool)
-    found = _averaged(
+    averaged = _averaged(
         design_matrix(cells, labelled, columns), target, strict.astype(np.float64), fold, mean, variance, is_slice
     )
-    table = dict(zip(columns, found.weights.tolist(), strict=True))
+    table = dict(zip(columns, averaged.weights.tolist(), strict=True))
     everyone = everyone.with_columns(
         pl.Series(f"{short}_{form}", [table.get((part, form, who, ""), 0.0) for who in everyone[key]], dtype=pl.Float64)
         for short, part, key in (("w", "own", "slot"), ("u", "group", "group"))
         for form in ("sign", "strength")
     )
-    z = found.out_of_fold / found.temperature
+    z = averaged.out_of_fold / averaged.temperature
     knots = fit_isotonic(z[strict], target[strict]) if steps else None
     shown = cross_fitted(z[strict], target[strict], fold[strict]) if steps else z[strict]
     return {
-        "voters": _reliability(everyone, cells, labelled, found.temperature),
+        "voters": _reliability(everyone, cells, labelled, averaged.temperature),
         "humans": voter_rows(humans),
         "slices": {
             family: [
@@ -92,9 +92,9 @@ def fit_model(
             for family in slices
         },
         "length": table.get(LENGTH, 0.0),
-        "temperature": found.temperature,
+        "temperature": averaged.temperature,
         "isotonic": knots,
-        "widths": found.widths,
+        "widths": averaged.widths,
         "tie": fit_ties(_tie_features(labelled, cells, voters, z), labelled["tie"].to_numpy(), prior_tie),
         "calibration": calibration_report(shown, target[strict]),
         "n_pairs": len(pairs),

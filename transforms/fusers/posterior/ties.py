@@ -56,10 +56,10 @@ def tie_probability(
 ) -> pl.DataFrame:
     """`pair_id, p_tie`: the tie model, and each human's own word on the pair."""
     weights = model["weights"]
-    said = human.group_by("pair_id").agg(
+    human_ties = human.group_by("pair_id").agg(
         ((2 * pl.col("ties") - 1) * pl.col("share") * HUMAN_LOG_ODDS).sum().alias("_human")
     )
-    frame = tie_features(pairs.unique("pair_id", maintain_order=True), cells).join(said, on="pair_id", how="left")
+    frame = tie_features(pairs.unique("pair_id", maintain_order=True), cells).join(human_ties, on="pair_id", how="left")
     z = (
         weights["constant"]
         + weights["ties"] * frame["ties"].to_numpy()

@@ -57,7 +57,7 @@ class Contrast:
     decisive: float = 0.2
 
     def favours_more(self, first: str, second: str) -> int:
-        """+1 if `first` fits `more` better, -1 if `second` does, 0 where the measure is absent or too close."""
+        """+1 if `first` fits `more` better, -1 if `second` does, 0 if the measure is absent or too close."""
         if self.measure is None:
             return 0
         x, y = MEASURES[self.measure](first), MEASURES[self.measure](second)

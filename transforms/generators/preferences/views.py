@@ -77,7 +77,7 @@ def persona(seed: int, index: int, views: int) -> Persona:
 def favours_first(views: Sequence[tuple[str, str]], first: str, second: str) -> tuple[int, str | None]:
     """What the weightiest view that decides says: +1 for `first`, -1 for `second`, and that view's contrast.
 
-    (0, None) where no view decides.
+    (0, None) if no view decides.
     """
     by_name = {c.name: c for c in contrasts()}
     for name, side in views:

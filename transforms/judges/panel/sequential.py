@@ -1,6 +1,6 @@
 """Sequential panel: judges are asked in order of what they tell per cost, and a pair only as long as it is worth it.
 
-A judge's word on a pair is a number x in [-1, 1]: 2 p_a - 1 where it gives a probability, else +1, 0, -1 for a, tie,
+A judge's word on a pair is a number x in [-1, 1]: 2 p_a - 1 if it gives a probability, else +1, 0, -1 for a, tie,
 b, averaged over its orders and samples; NaN where it has not spoken. After k judges, P(a) = expit(w_k . x_1..k) with
 weights fitted for exactly these k judges, so that judges who share errors do not count twice (naive Bayes over
 correlated judges is certain long before it is right). There is no intercept: which response is stored as `a` is a
@@ -162,15 +162,15 @@ def words_of(votes: Sequence[Row], judges: Sequence[str]) -> dict[str, Floats]:
     for vote in votes:
         index = place.get(vote["voter"])
         if index is not None:
-            said = sums.setdefault(vote["pair_id"], {}).setdefault(index, [])
+            words = sums.setdefault(vote["pair_id"], {}).setdefault(index, [])
             if vote["label"] not in STATES:
-                said.append(word(vote))
+                words.append(word(vote))
     out: dict[str, Floats] = {}
     for pair_id, by_judge in sums.items():
         row = np.full(len(judges), np.nan)
-        for index, said in by_judge.items():
-            if said:
-                row[index] = sum(said) / len(said)
+        for index, words in by_judge.items():
+            if words:
+                row[index] = sum(words) / len(words)
         out[pair_id] = row
     return out
 

@@ -23,7 +23,7 @@ class QueueConfig(PluginConfig):
     overlap_max: int = Field(default=1, ge=1, description="answers for the hardest pair")
     one_by_one: bool = Field(
         default=False,
-        description="ask overlap_min first, then one more up to overlap_max where the answers leave it worth it",
+        description="ask overlap_min people first, then up to overlap_max, one at a time, while an answer is worth it",
     )
     slice: Literal["kind", "language", "origin", "context_kind"] | None = None
     slice_minimum: int = Field(default=0, ge=0, description="pairs every slice gets before values compete")
@@ -47,7 +47,7 @@ class QueueConfig(PluginConfig):
 
     @property
     def total(self) -> float:
-        """The budget in its own unit; infinite where none is given."""
+        """The budget in its own unit; infinite if none is given."""
         return float(self.budget or self.budget_seconds or math.inf)
 
     @property

@@ -18,7 +18,7 @@ def response_features(pairs: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         `pair_id`, `similarity`: in [0, 1], F-measure of the distinct words the responses share (ROUGE-1, Lin 2004, on
-        sets; 1 where neither has a word), and `length_difference`: |log of the ratio of their lengths|, characters
+        sets; 1 if neither has a word), and `length_difference`: |log of the ratio of their lengths|, characters
         plus one, at least 0.
     """
     words = {

@@ -13,13 +13,13 @@ What is chosen, in this order:
    the audit would describe a dataset nobody publishes. `held_out` says how many of its answers are kept
    for the audit and must not be fused.
 2. **Controls**: pairs with a known answer (`known_label`), again by seeded hash.
-3. **Value**: by the router's value (per second where the budget is in seconds), the j-th best pair of a
+3. **Value**: by the router's value (per second if the budget is in seconds), the j-th best pair of a
    family discounted by `same_prompt_decay**j`, after every slice has had its minimum. A family is a prompt with
-   those nearly like it (`transforms.routers.queue.features.prompt_families`), within a slice where there are slices.
+   those nearly like it (`transforms.routers.queue.features.prompt_families`), within a slice if there are slices.
 
 The budget is the total over the life of the recipe: what an earlier queue asked for (`previous`) stays
 in the queue and is paid first, so routing again with the same budget and the same pairs asks nobody
-anything new (in seconds: at most what fits into the unspent rest, less than one answer). Where the pairs
+anything new (in seconds: at most what fits into the unspent rest, less than one answer). If the pairs
 grew, the audit is drawn anew from all of them, and only that may go beyond the budget.
 """
 
@@ -37,14 +37,14 @@ from schemas.tables import Queue, conform, polars_schema
 from transforms.routers.queue.config import QueueConfig
 from transforms.stats.value_of_answers import gain_of_answers, outcomes
 
-RELIABILITY = 0.9  # P(one annotator is right), for what answers are expected to mend
+RELIABILITY = 0.9  # P(one annotator is right), for what answers are expected to fix
 OUTLOOK_LABELS = 100
 
 SHORTLIST = pl.Schema(
     {
         "pair_id": pl.String,
         "value": pl.Float64,  # the router's value of one label
-        "gain": pl.Float64,  # labels that `overlap` answers are expected to mend, whatever the router values
+        "gain": pl.Float64,  # labels that `overlap` answers are expected to fix, whatever the router values
         "worth": pl.Float64,  # value per unit of the budget
         "family": pl.String,  # pairs of one are discounted against each other
         "priority": pl.Float64,  # what is ranked: worth, discounted within the family
@@ -74,7 +74,7 @@ def uniform(pair_ids: Iterable[str], seed: int, purpose: str) -> list[float]:
 def overlaps(certainty: pl.Expr, config: QueueConfig) -> pl.Expr:
     """Answers to ask for at first: `overlap_min` at certainty 1, `overlap_max` at certainty 1/3 (three outcomes).
 
-    Where more is asked one by one, everything starts with `overlap_min`.
+    If more is asked one by one, everything starts with `overlap_min`.
     """
     if config.one_by_one:
         return pl.lit(config.overlap_min, dtype=pl.Int32)
@@ -132,7 +132,7 @@ def shortlist(
 
 
 def _gains(candidates: pl.DataFrame, overlap: pl.Series) -> pl.Series:
-    """Wrong labels that so many answers to each pair are expected to mend."""
+    """Wrong labels that so many answers to each pair are expected to fix."""
     p, counts = outcomes(candidates), overlap.to_numpy()
     gains = np.zeros(candidates.height)
     for answers in np.unique(counts):
@@ -187,7 +187,7 @@ def merge(
 
 
 def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:
-    """How many wrong labels the next `labels` answers after this queue are expected to mend.
+    """How many wrong labels the next `labels` answers after this queue are expected to fix.
 
     Args:
         candidates: a shortlist; it keeps `OUTLOOK_LABELS` more pairs than the budget pays for.

@@ -13,7 +13,7 @@ from transforms.scorers.checks.vocabulary import CheckError, parse_checks
 
 @register("checks")
 class Checks(Rule):
-    """Share of the row's `checks` that hold (see `vocabulary`); no vote where a row has none.
+    """Share of the row's `checks` that hold (see `vocabulary`); no vote if a row has none.
 
     `aspects` lists each check's outcome for both responses. A row whose checks are wrong gets the state
     `invalid` with the reason.

@@ -130,7 +130,7 @@ class Regex(_Check):
     @classmethod
     def _compiles(cls, pattern: str) -> str:
         try:
-            _found(pattern, "")
+            _matches(pattern, "")
         except pl.exceptions.PolarsError as error:
             reason = " ".join(str(error).split())[-200:]
             raise ValueError(f"not a regular expression without look-around and back-references: {reason}") from None
@@ -138,7 +138,7 @@ class Regex(_Check):
 
     def holds(self, text: str) -> bool:
         """Whether the pattern is found anywhere."""
-        return _found(self.pattern, text)
+        return _matches(self.pattern, text)
 
 
 class Json(_Check):
@@ -258,11 +258,11 @@ def check(spec: dict[str, Any], text: str) -> bool:
 
 def final_answer(text: str) -> str | None:
     """The marked final answer: the last `\\boxed{}`, `#### ...` or "answer is ..."; None without any."""
-    found = [(m.start(), m.group(1)) for m in _BOXED.finditer(text)]
-    found += [(m.start(), m.group(1) or m.group(2)) for m in _MARKED.finditer(text)]
-    if not found:
+    answers = [(m.start(), m.group(1)) for m in _BOXED.finditer(text)]
+    answers += [(m.start(), m.group(1) or m.group(2)) for m in _MARKED.finditer(text)]
+    if not answers:
         return None
-    answer = max(found)[1]
+    answer = max(answers)[1]
     boxed = _BOXED.search(answer)
     return (boxed.group(1) if boxed else answer).strip()
 
@@ -281,7 +281,7 @@ def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _found(pattern: str, text: str) -> bool:
+def _matches(pattern: str, text: str) -> bool:
     return bool(pl.Series([text]).str.contains(f"(?m){pattern}", strict=True).item())
 
 

@@ -44,8 +44,10 @@ class HeadConfig(ScorerConfig):
     max_pairs: int = Field(20_000, ge=100, description="pairs trained on at most")
     source_weight: float = Field(1.0, ge=0.0, description="weight of a source label")
     human_weight: float = Field(3.0, ge=0.0, description="weight of each human vote")
-    silver_weight: float = Field(0.5, ge=0.0, description="weight of other voters' mean where nobody else speaks")
-    tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="tie where |p_a - 0.5| is at most this")
+    silver_weight: float = Field(
+        0.5, ge=0.0, description="weight of other voters' mean if neither source nor people gave a label"
+    )
+    tie_band: float = Field(0.0, ge=0.0, lt=0.5, description="a tie if |p_a - 0.5| is at most this")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Sample:
 
 
 class HeadScorer(Scorer):
-    """Trains heads on a stratified sample and casts one `reward` vote a pair.
+    """Trains heads on a stratified sample and casts one `reward` vote per pair.
 
     The vote's `p_a` is the mean over heads of P(a better); `score_a` - `score_b` is mu, the mean margin
     r(a) - r(b) in log-odds, split evenly about 0 (only differences are identified). `aspects` holds `heads`
@@ -106,7 +108,7 @@ class HeadScorer(Scorer):
             return self.train(Sample(blocks, y, weight, self._groups(sample), pair_graph(sample), drawn)).to_bytes()
 
     def votes(self, pairs: pl.DataFrame, model: bytes, answers: pl.DataFrame | None = None) -> pl.DataFrame:
-        """One vote per pair; none where nothing was learnt. All pairs of a prompt must come together.
+        """One vote per pair; none if nothing was learnt. All pairs of a prompt must come together.
 
         Args:
             pairs: rows of `pairs`.
@@ -123,8 +125,8 @@ class HeadScorer(Scorer):
 
     def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weights = TargetWeights(self.config.source_weight, self.config.human_weight, self.config.silver_weight)
-        found = targets(pairs, votes, weights, self.name).select(pl.all().cast(pl.Float64))
-        return found["y"].to_numpy(), found["weight"].to_numpy()
+        frame = targets(pairs, votes, weights, self.name).select(pl.all().cast(pl.Float64))
+        return frame["y"].to_numpy(), frame["weight"].to_numpy()
 
     def _opinions(self, pair_ids: list[str], scores: PairScores) -> list[Opinion]:
         mu, sigma = moments(scores.margins)

@@ -163,8 +163,8 @@ def fit_ensemble(
             # A weight in units of its prior standard deviation has the prior N(0, 1): a ridge of one label.
             ridge = 1.0 / max(float(resampled.sum()), 1.0)
             used = np.flatnonzero(scale)
-            found = fit_head(x[np.ix_(rows, used)] * scale[used], y[rows], resampled, ridge, loss)
-            weights[fold, head, used] = scale[used] * found
+            head_weights = fit_head(x[np.ix_(rows, used)] * scale[used], y[rows], resampled, ridge, loss)
+            weights[fold, head, used] = scale[used] * head_weights
     heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
     mean = heads.margins(blocks, design.folds).mean(axis=1)
     labels = np.where(known, y, np.nan)
@@ -177,7 +177,7 @@ def fit_ensemble(
 
 
 def random_part(known: NDArray[np.bool_], drawn: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """The labelled rows that were drawn at random; all labelled ones where there are none."""
+    """The labelled rows that were drawn at random; all labelled ones if there are none."""
     both = known if drawn is None else known & drawn
     return both if both.any() else known
 

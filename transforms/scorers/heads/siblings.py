@@ -98,10 +98,10 @@ def fit_siblings(offsets: Array, labels: Array, graph: PairGraph, max_pairs: int
 
     start = np.array([0.0, np.log(0.25 / 0.75), 0.0])[: 3 if connected else 2]
     steps = np.vstack([start, start + np.diag([0.7, 1.0, 0.7][: len(start)])])
-    found = minimize(
+    optimum = minimize(
         loss, start, method="Nelder-Mead", options={"initial_simplex": steps, "maxfev": 60, "xatol": 0.03, "fatol": 0.1}
     )
-    return _unpack(found.x, connected)
+    return _unpack(optimum.x, connected)
 
 
 def predictive(mean: Array, variance: Array) -> Array:

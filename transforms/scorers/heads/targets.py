@@ -13,7 +13,7 @@ _VALUE = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 @dataclass(frozen=True)
 class TargetWeights:
-    """Weight of one label of each kind. Silver (other voters' mean) counts only where nobody else speaks."""
+    """Weight of one label of each kind. Silver (other voters' mean) counts only if nobody else speaks."""
 
     source: float = 1.0
     human: float = 3.0
@@ -30,7 +30,7 @@ def targets(pairs: pl.DataFrame, votes: pl.DataFrame, weights: TargetWeights, vo
         weights: weights by kind of label.
 
     Returns:
-        `y` in [0, 1] (1: a better, tie: 0.5; null where nobody speaks) and `weight`, in the order of `pairs`.
+        `y` in [0, 1] (1: a better, tie: 0.5; null if nobody speaks) and `weight`, in the order of `pairs`.
         Each human counts `human`; silver is the mean over voter groups of the group's mean.
     """
     valid = votes.filter(pl.col("label").is_in(list(_VALUE)) & (pl.col("voter") != voter)).with_columns(
