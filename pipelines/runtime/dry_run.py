@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.runtime.dry_run_replies import made_up
+from pipelines.runtime.dry_run_replies import invented_reply
 from pipelines.runtime.job import prepared
 from pipelines.runtime.run_stage import run_stage
 from pipelines.runtime.stage import PAIR_STAGES, PerUnit, Run, S, Stage, Unit
@@ -103,7 +103,7 @@ def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cos
 
         async def ask(request: Request, memo: Memo = memo, made: dict[str, Reply] = made) -> Reply:
             if request.path == TOKENIZE:  # costs nothing
-                return made_up(request)
+                return invented_reply(request)
             cost = costs.setdefault((stage.name, request.purpose), Cost(stage.name, request.purpose))
             known = memo.get(request.request_id)
             if known is not None:
@@ -111,7 +111,7 @@ def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cos
                 return known
             if request.request_id in made:
                 return made[request.request_id]
-            reply = made[request.request_id] = made_up(request)
+            reply = made[request.request_id] = invented_reply(request)
             cost.calls += 1
             cost.tokens_in += reply.tokens_in
             cost.tokens_out += reply.tokens_out

@@ -26,7 +26,7 @@ _WORDS = (
 _JOINTS = (" and the ", " of the ", " with a ", " in the ", " which is a ", " for this ", " under the ", ". Then the ")
 
 
-def made_up(request: Request) -> Reply:
+def invented_reply(request: Request) -> Reply:
     """A reply with the tokens that the request may cost.
 
     It is what the request hopes for, where it says so; an object of the schema, where it asks for one; else words

@@ -129,7 +129,7 @@ def all_votes(_: Judges, inputs: Inputs, results: list[list[Row]]) -> Output:
     )
 
 
-def _is_fitted(setup: Judges) -> bool:
+def _learns(setup: Judges) -> bool:
     return setup.panel.is_sequential and setup.labels is not None
 
 
@@ -143,7 +143,7 @@ async def _labelled(judges: Sequence[Judge], pair: Row, ask: Ask) -> tuple[str, 
     return pair["prompt_id"], await panel_votes(judges, [pair], ask)
 
 
-def fitted_panel(setup: Judges, results: Sequence[tuple[str, list[Row]]]) -> bytes | None:
+def panel_from_labels(setup: Judges, results: Sequence[tuple[str, list[Row]]]) -> bytes | None:
     """Order, weights and stopping from the whole panel's words on pairs with human labels.
 
     Args:
@@ -224,7 +224,7 @@ JUDGE = Stage(
         count=_count,
         units=prompt_units,
         output=all_votes,
-        fit=AskingFit(_PANEL, "to fit the panel", _is_fitted, _labelled_units, fitted_panel),
+        fit=AskingFit(_PANEL, "to fit the panel", _learns, _labelled_units, panel_from_labels),
     ),
     is_idle=_is_idle,
     conserves="pairs",

@@ -14,7 +14,7 @@ from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema
 from transforms.annotate.answers import read_answers
-from transforms.annotate.collected import Answers, merged
+from transforms.annotate.checked import Answers, merged
 from transforms.annotate.files import from_jsonl
 from transforms.annotate.label_studio import Pulled, pull, reconcile
 from transforms.annotate.ranking import rankings_by_id

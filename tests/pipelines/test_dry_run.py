@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.runtime import dry_run as planning
 from pipelines.runtime.dry_run import Plan, plan
-from pipelines.runtime.dry_run_replies import fitting, made_up
+from pipelines.runtime.dry_run_replies import fitting, invented_reply
 from schemas.recipe_file import parse_recipe
 from tests.transforms.generators.harness import babble, first_token, from_schema
 from tests.transforms.generators.test_every_strategy import CONFIGS, DOCUMENTS, TRAJECTORIES
@@ -92,7 +92,7 @@ def asked(found: Plan, stage: str) -> int:
 @pytest.mark.parametrize("plugin", sorted(names("generators")))
 def test_no_strategy_asks_more_than_the_plan_says(plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = planned(tmp_path, plugin)
-    monkeypatch.setattr(planning, "made_up", spoken)
+    monkeypatch.setattr(planning, "invented_reply", spoken)
     run = planned(tmp_path, plugin)
     # `corrupt` tries another kind where a rewrite is refused, which a plan's rewrites never are.
     for stage in ("evolve", "judge") if plugin.startswith("corrupt") else ("evolve", "generate", "judge"):
@@ -112,7 +112,7 @@ def test_made_up_objects_fit_their_schema() -> None:
 
 
 def test_made_up_texts_differ_from_request_to_request() -> None:
-    texts = {made_up(Request("e", "m", {"max_tokens": 40, "seed": seed})).text for seed in range(200)}
+    texts = {invented_reply(Request("e", "m", {"max_tokens": 40, "seed": seed})).text for seed in range(200)}
     assert len(texts) == 200
 
 

@@ -23,7 +23,7 @@ from pipelines.stages.evolve import new_prompts
 from pipelines.stages.fuse import FUSED_COLUMNS, Fusion, fit_fusion, verdicts
 from pipelines.stages.generate import new_pairs
 from pipelines.stages.ingest import deduplicated
-from pipelines.stages.judge import Judges, all_votes, fitted_panel, panel_labels, prompt_units
+from pipelines.stages.judge import Judges, all_votes, panel_from_labels, panel_labels, prompt_units
 from pipelines.stages.materialise import Materials, split_rows
 from pipelines.stages.pull import Answered, bucket_answers
 from pipelines.stages.push import Asked, pairs_asked
@@ -46,7 +46,7 @@ from schemas.tables import (
     primary_key,
     rows_frame,
 )
-from transforms.annotate.collected import Answers
+from transforms.annotate.checked import Answers
 from transforms.fusers.base import Fuser
 from transforms.generators.base import Yield
 from transforms.hygiene.config import HygieneConfig
@@ -238,10 +238,10 @@ def test_a_panel_is_fitted_on_labelled_pairs_and_read_again_to_the_bit() -> None
         (row["prompt_id"], [vote(row, setup.names[0], "ab"[n % 2], "judge") | {"p_a": 0.2 + 0.6 * (n % 3 > 0)}])
         for n, row in enumerate(rows)
     ]
-    stored = fitted_panel(setup, results)
+    stored = panel_from_labels(setup, results)
     assert stored is not None
     assert PanelModel.from_json(stored).to_json() == stored
-    assert fitted_panel(setup, results[:5]) is None
+    assert panel_from_labels(setup, results[:5]) is None
 
 
 def test_scorers_see_only_what_they_ask_for() -> None:

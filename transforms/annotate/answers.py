@@ -16,7 +16,7 @@ import polars as pl
 from schemas.ids import hash_fields
 from schemas.pairs import mirrored
 from schemas.tables import Row
-from transforms.annotate.collected import AnswerError, Answers, collected, reject
+from transforms.annotate.checked import AnswerError, Answers, one_per_pair_and_annotator, reject
 from transforms.annotate.display import page_text, shown_text, stored_span
 from transforms.annotate.page import FLAGS, LABELS, PageConfig
 
@@ -67,7 +67,7 @@ def read_answers(
                 for row in answers
                 if row["pair_id"] not in pairs
             ]
-    return collected(rows, rejects)
+    return one_per_pair_and_annotator(rows, rejects)
 
 
 def _answer(

@@ -18,7 +18,7 @@ from schemas.ids import ID_PATTERN, hash_fields
 from schemas.pairs import mirrored
 from schemas.tables import Annotations, Row
 from transforms.annotate.answers import flags, seconds, utc
-from transforms.annotate.collected import AnswerError, Answers, collected, reject
+from transforms.annotate.checked import AnswerError, Answers, one_per_pair_and_annotator, reject
 from transforms.annotate.display import page_text
 from transforms.annotate.page import LABELS
 
@@ -59,7 +59,7 @@ def from_jsonl(
             rejects.append(reject(error.reason, where, str(error), line.decode("utf-8", "replace")))
         else:
             rows.append(row | {"control": row["pair_id"] in control_ids})
-    return collected(rows, rejects)
+    return one_per_pair_and_annotator(rows, rejects)
 
 
 def _row(line: bytes, pairs: Mapping[str, Row]) -> Row:

@@ -19,7 +19,7 @@ from schemas.ids import hash_fields
 from schemas.messages import messages_id
 from schemas.tables import Row
 from transforms.annotate.answers import text_of_answer
-from transforms.annotate.collected import AnswerError
+from transforms.annotate.checked import AnswerError
 from transforms.annotate.display import images, page_text
 from transforms.annotate.page import ranking_page
 from transforms.annotate.tasks import Task, Tasks, ranking_data

@@ -8,7 +8,7 @@ import polars as pl
 from schemas.ids import hash_fields
 from schemas.rows import vote_frame
 from schemas.tables import Annotations, conform
-from transforms.annotate.collected import latest
+from transforms.annotate.checked import latest
 
 HUMAN = "human:"
 

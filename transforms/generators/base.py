@@ -192,7 +192,7 @@ class Generator(Plugin):
         temperature: float,
         max_tokens: int,
         top_p: float = 1.0,
-        hope: str = "",
+        assumed: str = "",
         **body: Any,
     ) -> Request:
         """A sampling request whose `seed` is drawn from (recipe seed, `draw`).
@@ -209,7 +209,7 @@ class Generator(Plugin):
             "seed": seed,
             **body,
         }
-        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name, assumed_reply=hope)
+        return Request(engine, self.models[engine], full, salt="/".join(draw), purpose=self.name, assumed_reply=assumed)
 
     async def answer(
         self,
@@ -221,7 +221,7 @@ class Generator(Plugin):
         ask: Tally,
         out: Yield,
         *,
-        hope: str = "",
+        assumed: str = "",
         **about: Any,
     ) -> Response | None:
         """One sampled response with `about` among its details; None, and a reject, when there is no usable reply."""
@@ -232,7 +232,7 @@ class Generator(Plugin):
             temperature=decoding.temperature,
             max_tokens=decoding.max_tokens,
             top_p=decoding.top_p,
-            hope=hope,
+            assumed=assumed,
         )
         reply = await ask(request)
         if not self.usable(reply, row, out, about):

@@ -153,7 +153,7 @@ class Corrupt(Generator):
             row,
             ask,
             out,
-            hope="" if by_rule is None else by_rule.apply(original),
+            assumed="" if by_rule is None else by_rule.apply(original),
             kind=kind,
         )
         if rewrite is None:

@@ -127,7 +127,7 @@ class Translate(Generator):
             row,
             ask,
             out,
-            hope=sample_text(language, core),
+            assumed=sample_text(language, core),
             **about,
         )
         if made is None:

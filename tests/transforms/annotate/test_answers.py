@@ -20,7 +20,7 @@ from schemas.pairs import mirrored
 from schemas.tables import Annotations, Queue, Rejects, Votes, rows_frame
 from tests.transforms.annotate.replay import answer, choices, span
 from transforms.annotate.answers import read_answers, read_result, utc
-from transforms.annotate.collected import AnswerError, merged
+from transforms.annotate.checked import AnswerError, merged
 from transforms.annotate.files import from_jsonl, to_jsonl
 from transforms.annotate.page import PageConfig
 from transforms.annotate.tasks import (

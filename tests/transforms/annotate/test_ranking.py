@@ -13,7 +13,7 @@ from schemas.messages import message
 from schemas.pairs import make_pair
 from tests.transforms.annotate.replay import choices, queue_of
 from transforms.annotate.answers import read_answers
-from transforms.annotate.collected import AnswerError
+from transforms.annotate.checked import AnswerError
 from transforms.annotate.display import page_text
 from transforms.annotate.page import PageConfig
 from transforms.annotate.ranking import (

@@ -33,7 +33,7 @@ class Answers:
     rejects: pl.DataFrame
 
 
-def collected(rows: Iterable[Row], rejects: Iterable[Row]) -> Answers:
+def one_per_pair_and_annotator(rows: Iterable[Row], rejects: Iterable[Row]) -> Answers:
     """Valid rows and rejects as frames: one answer per (pair, annotator) and one per id, all others rejects."""
     kept, superseded = latest(rows)
     again = [
@@ -57,9 +57,9 @@ def collected(rows: Iterable[Row], rejects: Iterable[Row]) -> Answers:
 
 
 def merged(parts: Iterable[Answers]) -> Answers:
-    """The answers of a server and of files as one; where two sources disagree, as `collected` says."""
+    """The answers of a server and of files as one; where two sources disagree, as `one_per_pair_and_annotator` says."""
     found = list(parts)
-    return collected(
+    return one_per_pair_and_annotator(
         [row for part in found for row in part.annotations.iter_rows(named=True)],
         [row for part in found for row in part.rejects.iter_rows(named=True)],
     )
