@@ -29,8 +29,8 @@ _JOINTS = (" and the ", " of the ", " with a ", " in the ", " which is a ", " fo
 def invented_reply(request: Request) -> Reply:
     """A reply with the tokens that the request may cost.
 
-    It is what the request hopes for, where it says so; an object of the schema, where it asks for one; else words
-    that differ from request to request, about as many as it allows.
+    It is the request's `assumed_reply` if it has one; an object of the schema, if it asks for one; else words that
+    differ from request to request, about as many as it allows.
     """
     body = request.body
     texts = [str(m.get("content", "")) for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
