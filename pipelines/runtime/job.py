@@ -40,8 +40,7 @@ class StoredInputs(Inputs):
 
     def read(self, table: str, columns: Sequence[str] | None = None, stage: str | None = None) -> pl.DataFrame:
         """See `Inputs.read`."""
-        stages = self.stages(table)
-        return self._workspace.read(table, self.bucket, stages if stage is None else (stage,), columns)
+        return self._workspace.read(table, self.bucket, self.stages(table, stage), columns)
 
     def parts(self, table: str) -> list[str]:
         """See `Inputs.parts`."""

@@ -48,8 +48,9 @@ def _compute(job: Job[S], work: PerBucket[S], keys: Keys, pending: Sequence[int]
         worker(lane)
         return
     _take_steps(job)
-    with shown(job.run.workspace, job.stage.name, len(pending), "buckets", quiet):
-        run_with_beam(worker, [(element,) for element in lane], job.run.flags)
+    if lane:
+        with shown(job.run.workspace, job.stage.name, len(pending), "buckets", quiet):
+            run_with_beam(worker, [(element,) for element in lane], job.run.flags)
 
 
 def _ask(job: Job[S], work: PerUnit[S], keys: Keys, pending: Sequence[int], quiet: bool) -> None:

@@ -60,13 +60,16 @@ class Inputs(ABC):
         self.bucket = bucket
         self.reads = reads
 
-    def stages(self, table: str) -> tuple[str, ...]:
-        """The stages whose rows of `table` are read.
+    def stages(self, table: str, stage: str | None = None) -> tuple[str, ...]:
+        """The stages whose rows of `table` are read: all that are declared, or the one that is named.
 
         Raises:
-            KeyError: the stage does not say that it reads the table, so a change of it would go unnoticed.
+            KeyError: the stage does not declare that it reads them, so a change of them would go unnoticed.
         """
-        return self.reads[table]
+        declared = self.reads[table]
+        if stage is not None and stage not in declared:
+            raise KeyError(f"{table} of stage {stage}")
+        return declared if stage is None else (stage,)
 
     @abstractmethod
     def read(self, table: str, columns: Sequence[str] | None = None, stage: str | None = None) -> pl.DataFrame:
@@ -121,7 +124,7 @@ class Fit(Generic[S]):
     """Artefacts of the whole workspace, made on the driver once per key; every bucket then depends on all inputs.
 
     Attributes:
-        names: the artefacts; if all of them are there, nothing is made. None: the stage is done bucket by bucket.
+        names: the artefacts; if all of them are there, nothing is made; none at all where buckets do not depend on each other.
         make: the artefacts that are missing, with their names; each is stored before the next one is made.
     """
 
@@ -185,18 +188,18 @@ def nothing(_: Run) -> None:
 
 @dataclass(frozen=True)
 class Stage(Generic[S]):
-    """A stage.
+    """A stage, as `run_stage` needs it.
 
     Attributes:
-        version: a new one where the output changes though nothing else does.
-        reads: table -> the stages that give the rows of it that this stage takes.
-        setup: builds what it works with.
+        version: raised when the output changes though the recipe does not.
+        reads: table -> the stages whose rows of it are taken; their parts are in the key of every bucket.
+        setup: builds what the stage works with.
         work: how a bucket is made.
-        observe: what lies outside the tables, brought in on the driver before anything else; picklable.
+        observe: brings in what lies outside the tables, on the driver and first; the result is picklable.
         needs: stages that are brought up to date first.
         steps: what must be known before any bucket is done, in order.
         is_idle: whether the recipe asks nothing of it; its buckets are then done without workers.
-        conserves: the table of `reads` whose rows are its rows in; None where rows in are counted elsewise.
+        conserves: the table of `reads` whose rows are its rows in; None if rows in are counted in another way.
         check: raise if what was made is not good enough to go on with.
         notes: what a person should know of what was made.
     """

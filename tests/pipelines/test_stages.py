@@ -75,10 +75,10 @@ class Frames(Inputs):
         self.tables = tables
 
     def read(self, table: str, columns: Sequence[str] | None = None, stage: str | None = None) -> pl.DataFrame:
-        key, stages = primary_key(TABLES[table]), self.stages(table)
+        key, stages = primary_key(TABLES[table]), self.stages(table, stage)
         frame = self.tables[table].sort(key)
         frame = frame if columns is None else frame.select(list(dict.fromkeys([key, *columns])))
-        return frame if stage in (None, stages[0]) else frame.clear()
+        return frame if stages[0] == self.reads[table][0] else frame.clear()
 
     def parts(self, table: str) -> list[str]:
         return [f"{table}.parquet"] if self.stages(table) else []
