@@ -124,7 +124,7 @@ class Fit(Generic[S]):
     """Artefacts of the whole workspace, made on the driver once per key; every bucket then depends on all inputs.
 
     Attributes:
-        names: the artefacts; if all of them are there, nothing is made; none at all where buckets do not depend on each other.
+        names: the artefacts; if all of them are there, nothing is made. None, if buckets do not depend on each other.
         make: the artefacts that are missing, with their names; each is stored before the next one is made.
     """
 
