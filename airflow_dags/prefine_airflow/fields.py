@@ -1,22 +1,28 @@
-"""What a field of the settings file may be, and the error that says so.
-
-A dataclass names the check of each field beside its default (`checked`); `section` reads a mapping into it.
-"""
+"""What a field of the settings file may be, as pydantic types, and the errors that say so."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from croniter import croniter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-_MOST = 1e6  # hours, minutes: what an interval can hold, and no typing error
+MOST = 1e6  # hours, minutes: what an interval can hold, and no typing error
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # as schemas/names.py has it
+_KINDS = {
+    **dict.fromkeys(("model_type", "mapping_type", "dict_type"), "a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 _PRESETS = ("@once", "@continuous", "@quarterly")  # Airflow's own; croniter knows the others
 
 
@@ -24,102 +30,85 @@ class SettingsError(ValueError):
     """The file is wrong; the text names file, field and what is expected."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a value must be.
+class Section(BaseModel):
+    """A mapping of the settings file: no value is converted, and an unknown field is an error."""
 
-    Attributes:
-        expected: in words, after "expected".
-        holds: whether a value is that.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def number(least: float, *, above: bool = False, most: float = _MOST) -> Check:
-    """A finite number from `least` (or above it) to `most`."""
-    words = f"a number {'above' if above else 'of at least'} {least:g}, at most {most:g}"
-    return Check(words, lambda v: _is_number(v) and (least < v if above else least <= v) and v <= most)
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_fields(cls, row: Any) -> Any:
+        known = [name for name, field in cls.model_fields.items() if field.init is not False]
+        for name in [str(name) for name in row if name not in known] if isinstance(row, Mapping) else ():
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise wrong(f"unknown field {name!r}; {hint}")
+        return row
 
 
-def whole(least: int, *, optional: bool = False) -> Check:
-    """A whole number of at least `least`; `optional` allows nothing, too."""
-    words = f"a whole number of at least {least}{' or nothing' if optional else ''}"
-    return Check(words, lambda v: (optional and v is None) or (type(v) is int and least <= v <= _MOST))
+S = TypeVar("S", bound=Section)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def wrong(text: str, field: str = "") -> PydanticCustomError:
+    """The error of a section that breaks a rule; `field` is the one to change."""
+    return PydanticCustomError("rule", "{text}", {"text": text, "field": field})
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def must(holds: Callable[[Any], Any], expected: str) -> AfterValidator:
+    """The check that a value is what is `expected`."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError("value", "expected {text}", {"text": expected})
+        return value
+
+    return AfterValidator(check)
 
 
-def _is_schedule(value: Any) -> bool:
-    return value is None or value in _PRESETS or (_is_text(value) and bool(croniter.is_valid(value)))
+def _are_folders(names: Sequence[str]) -> bool:
+    return all(map(_FOLDER.fullmatch, names)) and len(set(names)) == len(names)
 
 
-def _is_folders(value: Any) -> bool:
-    if not isinstance(value, list) or not all(map(_is_text, value)):
-        return False
-    return all(map(_FOLDER.fullmatch, value)) and len(set(value)) == len(value)
+Text = Annotated[str, must(str.strip, "a text that is not empty")]
+Name = Annotated[str, must(_NAME.fullmatch, "lower-case letters, digits, - and _")]
+YamlFile = Annotated[str, must(lambda name: name.endswith((".yaml", ".yml")), "the path of a .yaml or .yml file")]
+Schedule = Annotated[
+    str,
+    must(lambda v: v in _PRESETS or croniter.is_valid(v), "a cron expression such as '0 1 * * *', in quotes, or null"),
+]
+Folders = Annotated[
+    tuple[str, ...],
+    Field(strict=False),  # a list in the file
+    must(_are_folders, "a list of different names of letters, digits, ., - and _"),
+]
+_Value = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+Environment = Mapping[Text, _Value]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
-def _is_environment(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_is_text(k) and type(v) in (str, int, float) for k, v in value.items())
-
-
-TEXT = Check("a text", _is_text)
-NAME = Check("lower-case letters, digits, - and _, as a text", lambda v: _is_text(v) and bool(_NAME.fullmatch(v)))
-FLAG = Check("true or false", lambda v: type(v) is bool)
-MAPPING = Check("a mapping", lambda v: isinstance(v, Mapping))
-FOLDERS = Check("a list of different names of letters, digits, ., - and _", _is_folders)
-YAML_FILE = Check("the path of a .yaml or .yml file", lambda v: _is_text(v) and v.endswith((".yaml", ".yml")))
-SCHEDULE = Check("a cron expression such as '0 1 * * *', in quotes, or null", _is_schedule)
-ENVIRONMENT = Check("a mapping of names to texts", _is_environment)
-
-
-def checked(check: Check, default: Any = MISSING, *, factory: Any = MISSING) -> Any:
-    """A dataclass field whose value in the file must hold `check`."""
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata={"check": check})
-    return field(default=default, metadata={"check": check})
-
-
-def section(path: Path, where: str, kind: Any, row: Any, also: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of `kind` that a mapping of the file sets, each checked.
-
-    Args:
-        path: the settings file.
-        where: what the mapping is called in it, such as `recipes[0].labels`.
-        kind: a dataclass whose fields are `checked`; others cannot be set.
-        row: the mapping; None is an empty one.
-        also: fields that are needed, beside those without a default.
+def validated(kind: type[S], row: Any, path: Path, where: str = "", context: Any = None) -> S:
+    """A mapping of the file as a section.
 
     Raises:
-        SettingsError: it is no mapping, a field is unknown, missing or wrong.
+        SettingsError: one line per fault.
     """
-    if row is None:
-        row = {}
-    if not isinstance(row, Mapping):
-        raise SettingsError(f"{path}: {where}: expected a mapping, not {row!r}")
-    checks = {f.name: f.metadata["check"] for f in fields(kind) if "check" in f.metadata}
-    known(path, where, row, list(checks))
-    for name, check in checks.items():
-        if name in also and name not in row:
-            raise SettingsError(f"{path}: {where}.{name}: expected {check.expected}")
-        if name in row and not check.holds(row[name]):
-            raise SettingsError(f"{path}: {where}.{name}: expected {check.expected}, not {row[name]!r}")
-    return dict(row)
+    try:
+        return kind.model_validate(row, context=context)
+    except ValidationError as error:
+        faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+        raise SettingsError("\n".join(f"{path}: {_line(fault, where)}" for fault in faults)) from None
 
 
-def known(path: Path, where: str, row: Mapping[Any, Any], names: Sequence[str]) -> None:
-    """Refuse fields that are not among `names`.
-
-    Raises:
-        SettingsError: there is one.
-    """
-    if unknown := sorted({str(name) for name in row} - set(names)):
-        raise SettingsError(f"{path}: {where or 'the file'}: unknown field {unknown[0]!r}; known: {', '.join(names)}")
+def _line(fault: ErrorDetails, where: str) -> str:
+    """`recipes[0].labels.hours: expected ..., not ...`."""
+    parts = [where, *(str(part) for part in fault["loc"] if part != "[key]"), fault.get("ctx", {}).get("field", "")]
+    place = ".".join(filter(None, parts)) or "the file"
+    if fault["type"] == "rule":
+        return f"{place}: {fault['msg']}"
+    if fault["type"] == "missing":
+        return f"{place}: expected, but it is missing"
+    kind = _KINDS.get(fault["type"])
+    expected = f"expected {kind}" if kind else fault["msg"].replace("Input should be", "expected a value")
+    return f"{place}: {expected}, not {fault['input']!r}"

@@ -1,57 +1,108 @@
-"""What is curated, when and where: one YAML file, checked field by field while DAG files are parsed."""
+"""What is curated, when and where: one YAML file, validated by pydantic while DAG files are parsed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from prefine_airflow.fields import (
-    ENVIRONMENT,
-    FLAG,
-    FOLDERS,
-    MAPPING,
-    NAME,
-    SCHEDULE,
-    TEXT,
-    YAML_FILE,
+    MOST,
+    Count,
+    Environment,
+    Folders,
+    Name,
+    NotNegative,
+    Positive,
+    Schedule,
+    Section,
     SettingsError,
-    checked,
-    known,
-    number,
-    section,
-    whole,
+    Text,
+    YamlFile,
+    must,
+    validated,
+    wrong,
 )
 
 FILE_VARIABLE = "PREFINE_CURATION"
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "curation.yaml"
-KINDS = ("local", "docker", "kubernetes")
-STAGES = ("ingest", "generate", "clean", "judge", "score", "fuse", "route", "push", "pull", "materialise", "export")
+Stage = Literal[
+    "ingest", "generate", "clean", "judge", "score", "fuse", "route", "push", "pull", "materialise", "export"
+]
+STAGES: tuple[str, ...] = get_args(Stage)
 GPU_POOL, CPU_POOL = "prefine_gpu", "prefine_cpu"
 ASK_MODELS = ("generate", "judge")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Section):
     """Where CLI calls run.
 
     Attributes:
         kind: `local` (an executable on the worker), `docker` or `kubernetes` (a container image).
         prefine: the words before the subcommand.
-        options: further arguments of the container operator (image, mounts, namespace, ...).
+        options: all other fields, further arguments of the container operator (image, mounts, namespace, ...).
     """
 
-    kind: str = "local"
-    prefine: tuple[str, ...] = ("prefine",)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["local", "docker", "kubernetes"] = "local"
+    prefine: Annotated[
+        tuple[Text, ...],
+        Field(strict=False),  # a list in the file
+        BeforeValidator(lambda words: [words] if isinstance(words, str) else words),
+        must(bool, "an executable, or a list of words"),
+    ] = ("prefine",)
+    options: Mapping[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_fields_are_options(cls, row: Any) -> Any:
+        if not isinstance(row, Mapping):
+            return row
+        own = {name: row[name] for name in ("kind", "prefine") if name in row}
+        return own | {"options": {name: value for name, value in row.items() if name not in own}}
+
+    @field_validator("prefine")
+    @classmethod
+    def _from_the_file(cls, words: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        is_path = info.data.get("kind") == "local" and "/" in words[0]
+        return (info.context.located(words[0]), *words[1:]) if is_path else words
+
+    @model_validator(mode="after")
+    def _containers_have_an_image(self) -> Place:
+        if self.kind == "local" and self.options:
+            raise wrong("only containers have options", min(self.options))
+        image = self.options.get("image")
+        if self.kind != "local" and not (isinstance(image, str) and image.strip()):
+            raise wrong("expected the image to run", "image")
+        return self
 
 
-@dataclass(frozen=True)
-class Labels:
+class Shared(NamedTuple):
+    """What all recipes of a file share: the context in which each is validated."""
+
+    path: Path
+    place: Place
+    env: Mapping[str, str]
+
+    def located(self, name: str) -> str:
+        """Relative paths start at the settings file; a container's paths and URLs stay as they are."""
+        is_here = self.place.kind == "local" and "://" not in name
+        return os.path.normpath(self.path.resolve().parent / name) if is_here else name
+
+    def options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options of a stage, which only a container has."""
+        if given and self.place.kind == "local":
+            raise wrong("only containers have options")
+        return given
+
+
+_Located = AfterValidator(lambda name, info: info.context.located(name))
+
+
+class Labels(Section):
     """When the wait for people ends.
 
     Attributes:
@@ -60,13 +111,12 @@ class Labels:
         poll_minutes: time between two looks.
     """
 
-    enough: float = checked(number(0, above=True, most=1), 0.9)
-    hours: float = checked(number(0), 72.0)
-    poll_minutes: float = checked(number(0, above=True), 10.0)
+    enough: Annotated[float, Field(gt=0, le=1)] = 0.9
+    hours: NotNegative = 72.0
+    poll_minutes: Positive = 10.0
 
 
-@dataclass(frozen=True)
-class StageSettings:
+class StageSettings(Section):
     """How one stage runs.
 
     Attributes:
@@ -75,17 +125,15 @@ class StageSettings:
         options: further arguments of the container operator.
     """
 
-    pool: str = checked(TEXT, "")
-    timeout_hours: float = checked(number(0, above=True), 12.0)
-    options: Mapping[str, Any] = checked(MAPPING, factory=dict)
+    pool: Text = ""
+    timeout_hours: Positive = 12.0
+    options: Annotated[Mapping[str, Any], AfterValidator(lambda given, info: info.context.options(given))] = {}
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Section):
     """One recipe that is curated by a DAG of its own.
 
     Attributes:
-        place: where its calls run.
         name: in DAG ids.
         recipe: path of the recipe where the calls run.
         workspace: folder or URL of the workspace.
@@ -104,37 +152,47 @@ class Recipe:
         retry_minutes: pause before the first retry; doubled every time.
         stages: settings by stage.
         env: environment variables of every call; templates.
+        place: where the calls run, the same for all recipes of a file.
     """
 
-    place: Place
-    name: str = checked(NAME)
-    recipe: str = checked(YAML_FILE)
-    workspace: str = checked(TEXT)
-    dataset: str = checked(NAME)
-    schedule: str | None = checked(SCHEDULE, None)
-    formats: tuple[str, ...] = checked(FOLDERS, ("trl-dpo",))
-    exports: str = checked(TEXT, "")
-    budget: int | None = checked(whole(1, optional=True), None)
-    limit: int | None = checked(whole(1, optional=True), None)
-    labels: Labels = checked(MAPPING, factory=Labels)  # noqa: RUF009  makes a field
-    sign_off: bool = checked(FLAG, False)
-    sign_off_hours: float = checked(number(0, above=True), 24.0)
-    late_hours: float = checked(number(0), 24.0)
-    keep: int = checked(whole(1), 10)
-    retries: int = checked(whole(0), 3)
-    retry_minutes: float = checked(number(0, above=True), 2.0)
-    stages: Mapping[str, StageSettings] = checked(MAPPING, factory=dict)
-    env: Mapping[str, str] = checked(ENVIRONMENT, factory=dict)
+    name: Name
+    recipe: Annotated[YamlFile, _Located]
+    workspace: Annotated[Text, _Located]
+    dataset: Name = Field(default_factory=lambda data: data["name"])
+    schedule: Schedule | None = None
+    formats: Folders = ("trl-dpo",)
+    exports: Annotated[Text, _Located] = Field(default_factory=lambda data: f"{data['workspace'].rstrip('/')}/exports")
+    budget: Count | None = None
+    limit: Count | None = None
+    labels: Labels = Labels()
+    sign_off: bool = False
+    sign_off_hours: Positive = 24.0
+    late_hours: NotNegative = 24.0
+    keep: Count = 10
+    retries: Annotated[int, Field(ge=0, le=MOST)] = 3
+    retry_minutes: Positive = 2.0
+    stages: Mapping[Stage, Annotated[StageSettings, BeforeValidator(lambda row: {} if row is None else row)]] = {}
+    env: Annotated[Environment, AfterValidator(lambda env, info: {**info.context.env, **env})] = Field(
+        {}, validate_default=True
+    )
+    place: Annotated[Place, BeforeValidator(lambda _, info: info.context.place)] = Field(
+        None, init=False, validate_default=True
+    )
 
     def stage(self, name: str) -> StageSettings:
         """Settings of a stage; those that ask models run in the GPU's pool unless they name another."""
-        given = self.stages.get(name, StageSettings())
+        given: StageSettings = self.stages.get(name, StageSettings())  # type: ignore[call-overload]
         usual = GPU_POOL if name in ASK_MODELS else CPU_POOL
-        return StageSettings(given.pool or usual, given.timeout_hours, given.options)
+        return given if given.pool else given.model_copy(update={"pool": usual})
 
 
-@dataclass(frozen=True)
-class Curation:
+class _File(Section):
+    place: Place | None = None
+    env: Environment | None = None
+    recipes: Annotated[list[Any], must(bool, "a list with at least one recipe")]
+
+
+class Curation(NamedTuple):
     """What a settings file says.
 
     Attributes:
@@ -161,18 +219,15 @@ def load(path: Path | None = None) -> Curation:
         value = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: {error}") from None
-    if not isinstance(value, dict) or not isinstance(value.get("recipes"), list) or not value["recipes"]:
-        raise SettingsError(f"{path}: expected a list `recipes` with at least one recipe")
-    known(path, "", value, ("place", "env", "recipes"))
-    place = _place(path, value.get("place") or {})
-    if not ENVIRONMENT.holds(value.get("env") or {}):
-        raise SettingsError(f"{path}: env: expected {ENVIRONMENT.expected}")
+    context = Shared(path, Place(), {})
+    file = validated(_File, value if isinstance(value, Mapping) else {}, path, context=context)
+    context = Shared(path, file.place or Place(), file.env or {})
     recipes: list[Recipe] = []
     errors = []
-    for index, row in enumerate(value["recipes"]):
+    for index, row in enumerate(file.recipes):
         where = f"recipes[{index}]"
         try:
-            recipe = _recipe(path, where, row, place, value.get("env") or {})
+            recipe = validated(Recipe, row, path, where, context)
             for what in ("name", "dataset"):
                 if getattr(recipe, what) in [getattr(other, what) for other in recipes]:
                     raise SettingsError(f"{path}: {where}.{what}: {getattr(recipe, what)} is used by several recipes")
@@ -180,51 +235,3 @@ def load(path: Path | None = None) -> Curation:
         except SettingsError as error:
             errors.append(str(error))
     return Curation(path, tuple(recipes), tuple(errors))
-
-
-def _recipe(path: Path, where: str, row: Any, place: Place, env: Mapping[str, Any]) -> Recipe:
-    values = section(path, where, Recipe, row, ("name", "recipe", "workspace"))
-    values = {"dataset": values["name"], **values}
-    for name in ("recipe", "workspace", "exports"):
-        values[name] = _path(path, place, values.get(name, ""))
-    values["exports"] = values["exports"] or f"{values['workspace'].rstrip('/')}/exports"
-    values["formats"] = tuple(values.get("formats", Recipe.formats))
-    values["labels"] = Labels(**section(path, f"{where}.labels", Labels, values.get("labels")))
-    stages = values.get("stages") or {}
-    known(path, f"{where}.stages", stages, STAGES)
-    values["stages"] = {
-        name: StageSettings(**section(path, f"{where}.stages.{name}", StageSettings, given))
-        for name, given in stages.items()
-    }
-    for name, given in values["stages"].items():
-        if given.options and place.kind == "local":
-            raise SettingsError(f"{path}: {where}.stages.{name}.options: only containers have options")
-    values["env"] = {name: str(text) for name, text in {**env, **values.get("env", {})}.items()}
-    return Recipe(place=place, **values)
-
-
-def _place(path: Path, row: Any) -> Place:
-    if not isinstance(row, dict):
-        raise SettingsError(f"{path}: place: expected a mapping, not {row!r}")
-    kind = row.get("kind", "local")
-    if kind not in KINDS:
-        raise SettingsError(f"{path}: place.kind: {kind!r} is none of {', '.join(KINDS)}")
-    words = row.get("prefine", "prefine")
-    words = [words] if isinstance(words, str) else words
-    if not isinstance(words, list) or not words or not all(TEXT.holds(word) for word in words):
-        raise SettingsError(f"{path}: place.prefine: expected an executable, or a list of words")
-    options = {k: v for k, v in row.items() if k not in ("kind", "prefine")}
-    if kind == "local" and options:
-        raise SettingsError(f"{path}: place.{min(map(str, options))}: only containers have options")
-    if kind != "local" and not TEXT.holds(options.get("image")):
-        raise SettingsError(f"{path}: place.image: expected the image to run")
-    if kind == "local" and "/" in words[0]:
-        words = [os.path.normpath(path.resolve().parent / words[0]), *words[1:]]
-    return Place(kind, tuple(words), options)
-
-
-def _path(path: Path, place: Place, name: str) -> str:
-    """Relative paths start at the settings file; a container's paths and URLs stay as they are."""
-    if not name or place.kind != "local" or "://" in name:
-        return name
-    return os.path.normpath(path.resolve().parent / name)

@@ -111,7 +111,8 @@ def _answer(
 def _not_their_own(record: Row, user: int, editor: Any) -> AnswerError:
     """Why an answer last saved by somebody else is not believed: it was made in another's name, or changed later.
 
-    What the author said is gone from the server either way, and what stands there is no answer of theirs.
+    The server names the author in `completed_by` and the last editor in `updated_by`; if they differ, the answer is
+    rejected. What the author said is gone from the server, and the editor never answered.
     """
     if created := record.get("created_at"):
         changed = datetime.fromisoformat(utc(record.get("updated_at"))) - datetime.fromisoformat(utc(created))

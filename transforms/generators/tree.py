@@ -2,6 +2,10 @@
 
 A tree of depth D and branching B gives B^D leaves for (B^(D+1) - B) / (B - 1) generated segments; two leaves
 under one node share its text, so what has to be read and generated twice is only what comes after the branch.
+
+A pair holds whole leaves, for judges, people and trainers read whole responses and `pair_id` is the hash of them. A
+segment is bought and stored once: it is one reply in the memo, and a pair names its segments by request id and length,
+so shared prefixes are recognised, and checked, without comparing texts.
 """
 
 from __future__ import annotations

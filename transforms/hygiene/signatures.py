@@ -1,4 +1,7 @@
-"""MinHash signatures of many texts at once, for near-duplicates (`transforms.stats.minhash`)."""
+"""MinHash signatures of many texts at once, for near-duplicates (`transforms.stats.minhash`).
+
+Signatures of whole texts are compared; splits call prompts alike that share a band (`transforms.publish.prompt_keys`).
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,10 @@ text and of all it includes: a changed template asks anew and is never served an
 
 Texts under judgement are material, not instructions. They stand between fences that carry a hash of the pair,
 which a response cannot know, and what a chat template or a verdict parser would take for its own marks
-(`<|im_start|>`, `[INST]`, `[[A]]`, ...) is broken with a zero-width space.
+(`<|im_start|>`, `[INST]`, `[[A]]`, ...) is broken with a zero-width space: the text stays readable and
+the request's form cannot change. Servers offer no way to send text that is never read as special tokens.
+
+Templates put the context last: what comes before it is a prefix that the next request shares.
 """
 
 from __future__ import annotations

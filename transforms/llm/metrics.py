@@ -1,4 +1,7 @@
-"""What a server counts of itself: the prefix cache of vLLM, from its `/metrics` in Prometheus' text format."""
+"""What a server counts of itself: the prefix cache of vLLM, from its `/metrics` in Prometheus' text format.
+
+The cached tokens of one request come with its reply, if the server tells them (vLLM is asked to).
+"""
 
 from __future__ import annotations
 

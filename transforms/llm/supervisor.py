@@ -5,6 +5,8 @@ starts a supervisor (`python -m transforms.llm.supervisor`), which starts the se
 with bounded back-off, gives up one that is not ready in time, and ends it when nobody uses it any more. Users hold a
 shared `flock`, which the kernel drops however a process dies; the supervisor leaves once it gets that lock for itself.
 `standing(spec)` tells a client whose server does not answer whether somebody is about to bring it back.
+
+A server listens on its host alone, so it is started where it is asked: if workers are on several hosts, each has one.
 """
 
 from __future__ import annotations

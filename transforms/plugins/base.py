@@ -60,7 +60,7 @@ class PluginConfig(BaseModel):
         """The settings that can change the output and are not at their default, as plain JSON.
 
         A new setting whose default is the old behaviour therefore changes no identity. Whoever changes a default
-        gives the plug-in another version.
+        gives the plug-in another version; `tests/defaults.json` records the defaults.
         """
         return self.model_dump(mode="json", exclude_defaults=True, exclude={*self.path_fields, *self.unhashed})
 

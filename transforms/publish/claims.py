@@ -3,7 +3,8 @@
 A claim is an object made by exclusive creation. Its holder renews it while it works; one that was not renewed for
 `CLAIM_SECONDS`, or whose process on this host is gone, is abandoned. Whoever takes over from an abandoned claim creates
 its successor, an object named by the old claim's token, exclusively again: of several who try, one succeeds, and the
-old holder sees that it has a successor and stops.
+old holder sees that it has a successor and stops. Nobody removes a dead publisher's claim, for removing is not
+conditional; files are created exclusively too, so that one who wakes up late overwrites nothing.
 """
 
 from __future__ import annotations

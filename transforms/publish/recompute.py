@@ -1,4 +1,8 @@
-"""A version's verdicts made again from the version alone: from its votes, its fuser's model and its policy."""
+"""A version's verdicts made again from the version alone: from its votes, its fuser's model and its policy.
+
+The evidence holds all settings of fuser and policy, those at their default too. Verdicts are made for about
+`PAIRS_AT_ONCE` pairs at a time.
+"""
 
 from __future__ import annotations
 

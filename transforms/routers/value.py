@@ -29,6 +29,7 @@ class ValueRouter(Router):
     If candidates have a column `step`, it says per pair how far one more answer moves the log-odds of a against
     b under that model, and stands above both: if it moves little, an answer buys little.
     Pairs whose label so many answers cannot turn are ordered by what one buys in squared error.
+    What an answer is expected to fix on other pairs is not added: a correlated knowledge gradient chose worse.
     """
 
     class Config(PluginConfig):

@@ -1,4 +1,8 @@
-"""Reward models: a conversation to one number, higher is better."""
+"""Reward models: a conversation to one number, higher is better.
+
+A model that fails on a text fails on that pair: a vote `error` with the reason, asked again in the next run if that may
+help. Endpoints go through the engines' client, so what is retried and what stops a run is the same for both.
+"""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ def test_what_all_recipes_share_is_an_error_at_once(tmp_path: Path, text: str, w
         ({"workspace": ""}, "workspace"),
         ({"dataset": "A/B"}, "dataset"),
         ({"lables": {}}, "lables"),
+        ({"place": {"kind": "local"}}, "place"),
         ({"schedule": "every night"}, "schedule"),
         ({"schedule": 1}, "schedule"),
         ({"formats": "trl-dpo"}, "formats"),
@@ -109,6 +110,18 @@ def test_a_wrong_recipe_is_named_and_stops_nobody_else(tmp_path: Path, given: di
     (error,) = found.errors
     assert "curation.yaml: recipes[0]" in error
     assert field in error
+
+
+def test_every_fault_of_a_recipe_is_told_at_once_and_the_nearest_field_is_named(tmp_path: Path) -> None:
+    wrong = {"keep": 0, "budget": 1.5, "labels": {"hours": -1}, "stages": {"judge": {"pol": "mine"}}}
+    (error,) = load(written(tmp_path, {**ONE, **wrong})).errors
+    file = tmp_path / "curation.yaml"
+    assert error.splitlines() == [
+        f"{file}: recipes[0].budget: expected a whole number, not 1.5",
+        f"{file}: recipes[0].labels.hours: expected a value greater than or equal to 0, not -1",
+        f"{file}: recipes[0].keep: expected a value greater than or equal to 1, not 0",
+        f"{file}: recipes[0].stages.judge: unknown field 'pol'; did you mean 'pool'?",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["name", "recipe", "workspace"])

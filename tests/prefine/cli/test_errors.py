@@ -71,7 +71,7 @@ WRONG_RECIPES = {
     ),
     "empty source file": (
         changed(sources=[{"name": "rows", "kind": "pairs", "path": "empty.jsonl"}]),
-        ["sources.0.path", "empty.jsonl is empty (0 bytes)", "fetch it again"],
+        ["sources.0.path", "empty.jsonl is empty (0 bytes)", "Fetch it again"],
     ),
     "empty file in a folder": (
         changed(sources=[{"name": "rows", "kind": "pairs", "path": "*.jsonl"}]),

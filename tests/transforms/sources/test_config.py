@@ -97,9 +97,9 @@ def test_a_missing_column_is_named_with_file_and_nearest(
         assert word in str(error.value)
 
 
-def test_votes_need_one_pair_a_row() -> None:
+def test_votes_need_one_pair_per_row() -> None:
     config = source(path="x", votes=[{"kind": "human", "labels": "h"}])
-    with pytest.raises(DataError, match="one pair a row"):
+    with pytest.raises(DataError, match="one pair per row"):
         detect(config, ["prompt", "responses", "scores", "h"], "f")
 
 

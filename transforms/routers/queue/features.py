@@ -44,7 +44,9 @@ def prompt_families(pairs: pl.DataFrame) -> pl.Series:
     """The family of each row's prompt: prompts nearly alike are likely to share one.
 
     One MinHash key of two minima over word shingles, so two prompts of Jaccard similarity J share a family with
-    probability J^2, in linear time; equal prompts always do.
+    probability J^2, in linear time; equal prompts always do. It is one key, not a band of many: a discount by
+    rank within one key is the same however the prompts lie in buckets, since the j-th best of a family can only get
+    better when more of it is seen.
 
     Args:
         pairs: `prompt_id`, and a column of messages `prompt`.
