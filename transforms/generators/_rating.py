@@ -68,11 +68,11 @@ async def rate(
     *,
     samples: int = 1,
     context: str | None = None,
-    hoped: Sequence[int] = (),
+    assumed: Sequence[int] = (),
 ) -> list[list[float]]:
     """Ratings of each response, `samples` draws each (temperature 0 when one); unreadable ones are left out.
 
-    `hoped` are the ratings with which most comes of the responses; by default they fall from one to the next.
+    `assumed` are the ratings a dry run answers with; by default they fall from one to the next.
     """
     draws = [(r, s) for r in range(len(responses)) for s in range(samples)]
     prompt = text_of(row["prompt"])
@@ -85,7 +85,7 @@ async def rate(
             max_tokens=4,
             logprobs=True,
             top_logprobs=20,
-            hope=str(hoped[r] if hoped else max(1, 9 - r)),
+            hope=str(assumed[r] if assumed else max(1, 9 - r)),
         )
         for r, s in draws
     ]
@@ -109,11 +109,11 @@ async def prefer(
     *,
     context: str | None = None,
     sample: int = 0,
-    hoped: Literal["first", "second"] = "first",
+    assumed: Literal["first", "second"] = "first",
 ) -> float | None:
     """P(`first` is better), the mean of both orders so that position bias cancels; None if either is unreadable.
 
-    `hoped` says who must win for a pair to come of it.
+    `assumed` is the winner a dry run answers with: the one that makes a pair.
     """
     shown = [(first, second), (second, first)]
     requests = [
@@ -125,7 +125,7 @@ async def prefer(
             max_tokens=4,
             logprobs=True,
             top_logprobs=20,
-            hope="A" if (a is first) == (hoped == "first") else "B",
+            hope="A" if (a is first) == (assumed == "first") else "B",
         )
         for a, b in shown
     ]

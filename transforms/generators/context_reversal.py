@@ -139,7 +139,7 @@ class ContextReversal(Generator):
                     second,
                     ask,
                     context=context,
-                    hoped="first" if (side == "more") == (sign >= 0) else "second",
+                    assumed="first" if (side == "more") == (sign >= 0) else "second",
                 )
             if not reverses(judged["more"], judged["less"], sign):
                 detail = f"judged under {contrast.name!r} and its twin, the preference does not reverse"

@@ -93,7 +93,9 @@ class Refresh(Generator):
             near_identical=self.config.near_identical,
         )
 
-    async def _rate(self, row: Row, responses: list[Response], ask: Tally, hoped: tuple[int, ...]) -> list[list[float]]:
+    async def _rate(
+        self, row: Row, responses: list[Response], ask: Tally, assumed: tuple[int, ...]
+    ) -> list[list[float]]:
         return await rate(
             self,
             self.config.rater,
@@ -102,7 +104,7 @@ class Refresh(Generator):
             ask,
             samples=self.config.rating_samples,
             context=row.get("context"),
-            hoped=hoped,
+            assumed=assumed,
         )
 
 
