@@ -199,8 +199,10 @@ class Rag(Generator):
         content = render(_ANSWER, documents=numbered(passages), question=text_of(row["prompt"]), task=task)
         draw = (row["prompt_id"], "rag", task)
         messages = [message("user", content)]
-        hope = f"{passages[0]} [1]" if task == "full" else ""
-        return await self.answer(self.config.engine, messages, draw, self.config, row, ask, out, hope=hope, task=task)
+        assumed = f"{passages[0]} [1]" if task == "full" else ""
+        return await self.answer(
+            self.config.engine, messages, draw, self.config, row, ask, out, hope=assumed, task=task
+        )
 
     def _impossible(self, row: Row, scenario: Scenario, why: str, out: Yield) -> Case | None:
         payload = {"prompt_id": row["prompt_id"], "scenario": scenario}
