@@ -50,7 +50,7 @@ def consumer(recipe: Recipe) -> DAG:
 
         @task
         def check_split(event: Any, exported: Any, checks: Any) -> dict[str, Any]:
-            """Whether the version keeps every law (splits share no prompt) and the export has rows to train on."""
+            """Whether the version passes every check (splits share no prompt) and the export has rows to train on."""
             broken = [check["name"] for check in checks if not check["ok"]]
             if broken or ("rows" in exported and not exported["rows"].get("train")):
                 raise AirflowFailException(f"not fit to train on: {broken or 'no row in split train'}")

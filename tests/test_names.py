@@ -1,4 +1,4 @@
-"""Names that need their docstring: DESIGN 2 lists words that no name may be made of."""
+"""Names are the field's: the words of this list tell a reader nothing, so no name may hold one."""
 
 from __future__ import annotations
 

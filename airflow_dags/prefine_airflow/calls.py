@@ -1,7 +1,7 @@
 """One task is one call of the `prefine` command in the pipeline's own environment.
 
 The call prints one line of JSON last on standard output, which becomes the task's XCom, and logs on standard error.
-Exit 2 (wrong words or recipe) fails the task at once; any other failure may be retried.
+Exit 2 (wrong usage or recipe) fails the task at once; any other failure may be retried.
 """
 
 from __future__ import annotations

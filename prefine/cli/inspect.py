@@ -145,7 +145,7 @@ def _voters(voters: dict[str, Any], most: int = 20) -> str:
 
 
 def explain(
-    pair_id: str,
+    pair_id: Annotated[str, typer.Argument(help="the pair's id, 32 hex digits")],
     workspace: WorkspaceRoot,
     dataset: Annotated[str | None, typer.Option(help="explain from this version's evidence alone")] = None,
     as_json: AsJson = False,
@@ -182,7 +182,9 @@ def export(
     workspace: WorkspaceRoot,
     form: Annotated[str, typer.Option("--format", help="an exporter: trl-dpo, trl-reward, jsonl, ...")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
-    option: Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE of the exporter")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="a setting of the exporter, as NAME=VALUE")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="if OUT exists, leave it unchanged and succeed")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -217,7 +219,7 @@ def report(
 
 
 def sql(
-    query: str,
+    query: Annotated[str, typer.Argument(help="one SQL statement")],
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
     seconds: Annotated[

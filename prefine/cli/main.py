@@ -1,4 +1,4 @@
-"""`prefine`: the commands. Each parses words, calls pipelines, prints; exit 0 done, 1 failed, 2 wrong words."""
+"""`prefine`: the commands. Each parses words, calls pipelines, prints; exit 0 done, 1 failed, 2 wrong usage."""
 
 from __future__ import annotations
 

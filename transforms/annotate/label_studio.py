@@ -252,7 +252,7 @@ def push(
         batch_size: tasks a request.
         progress: told how many tasks of how many are made.
     """
-    ledger, n_found, gone = reconcile(server, ledger)
+    ledger, n_recovered, gone = reconcile(server, ledger)
     save(ledger)
     todo = unpushed(queue, ledger)
     usual = int(queue["overlap"].mode().sort().first() or 1) if queue.height else 1  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def push(
         server.set_overlap(task_id, wanted)
         ledger = with_overlap(ledger, task_id, wanted)
     save(ledger)
-    return Pushed(ledger, done, n_found, gone, changes.height)
+    return Pushed(ledger, done, n_recovered, gone, changes.height)
 
 
 def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
@@ -289,7 +289,7 @@ def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataF
     Ids grow, so what a crash left unconfirmed lies above the project's last known id; only where numbers
     still differ are all ids compared.
     """
-    n_found, already_gone = 0, int(ledger["gone"].sum())
+    n_recovered, already_gone = 0, int(ledger["gone"].sum())
     for project_id in ledger["project_id"].unique().sort():
         mine = ledger.filter(pl.col("project_id") == project_id)
         count = server.task_count(project_id)
@@ -301,11 +301,11 @@ def reconcile(server: LabelStudioServer, ledger: pl.DataFrame) -> tuple[pl.DataF
                 tasks = [(t.id, (t.data or {}).get("pair_id")) for t in server.tasks(project_id, last, data=True)]
                 news = recovered(tasks, mine)
                 ledger = confirmed(ledger, project_id, news)
-                n_found += len(news)
+                n_recovered += len(news)
             mine = ledger.filter(pl.col("project_id") == project_id, pl.col("task_id").is_not_null(), ~pl.col("gone"))
             if mine.height != count:
                 ledger = without(ledger, project_id, [t.id for t in server.tasks(project_id)])
-    return ledger, n_found, int(ledger["gone"].sum()) - already_gone
+    return ledger, n_recovered, int(ledger["gone"].sum()) - already_gone
 
 
 def pull(server: LabelStudioServer, ledger: pl.DataFrame, state: Pulled) -> Pulled:

@@ -72,7 +72,7 @@ async def rate(
 ) -> list[list[float]]:
     """Ratings of each response, `samples` draws each (temperature 0 when one); unreadable ones are left out.
 
-    `assumed` are the ratings with which most comes of the responses; by default they fall from one to the next.
+    `assumed` are the ratings a dry run answers with; by default they fall from one to the next.
     """
     draws = [(r, s) for r in range(len(responses)) for s in range(samples)]
     prompt = text_of(row["prompt"])
@@ -113,7 +113,7 @@ async def prefer(
 ) -> float | None:
     """P(`first` is better), the mean of both orders so that position bias cancels; None if either is unreadable.
 
-    `assumed` says who must win for a pair to come of it.
+    `assumed` is the winner a dry run answers with: the one that makes a pair.
     """
     shown = [(first, second), (second, first)]
     requests = [

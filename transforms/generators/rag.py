@@ -48,7 +48,7 @@ _ABSTENTIONS = (
 
 @dataclass(frozen=True)
 class Case:
-    """Two answers, the good one first, the passages the reader sees, and the facts that make the law checkable."""
+    """Two answers, the good one first, the passages the reader sees, and the facts by which the pair can be checked."""
 
     good: Response
     bad: Response

@@ -130,7 +130,7 @@ def _conflicting(members: pl.DataFrame) -> pl.DataFrame:
 
 
 def _edges(parts: Parts, conflicting: pl.DataFrame) -> pl.DataFrame:
-    """(place, key) of the keys that several torn members hold, sorted by key and place."""
+    """(place, key) of the keys that several conflicting members hold, sorted by key and place."""
     held = [pl.DataFrame(schema={"place": pl.UInt32, "key": pl.UInt64})]
     for part in _numbered(parts) if conflicting.height else ():
         joined = part.join(conflicting, on="node").filter(pl.col("keys").list.len() > 0)
@@ -153,11 +153,11 @@ def _choosers(clusters: pl.DataFrame, seed: int) -> pl.DataFrame:
 
 
 def _clustered(members: pl.DataFrame, conflicting: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
-    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` are those of `torn`."""
+    """`members` with `cluster`, `cluster_id` (its smallest prompt_id) and `left_out`; `edges` connect `conflicting`."""
     component = members["component"].to_numpy()
     rejected = sorted(_bridges(edges, conflicting))
     if rejected:
-        # Whoever was torn begins anew, alone, and is joined to others but by what was rejected.
+        # Conflicting members start again, each alone, and are joined by the keys of those that were not rejected.
         places, component = conflicting["place"].to_numpy(), component.copy()
         component[places] = component.max() + 1 + np.arange(len(places), dtype=np.int32)
         star = edges.filter(~pl.col("place").is_in(rejected)).with_columns(centre=pl.col("place").first().over("key"))

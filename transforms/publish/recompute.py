@@ -109,7 +109,7 @@ def parts(version: Version, at_once: int = PAIRS_AT_ONCE) -> Iterator[tuple[pl.D
 
 
 def miscounted_votes(votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:
-    """What verdicts say of votes that the votes do not bear out, one problem per pair at most per rule.
+    """What verdicts wrongly say about their votes, at most one problem per pair and rule.
 
     Every verdict's `n_votes` and `n_human` are its pair's valid votes, and what a contribution says of its voter's
     votes is what that voter cast.

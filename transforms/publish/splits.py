@@ -1,7 +1,7 @@
 """Train, validation and test: by cluster of prompts, stratified, and stable while the dataset grows.
 
 A cluster is a connected component of prompts that share a `group_id` or a similarity key
-(`transforms.publish.prompt_keys`). A prompt that was in an earlier version keeps its split for ever. A new
+(`transforms.publish.prompt_keys`). A prompt that was in an earlier version keeps its split forever. A new
 prompt near an old one takes the old one's split; a new prompt near old ones of different splits
 can have none without a leak, so it is left out with reason `bridges_splits`.
 """

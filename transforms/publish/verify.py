@@ -52,7 +52,7 @@ def verify(
     parent: Version | None = None,
     pairs_at_once: int = PAIRS_AT_ONCE,
 ) -> list[Check]:
-    """Check a version against its manifest and the laws every version obeys.
+    """Check a version against its manifest and the rules every version obeys.
 
     Args:
         datasets: where it lives.

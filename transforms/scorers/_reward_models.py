@@ -157,7 +157,7 @@ class EndpointRewardModel:
     Each conversation is one POST to `<url>/pooling` with the messages; the server renders its own chat template and
     keeps the first `max_tokens` tokens, or as many as its model takes if that is less. The reward is the last
     number of the reply (models that pool every token give one per token), raw. What is retried, and what stops the
-    run, is the engines' law: see `transforms.llm.client`.
+    run, is the engines' rule: see `transforms.llm.client`.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def fit_ties(features: pl.DataFrame, tie: np.ndarray[Any, np.dtype[np.float64]],
 def tie_probability(
     model: dict[str, Any], pairs: pl.DataFrame, cells: pl.DataFrame, human: pl.DataFrame
 ) -> pl.DataFrame:
-    """`pair_id, p_tie`: the tie model, and each human's own word on the pair."""
+    """`pair_id, p_tie`: by the tie model, and by each human's own answer."""
     weights = model["weights"]
     human_ties = human.group_by("pair_id").agg(
         ((2 * pl.col("ties") - 1) * pl.col("share") * HUMAN_LOG_ODDS).sum().alias("_human")
