@@ -106,7 +106,6 @@ class Client:
             raise EngineError(f"engine {self.name!r} has no server address")
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._redaction = Redaction(self.headers.values())
-        self._model_field = b'"model":' + orjson.dumps(self.served_model) + b"}"
         self._turn = 0
         self._failures_in_row = 0
         self._longest_wait = 0.0  # asked for by a server since the last usable answer
@@ -136,7 +135,8 @@ class Client:
         Raises:
             EngineError: nothing answers, or the servers turn every request away.
         """
-        data = request.data.removesuffix(b"}") + (b"," if request.body else b"") + self._model_field
+        # Not the canonical JSON that is hashed: servers write a schema's properties in the order in which they stand.
+        data = orjson.dumps({**request.body, "model": self.served_model})
         async with self._slots:
             return await self._persist(request, data)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from schemas.ids import canonical_json, hash_bytes
+from schemas.ids import hash_json
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,9 @@ class Request:
     assumed_reply: str = field(default="", compare=False)
 
     @cached_property
-    def data(self) -> bytes:
-        """The body as canonical JSON, made once: it is hashed, and a client sends it."""
-        return canonical_json(self.body)
-
-    @cached_property
     def request_id(self) -> str:
-        """Hash of all that determines the reply: of the JSON `[model, path, body, salt]`."""
-        model, path, salt = map(canonical_json, (self.model, self.path, self.salt))
-        return hash_bytes(b"[" + b",".join((model, path, self.data, salt)) + b"]")
+        """Hash of all that determines the reply."""
+        return hash_json([self.model, self.path, self.body, self.salt])
 
 
 @dataclass(frozen=True)
