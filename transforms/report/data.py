@@ -44,8 +44,7 @@ class ReportData:
     shares: pl.DataFrame  # action, predicted (null if it was not), actual
     noise: pl.DataFrame  # bin (lower edge), action, n
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
-    position: pl.DataFrame  # voter, n, first, inconsistent, n_both
-    length: pl.DataFrame  # voter, n, longer, longer_fused
+    length: pl.DataFrame  # voter, longer, longer_fused
     judges: pl.DataFrame  # transforms.stats.judge_quality.judge_table
     yields: pl.DataFrame  # origin, pairs, per action
     slices: pl.DataFrame  # slice, value, pairs, rows, certainty, noise
@@ -99,7 +98,6 @@ def report_data(
         shares=_shares(manifest),
         noise=_noise(census.judged),
         ensemble=_ensemble(decisive, sample),
-        position=voters.position_bias(decisive),
         length=voters.length_bias(decisive, sample),
         judges=judge_table(decisive, sample, MOST_JUDGES),
         yields=_yields(census.judged),

@@ -74,7 +74,6 @@ def _context(data: ReportData) -> dict[str, Any]:
         "ece": calibration_error(data.reliability.to_dicts()),
         "estimates": m.estimates,
         "shares": data.shares.to_dicts(),
-        "position": data.position.to_dicts(),
         "judges": data.judges.to_dicts(),
         "yields": data.yields.to_dicts(),
         "asked": data.asked.to_dicts(),
@@ -96,7 +95,7 @@ def _present(section: str, data: ReportData) -> bool:
         "voters": [data.voters],
         "calibration": [data.reliability, data.out_of_fold],
         "noise": [data.noise, data.ensemble, data.shares],
-        "bias": [data.position, data.length],
+        "bias": [data.length, data.judges.drop_nulls("first_rate")],
         "judges": [data.judges],
         "yield": [data.yields],
         "slices": [data.slices],
@@ -130,7 +129,8 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
 
 def _plots(data: ReportData) -> dict[str, str]:
     """Every plot by its name in the template; empty if there is nothing to draw."""
-    position, length = data.position, data.length
+    length = data.length
+    ordered = data.judges.drop_nulls("first_rate")
     agreeing = data.agreement.filter(pl.col("voter") != pl.col("other"))
     actions = [a for a in plots.ACTION_COLOURS if data.yields.height and data.yields[a].sum()]
     return {
@@ -141,12 +141,12 @@ def _plots(data: ReportData) -> dict[str, str]:
         "noise": plots.noise_histogram(data.noise, 1 / BINS) if data.noise.height else "",
         "ensemble": plots.ensemble_scatter(data.ensemble) if data.ensemble.height else "",
         "position": plots.bias_bars(
-            position["voter"].to_list(),
-            position["first"].to_list(),
-            [0.5] * position.height,
+            ordered["voter"].to_list(),
+            ordered["first_rate"].to_list(),
+            [0.5] * ordered.height,
             "votes for the first response",
         )
-        if position.height
+        if ordered.height
         else "",
         "length": plots.bias_bars(
             length["voter"].to_list(),

@@ -1,4 +1,4 @@
-"""How the voters behave: counts, agreement, calibration, position bias and length bias."""
+"""How the voters behave: counts, agreement, calibration and length bias."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.special import expit
 from transforms.stats.calibration import reliability_bins
 from transforms.stats.controls import CONTROL
 from transforms.stats.human_labels import human_label
+from transforms.stats.judge_quality import agreement_with_humans, longer_rates
 
 BINS = 10
 MOST_VOTERS = 24
@@ -42,12 +43,9 @@ def voter_table(all_votes: pl.LazyFrame, votes: pl.DataFrame, sample: pl.DataFra
     agrees = (
         decisive.join(fused, on="pair_id").group_by("voter").agg(agrees=(pl.col("sign") == pl.col("verdict")).mean())
     )
-    humans = human_majority(votes)
-    with_humans = (
-        decisive.filter(pl.col("kind") != "human")
-        .join(humans, on="pair_id")
-        .group_by("voter")
-        .agg(agrees_human=(pl.col("sign") == pl.col("human")).mean(), n_human=pl.len())
+    others = votes.filter(pl.col("kind") != "human")
+    with_humans = agreement_with_humans(others, human_label(votes)).select(
+        "voter", agrees_human="agreement", n_human="n_compared"
     )
     pieces = sample.select("pair_id", "contributions").explode("contributions").drop_nulls().unnest("contributions")
     size = pl.col("log_odds").abs()
@@ -127,39 +125,10 @@ def _bins(bins: list[dict[str, float]]) -> pl.DataFrame:
     return pl.DataFrame(bins, schema={**floats, "n": pl.Int64})
 
 
-def position_bias(votes: pl.DataFrame) -> pl.DataFrame:
-    """Per voter shown an order: share of decisive votes for the response shown first; 0.5 is unbiased.
-
-    `inconsistent` is the share of pairs judged decisively in both orders whose two labels differ.
-    """
-    shown = votes.with_columns(sign=_SIGN).filter(pl.col("order").is_in(["ab", "ba"]) & (pl.col("sign") != 0))
-    first = ((pl.col("order") == "ab") == (pl.col("sign") == 1)).mean()
-    base = shown.group_by("voter").agg(n=pl.len(), first=first)
-    both = (
-        shown.group_by("voter", "pair_id", "sample")
-        .agg(orders=pl.col("order").n_unique(), labels=pl.col("sign").n_unique())
-        .filter(pl.col("orders") == 2)
-        .group_by("voter")
-        .agg(n_both=pl.len(), inconsistent=(pl.col("labels") == 2).mean())
-    )
-    return base.join(both, on="voter", how="left").sort("voter")
-
-
 def length_bias(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
-    """Per voter: how often its decisive votes name the longer response, and how often the verdict does there."""
-    longer = (pl.col("length_a") - pl.col("length_b")).sign()
-    pairs = sample.select("pair_id", verdict=_SIGN, longer=longer).filter(
-        (pl.col("longer") != 0) & (pl.col("verdict") != 0)
-    )
-    return (
-        votes.with_columns(sign=_SIGN)
-        .filter(pl.col("sign") != 0)
-        .join(pairs, on="pair_id")
-        .group_by("voter")
-        .agg(
-            n=pl.len(),
-            longer=(pl.col("sign") == pl.col("longer")).mean(),
-            longer_fused=(pl.col("verdict") == pl.col("longer")).mean(),
-        )
-        .sort("voter")
-    )
+    """Per voter: how often its strict votes name the longer response (`longer`), and how often the verdict does there
+    (`longer_fused`), on the pairs whose verdict names a response."""
+    decided = sample.filter(pl.col("label").is_in(["a", "b"]))
+    cast = votes.join(decided.select("pair_id"), on="pair_id", how="semi")
+    rates = longer_rates(cast, decided.select("pair_id", "length_a", "length_b"), decided.select("pair_id", "label"))
+    return rates.rename({"longer_rate": "longer", "human_longer_rate": "longer_fused"}).drop_nulls().sort("voter")

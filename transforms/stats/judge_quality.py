@@ -33,8 +33,8 @@ def judge_statistics(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.Data
     parts = [
         _counts(votes),
         _orders(votes),
-        _lengths(votes, lengths, humans),
-        _agreement(votes, humans),
+        longer_rates(votes, lengths, humans),
+        agreement_with_humans(votes, humans),
     ]
     out = parts[0]
     for part in parts[1:]:
@@ -130,7 +130,8 @@ def _orders(votes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _lengths(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
+def longer_rates(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
+    """Per voter `longer_rate` and `human_longer_rate`: see `judge_statistics`."""
     longer = pl.when(pl.col("length_a") > pl.col("length_b")).then(pl.lit("a")).otherwise(pl.lit("b"))
     differing = lengths.filter(pl.col("length_a") != pl.col("length_b")).select("pair_id", longer=longer)
     cast = votes.filter(pl.col("label").is_in(STRICT)).join(differing, on="pair_id")
@@ -141,7 +142,8 @@ def _lengths(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.DataFrame) -
     )
 
 
-def _agreement(votes: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
+def agreement_with_humans(votes: pl.DataFrame, humans: pl.DataFrame) -> pl.DataFrame:
+    """Per voter `n_compared`, `agreement` with its interval, and `brier`: see `judge_statistics`."""
     cast = votes.filter(pl.col("label").is_in(STRICT)).join(_strict(humans), on="pair_id")
     low, high = wilson(pl.col("hits"), pl.col("n_compared"))
     target = (pl.col("human") == "a").cast(pl.Float64)

@@ -12,10 +12,10 @@ import pytest
 from scipy.special import expit
 
 from schemas.tables import Row
-from tests.benchmarks.panel import folds, load, measure
+from tests.benchmarks.panel import folds, load, measure, replay
 from tests.transforms.judges.fixtures import pair
 from transforms.judges.base import Opinion, invalid, vote
-from transforms.judges.panel.sequential import fit_panel, panel_votes, replay, untrained_panel, word, words_of
+from transforms.judges.panel.sequential import fit_panel, panel_votes, untrained_panel, word, words_of
 from transforms.llm.request import Ask, Reply, Request
 
 

@@ -168,8 +168,8 @@ def test_voters_are_counted_as_they_voted(rich: Version) -> None:
 
 
 def test_position_bias_of_a_judge_who_always_takes_the_first(rich: Version) -> None:
-    (row,) = report_data(rich).position.to_dicts()
-    assert (row["voter"], row["first"], row["inconsistent"]) == ("twice", 1.0, 1.0)
+    (row,) = report_data(rich).judges.drop_nulls("first_rate").to_dicts()
+    assert (row["voter"], row["first_rate"], row["flip_rate"]) == ("twice", 1.0, 1.0)
 
 
 def test_agreement_is_the_share_of_equal_votes() -> None:

@@ -214,30 +214,6 @@ async def panel_votes(
     return votes
 
 
-@dataclass(frozen=True)
-class Replay:
-    """What a sequential panel would have said and cost on votes that are already there."""
-
-    log_odds: Floats  # (n,) when it stopped
-    calls: NDArray[np.int64]  # (n,) votes it would have bought
-    available: NDArray[np.int64]  # (n,) votes there are
-
-
-def replay(model: PanelModel, words: Floats, stop_certainty: float, min_change: float) -> Replay:
-    """Run the stopping rule over recorded words (n, k) in the model's order; absent votes cost nothing."""
-    z = model.log_odds(words)
-    spoken = ~np.isnan(words)
-    n, k = words.shape
-    stopped, at = np.zeros(n, dtype=bool), np.full(n, k)
-    for asked in range(1, k + 1):
-        # A judge that has nothing recorded on a pair brought no news: the pair is looked at after its next vote.
-        now = spoken[:, asked - 1] & ~stopped & model.done(z[:, asked - 1], asked, stop_certainty, min_change)
-        at[now] = asked
-        stopped |= now
-    calls = (spoken & (np.arange(k)[None, :] < at[:, None])).sum(axis=1)
-    return Replay(z[np.arange(n), at - 1], calls, spoken.sum(axis=1))
-
-
 def _fit(x: Floats, target: Floats) -> Floats:
     """Ridge logistic weights around equal trust; the prior's variance shrinks as judges become many."""
     d = x.shape[1]

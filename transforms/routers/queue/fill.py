@@ -2,7 +2,7 @@
 
 Three steps, so that no process ever holds all candidates: `shortlist` keeps of one bucket what could
 possibly be chosen, `narrow` folds shortlists together, `select` chooses. All three are pure and
-`merge([shortlist(all)]) == merge(shortlist(bucket) for every bucket)`, however the pairs lie in buckets.
+`select(shortlist(all)) == select(narrow(shortlist(bucket) for every bucket))`, however the pairs lie in buckets.
 
 What is chosen, in this order:
 
@@ -177,13 +177,6 @@ def select(
     frame = _with_controls(frame, config)
     frame = _with_value(frame, config)
     return _ranked(frame)
-
-
-def merge(
-    queues: Iterable[pl.DataFrame], config: QueueConfig, previous: pl.DataFrame | None = None, *, seed: int
-) -> pl.DataFrame:
-    """The queue from the buckets' shortlists: `select(narrow(...))`."""
-    return select(narrow(queues, config, _ids(previous)), config, previous, seed=seed)
 
 
 def outlook(candidates: pl.DataFrame, queue: pl.DataFrame, labels: int = OUTLOOK_LABELS) -> float:

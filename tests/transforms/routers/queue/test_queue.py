@@ -17,10 +17,10 @@ from schemas.errors import DataError
 from schemas.ids import bucket_of, hash_fields
 from schemas.messages import message
 from schemas.tables import Queue
-from tests.transforms.routers.queue.whole import build_queue
+from tests.transforms.routers.queue.whole import build_queue, merge
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families
-from transforms.routers.queue.fill import merge, outlook, shortlist, uniform
+from transforms.routers.queue.fill import outlook, shortlist, uniform
 
 
 def candidates(n: int, seed: int = 0, known: float = 0.1) -> pl.DataFrame:
