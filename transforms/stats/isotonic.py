@@ -51,7 +51,7 @@ def isotonic(z: Floats, knots: dict[str, list[float]]) -> Floats:
     return np.asarray(np.sign(z) * mapped)
 
 
-def cross_fitted(z: Floats, target: Floats, fold: NDArray[np.int64]) -> Floats:
+def out_of_fold_isotonic(z: Floats, target: Floats, fold: NDArray[np.int64]) -> Floats:
     """`isotonic(z)` of each fold by the map fitted on the others: what to measure calibration on."""
     out = z.copy()
     for f in np.unique(fold):
@@ -71,13 +71,13 @@ def calibrated(
     """
     if not knots or not knots["size"]:
         return cells, priors
-    said = cells.group_by("pair_id").agg(pl.col("log_odds").sum().alias("_said"))
+    total = cells.group_by("pair_id").agg(pl.col("log_odds").sum().alias("_total"))
     sums = (
         priors.select("pair_id", "prior")
         .unique("pair_id", maintain_order=True)
-        .join(said, on="pair_id", how="left", maintain_order="left")
+        .join(total, on="pair_id", how="left", maintain_order="left")
     )
-    z = (sums["prior"] + sums["_said"].fill_null(0.0)).to_numpy()
+    z = (sums["prior"] + sums["_total"].fill_null(0.0)).to_numpy()
     factor = np.divide(isotonic(z, knots), z, out=np.ones(len(z)), where=z != 0)
     factors = sums.select("pair_id", pl.Series("_factor", factor, dtype=pl.Float64))
 

@@ -34,10 +34,10 @@ def annotators(answers: pl.DataFrame, verdicts: pl.DataFrame, known: pl.DataFram
         without the annotator, of the side they chose; 0.5 is chance), `bias_first` (share of preferences for
         the response shown first minus 1/2), `ties` (share), `controls, controls_right`, sorted by name.
     """
-    said = _said(answers)
-    fused = _without_self(said, verdicts)
+    answered = _answered(answers)
+    fused = _without_self(answered, verdicts)
     chose = pl.when(pl.col("label") == "a").then("p_a").otherwise(1 - pl.col("p_a"))
-    per = said.join(fused, on=["pair_id", "annotator"], how="left").join(known, on="pair_id", how="left")
+    per = answered.join(fused, on=["pair_id", "annotator"], how="left").join(known, on="pair_id", how="left")
     prefers = pl.col("label").is_in(_SIDES)
     rows = per.group_by("annotator").agg(
         pl.len().alias("answers"),
@@ -58,8 +58,8 @@ def annotators(answers: pl.DataFrame, verdicts: pl.DataFrame, known: pl.DataFram
 
 def pair_agreement(answers: pl.DataFrame) -> pl.DataFrame:
     """How often each two annotators agree: `first, second, shared, agreeing`, `first` < `second`."""
-    said = _said(answers).select("pair_id", "annotator", "label")
-    both = said.join(said, on="pair_id", suffix="_2").filter(pl.col("annotator") < pl.col("annotator_2"))
+    answered = _answered(answers).select("pair_id", "annotator", "label")
+    both = answered.join(answered, on="pair_id", suffix="_2").filter(pl.col("annotator") < pl.col("annotator_2"))
     return (
         both.group_by(pl.col("annotator").alias("first"), pl.col("annotator_2").alias("second"))
         .agg(pl.len().alias("shared"), (pl.col("label") == pl.col("label_2")).sum().alias("agreeing"))
@@ -73,8 +73,10 @@ def drift(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     Returns:
         `annotator, answers, reliability_early, reliability_late, seconds_early, seconds_late`.
     """
-    said = _said(answers).join(_without_self(_said(answers), verdicts), on=["pair_id", "annotator"], how="left")
-    said = said.sort("annotator", "updated_at", "pair_id").with_columns(
+    answered = _answered(answers).join(
+        _without_self(_answered(answers), verdicts), on=["pair_id", "annotator"], how="left"
+    )
+    answered = answered.sort("annotator", "updated_at", "pair_id").with_columns(
         (pl.int_range(pl.len()).over("annotator") * 2 >= pl.len().over("annotator")).alias("late"),
         pl.when(pl.col("label") == "a")
         .then("p_a")
@@ -84,7 +86,7 @@ def drift(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     )
     halves = [("early", ~pl.col("late")), ("late", pl.col("late"))]
     return (
-        said.group_by("annotator")
+        answered.group_by("annotator")
         .agg(
             pl.len().alias("answers"),
             *(pl.col("agrees").filter(half).mean().alias(f"reliability_{name}") for name, half in halves),
@@ -107,8 +109,8 @@ def suspicions(answers: pl.DataFrame, known: pl.DataFrame, n_chars: pl.DataFrame
     Returns:
         `annotator, kind, cases, of, p_value, evidence` (a sentence), sorted.
     """
-    said = _said(answers).join(known, on="pair_id", how="left").join(n_chars, on="pair_id", how="left")
-    rows = [*_one_side(said), *_controls(said), *_chance(said), *_too_fast(said)]
+    answered = _answered(answers).join(known, on="pair_id", how="left").join(n_chars, on="pair_id", how="left")
+    rows = [*_one_side(answered), *_controls(answered), *_chance(answered), *_too_fast(answered)]
     schema = {
         "annotator": pl.String, "kind": pl.String, "cases": pl.Int64, "of": pl.Int64,
         "p_value": pl.Float64, "evidence": pl.String,
@@ -117,7 +119,7 @@ def suspicions(answers: pl.DataFrame, known: pl.DataFrame, n_chars: pl.DataFrame
 
 
 def judge_agreement(votes: pl.DataFrame, slices: pl.DataFrame, by: str) -> pl.DataFrame:
-    """How often each judge agrees with what most people said (`human_label`), per slice.
+    """How often each judge agrees with what most people answered (`human_label`), per slice.
 
     Args:
         votes: `pair_id, voter, kind, label`.
@@ -138,7 +140,7 @@ def judge_agreement(votes: pl.DataFrame, slices: pl.DataFrame, by: str) -> pl.Da
     )
 
 
-def _said(answers: pl.DataFrame) -> pl.DataFrame:
+def _answered(answers: pl.DataFrame) -> pl.DataFrame:
     return answers.filter(~pl.col("cancelled"))
 
 
@@ -152,7 +154,7 @@ def _matches(column: str) -> pl.Expr:
     return (answer == pl.col(column)).fill_null(False)
 
 
-def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+def _without_self(answered: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     """`pair_id, annotator, p_a`: P(a better) by everybody else."""
     log_odds = (
         verdicts.select("pair_id", "prior", "contributions")
@@ -164,7 +166,7 @@ def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     )
     total = log_odds.group_by("pair_id").agg((pl.col("prior").first() + pl.col("log_odds").sum()).alias("total"))
     own = log_odds.group_by("pair_id", "voter").agg(pl.col("log_odds").sum().alias("own"))
-    both = said.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
+    both = answered.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
     both = both.join(total, on="pair_id", how="inner").join(own, on=["pair_id", "voter"], how="left")
     margin = pl.col("total") - pl.col("own").fill_null(0.0)
     return both.select("pair_id", "annotator", margin.map_batches(expit, return_dtype=pl.Float64).alias("p_a"))
@@ -173,9 +175,9 @@ def _without_self(said: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
 _Row = tuple[str, str, int, int, float, str]
 
 
-def _one_side(said: pl.DataFrame) -> list[_Row]:
+def _one_side(answered: pl.DataFrame) -> list[_Row]:
     counts = (
-        said.filter(pl.col("label").is_in(_SIDES), pl.col("shown").is_not_null())
+        answered.filter(pl.col("label").is_in(_SIDES), pl.col("shown").is_not_null())
         .group_by("annotator")
         .agg(_first().sum().alias("k"), pl.len().alias("n"))
     )
@@ -193,10 +195,10 @@ def _p_value(k: int, n: int, p: float, alternative: str = "two-sided") -> float:
     return float(binomtest(k, n, p, alternative=alternative).pvalue)
 
 
-def _controls(said: pl.DataFrame) -> list[_Row]:
+def _controls(answered: pl.DataFrame) -> list[_Row]:
     """Suspected where the answers would be quite likely of a coin, and unlikely of somebody right 4 times in 5."""
     counts = (
-        said.filter(pl.col("known_label").is_in(_SIDES))
+        answered.filter(pl.col("known_label").is_in(_SIDES))
         .group_by("annotator")
         .agg(_matches("known_label").sum().alias("k"), pl.len().alias("n"))
     )
@@ -207,12 +209,12 @@ def _controls(said: pl.DataFrame) -> list[_Row]:
     ]
 
 
-def _chance(said: pl.DataFrame) -> list[_Row]:
+def _chance(answered: pl.DataFrame) -> list[_Row]:
     """Agreement with the other annotators of the same pairs, against what unrelated answers would give."""
-    labels = said.group_by("pair_id", "label").agg(pl.len().alias("same"))
-    totals = said.group_by("pair_id").agg(pl.len().alias("all"))
-    both = said.join(labels, on=["pair_id", "label"]).join(totals, on="pair_id").filter(pl.col("all") > 1)
-    share = dict(said.group_by("label").agg(pl.len() / said.height).iter_rows())
+    labels = answered.group_by("pair_id", "label").agg(pl.len().alias("same"))
+    totals = answered.group_by("pair_id").agg(pl.len().alias("all"))
+    both = answered.join(labels, on=["pair_id", "label"]).join(totals, on="pair_id").filter(pl.col("all") > 1)
+    share = dict(answered.group_by("label").agg(pl.len() / answered.height).iter_rows())
     rows: list[_Row] = []
     for (who,), mine in both.group_by("annotator", maintain_order=True):
         others, same = int((mine["all"] - 1).sum()), int((mine["same"] - 1).sum())
@@ -224,9 +226,9 @@ def _chance(said: pl.DataFrame) -> list[_Row]:
     return rows
 
 
-def _too_fast(said: pl.DataFrame) -> list[_Row]:
+def _too_fast(answered: pl.DataFrame) -> list[_Row]:
     fast = pl.col("seconds") < pl.col("n_chars") / READ_PER_SECOND
-    counts = said.filter(pl.col("seconds").is_not_null(), pl.col("n_chars").is_not_null())
+    counts = answered.filter(pl.col("seconds").is_not_null(), pl.col("n_chars").is_not_null())
     counts = counts.group_by("annotator").agg(fast.sum().alias("k"), pl.len().alias("n"))
     return [
         (who, "too_fast", k, n, p, f"answered {k} of {n} pairs faster than three times the usual reading speed")

@@ -13,7 +13,7 @@ from scipy.special import expit
 from tests.transforms.fusers.vote_makers import mirrored_pairs, mirrored_votes, simulated
 from transforms.plugins.registry import find
 from transforms.stats.calibration import calibration_report
-from transforms.stats.isotonic import MIN_LABELS, cross_fitted, fit_isotonic, isotonic
+from transforms.stats.isotonic import MIN_LABELS, fit_isotonic, isotonic, out_of_fold_isotonic
 
 
 def drawn(n: int, seed: int, stretch: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -47,7 +47,7 @@ def test_it_mends_what_no_temperature_can(stretch: float) -> None:
     after = calibration_report(isotonic(fresh, fit_isotonic(z, y)), truth)
     assert after["ece"] < before["ece"] / 2
     assert after["log_loss"] < before["log_loss"]
-    honest = cross_fitted(z, y, np.arange(len(z)) % 5)
+    honest = out_of_fold_isotonic(z, y, np.arange(len(z)) % 5)
     assert calibration_report(honest, y)["ece"] == pytest.approx(after["ece"], abs=0.02)
 
 

@@ -13,7 +13,7 @@ from transforms.fusers.posterior.design import LENGTH, columns_of, design_matrix
 from transforms.fusers.posterior.ties import fit_ties, tie_features
 from transforms.stats.calibration import calibration_report, fit_temperature
 from transforms.stats.human_labels import human_accuracy, human_cells, human_targets
-from transforms.stats.isotonic import cross_fitted, fit_isotonic
+from transforms.stats.isotonic import fit_isotonic, out_of_fold_isotonic
 from transforms.stats.known_answers import known_labels
 from transforms.stats.logistic import fit_logistic
 from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, voter_rows
@@ -79,7 +79,7 @@ def fit_model(
     )
     z = averaged.out_of_fold / averaged.temperature
     knots = fit_isotonic(z[strict], target[strict]) if steps else None
-    shown = cross_fitted(z[strict], target[strict], fold[strict]) if steps else z[strict]
+    shown = out_of_fold_isotonic(z[strict], target[strict], fold[strict]) if steps else z[strict]
     return {
         "voters": _reliability(everyone, cells, labelled, averaged.temperature),
         "humans": voter_rows(humans),
