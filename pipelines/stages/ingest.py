@@ -7,7 +7,7 @@ many slices are dealt into few files (`pipelines/runtime/shuffle.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -73,26 +73,23 @@ class Slices:
 
 def _observe(run: Run) -> tuple[StagedSlice, ...]:
     """The slices; what each source holds is kept under the key of the checkpoints that are made of it."""
-    elements = tuple(_sliced(run))
-    name = _inputs(bucket_key(INGEST, _slices(run.workspace, elements).identity, {}))
-    if run.workspace.read_artefact("ingest", name) is None:
-        read: dict[str, list[Any]] = {}
-        for element in elements:
-            read.setdefault(element.source.name, [element.source.identity]).append(element.slice.fingerprint)
-        prints = {source: hash_json(what) for source, what in read.items()}
-        run.workspace.write_artefact("ingest", name, canonical_json(prints))
-    return elements
-
-
-def _sliced(run: Run) -> Iterator[StagedSlice]:
+    elements: list[StagedSlice] = []
+    prints: dict[str, str] = {}
     for settings in run.recipe.sources:
         source = SOURCE_ADAPTER.validate_python(settings)
         if run.limit is not None:
             source = source.model_copy(update={"limit": min(run.limit, source.limit or run.limit)})
         scratch = run.folder if source.dataset is None else run.workspace.local_path("scratch")
-        for piece in slices(source, run.folder, scratch):
+        pieces = slices(source, run.folder, scratch)
+        for piece in pieces:
             key = hash_json([_VERSION, source.identity, piece.fingerprint, run.workspace.n_buckets])
-            yield StagedSlice(source, piece, key)
+            elements.append(StagedSlice(source, piece, key))
+        prints[source.name] = hash_json([source.identity, *(piece.fingerprint for piece in pieces)])
+    setup = _slices(run.workspace, tuple(elements))
+    name = _inputs(bucket_key(INGEST, setup.identity, {}))
+    if run.workspace.read_artefact("ingest", name) is None:
+        run.workspace.write_artefact("ingest", name, canonical_json(prints))
+    return setup.elements
 
 
 def _slices(workspace: Workspace, elements: tuple[StagedSlice, ...]) -> Slices:

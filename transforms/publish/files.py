@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,15 +177,9 @@ class TableWriter:
     def _flush(self, final: bool) -> None:
         frame = pl.concat(self._pending)
         whole = frame.height if final else frame.height // self._rows_per_file * self._rows_per_file
-        for chunk in _chunks(frame.head(whole), self._rows_per_file):
+        written = frame.head(whole)
+        for chunk in written.iter_slices(self._rows_per_file) if whole else [written]:
             name = f"{self._stem}-{len(self._entries):05d}.parquet"
             self._entries[name] = write_parquet(chunk, self._root / name)
         rest = frame.slice(whole)
         self._pending, self._height = [rest], rest.height
-
-
-def _chunks(frame: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
-    if frame.is_empty():
-        yield frame
-    for start in range(0, frame.height, size):
-        yield frame.slice(start, size)

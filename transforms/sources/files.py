@@ -114,24 +114,28 @@ def columns_in(path: Path, wanted: Collection[str]) -> tuple[str, ...]:
         return tuple(next(csv_rows(path), []))
     if path.suffix == ".json":
         return column_names(json_records(path))
-    names = column_names(_json_lines(path, _HEAD_LINES))
-    return names if set(wanted) <= set(names) else column_names(_json_lines(path, None))
+    names = _jsonl_names(path, _HEAD_LINES)
+    return names if set(wanted) <= set(names) else _jsonl_names(path, None)
 
 
 def jsonl_columns(path: Path, config: PromptsSource | PairsSource) -> tuple[str, ...]:
     """Column names of the first lines, or of all lines where those do not make a known format."""
-    names = column_names(_json_lines(path, _HEAD_LINES))
+    names = _jsonl_names(path, _HEAD_LINES)
     try:
         detect(config, names, str(path), every_row=False)
     except DataError:
-        names = column_names(_json_lines(path, None))
+        names = _jsonl_names(path, None)
         if names:
             detect(config, names, str(path), every_row=False)
     return names
 
 
-def _json_lines(path: Path, limit: int | None) -> Iterator[Any]:
+def _jsonl_names(path: Path, limit: int | None) -> tuple[str, ...]:
+    """Every name in the first `limit` lines, in order of appearance."""
+    names: dict[str, None] = {}
     with path.open("rb") as file:
         for index, line in enumerate(islice(file, limit)):
             with suppress(orjson.JSONDecodeError):
-                yield orjson.loads(line if index else line.removeprefix(BOM))
+                row = orjson.loads(line if index else line.removeprefix(BOM))
+                names |= dict.fromkeys(row if isinstance(row, dict) else ())
+    return tuple(names)

@@ -62,7 +62,8 @@ def take_plain(raw: Raw, config: PairsSource, layout: Layout, ref: str) -> pl.Da
     }
     columns = [pl.Series("index", range(len(raw.numbers)), dtype=pl.Int64)]
     columns += [_texts(name, field, raw, config, layout) for name, field in fields.items()]
-    columns += [_strengths(raw, layout), _labels(raw, config, layout, ref) if labelled else _all_first(raw)]
+    labels = _labels(raw, config, layout, ref) if labelled else pl.Series(["a"]).new_from_index(0, len(raw.numbers))
+    columns += [_strengths(raw, layout), labels.alias("label")]
     frame = pl.DataFrame(columns)
     unusual = _unusual(raw, config, layout, fields)
     keep = _ordinary(config) & ~pl.lit(unusual)
@@ -208,10 +209,6 @@ def _strengths(raw: Raw, layout: Layout) -> pl.Series:
     if values is None:
         return pl.Series("strength", [None], dtype=pl.Float64).new_from_index(0, len(raw.numbers))
     return pl.Series("strength", [_strength(v) for v in values], dtype=pl.Float64)
-
-
-def _all_first(raw: Raw) -> pl.Series:
-    return pl.Series("label", ["a"]).new_from_index(0, len(raw.numbers))
 
 
 def _labels(raw: Raw, config: PairsSource, layout: Layout, ref: str) -> pl.Series:

@@ -42,11 +42,6 @@ class Raw:
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
 
-    @property
-    def rows_in(self) -> int:
-        """How many rows the slice held, readable or not."""
-        return len(self.numbers) + len(self.unreadable)
-
 
 def read_raw(piece: Slice) -> Raw:
     """Read a slice.

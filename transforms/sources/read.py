@@ -50,19 +50,20 @@ def read(piece: Slice, config: PromptsSource | PairsSource) -> Ingested:
         DataError: the file cannot be read, a column is missing, or the label's numbers are unexplained.
     """
     raw = read_raw(piece)
+    rows_in = len(raw.numbers) + len(raw.unreadable)
     bin_ = _Bin(config.name, piece.ref)
     for bad in raw.unreadable:
         bin_.add(bad.row, bad.reason, bad.detail, bad.payload)
     empty = {t: rows_frame([], t) for t in (Prompts, Pairs, Votes)}
     if not raw.numbers:
-        return Ingested(empty[Prompts], empty[Pairs], empty[Votes], bin_.frame(), raw.rows_in, 0)
+        return Ingested(empty[Prompts], empty[Pairs], empty[Votes], bin_.frame(), rows_in, 0)
     layout = detect(config, piece.columns, piece.path, every_row=piece.format not in ("json", "jsonl"))
     if isinstance(config, PromptsSource):
         prompts = _prompts(raw, config, layout, bin_)
         kept = prompts.height
-        return Ingested(prompts, empty[Pairs], empty[Votes], bin_.frame(), raw.rows_in, kept)
+        return Ingested(prompts, empty[Pairs], empty[Votes], bin_.frame(), rows_in, kept)
     pairs, votes, kept = _pairs(raw, config, layout, piece.ref, bin_)
-    return Ingested(empty[Prompts], pairs, votes, bin_.frame(), raw.rows_in, kept)
+    return Ingested(empty[Prompts], pairs, votes, bin_.frame(), rows_in, kept)
 
 
 def check_rejects(config: PromptsSource | PairsSource, rows_in: int, rows_kept: int, rejects: pl.DataFrame) -> None:
@@ -110,7 +111,7 @@ def _pairs(
     careful, kept = [], len(plain.index)
     done = set(plain.index)
     rest = [i for i in range(len(raw.numbers)) if i not in done]
-    for index, row in zip(rest, _dicts(raw, rest), strict=True):
+    for index, row in zip(rest, _dicts(raw, rest) if rest else (), strict=True):
         number = raw.numbers[index]
         try:
             made = pair_rows(row, config, layout, f"{ref}:{number}")
