@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
-from transforms.plugins.registry import BASES, names
+from transforms.plugins.registry import BASES, distribution_of, names
 
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
@@ -37,3 +37,13 @@ def test_a_row_names_what_is_there(row: list[str]) -> None:
 def test_there_is_a_row_for_every_method_that_works() -> None:
     assert len(ROWS) == 17
     assert len({row[0] for row in ROWS}) == len(ROWS)
+
+
+def test_every_plugin_of_ours_is_named_in_a_document_or_a_recipe() -> None:
+    """A method that nothing documents and no recipe uses is cut, or earns its place."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").glob("*.yaml")]
+    text = "".join(page.read_text() for page in pages)
+    ours = {name for kind in BASES for name in names(kind) if distribution_of(kind, name) is None}
+    named = re.compile(r"`([^`\n]*)`|(?:plugin|format): ([\w-]+)")
+    known = {word for match in named.finditer(text) for word in re.findall(r"[\w-]+", match[1] or match[2] or "")}
+    assert ours <= known, sorted(ours - known)

@@ -33,7 +33,7 @@ class People:
     waiting: int = 0  # pairs that still lack answers
     outlook: dict[str, Any] = field(
         default_factory=dict
-    )  # what the next labels are expected to mend, and a bandit's regret
+    )  # what the next labels are expected to fix, and a bandit's regret
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`; NaN becomes None."""
@@ -69,7 +69,7 @@ def people_statistics(
         pairs: `pair_id, n_chars` and the columns of `SLICES`, of the answered pairs.
         votes: `pair_id, voter, kind, label` of the answered pairs; held-out answers count as human votes here.
         waiting: pairs that still lack answers.
-        outlook: `labels` and `gain`: how many labels so many further answers are expected to mend.
+        outlook: `labels` and `gain`: how many labels so many further answers are expected to fix.
     """
     said = answers.filter(~pl.col("cancelled")).with_columns(pl.col("label").replace("both_bad", "tie"))
     sign = pl.col("label").replace_strict({"a": 1, "b": -1, "tie": 0}, return_dtype=pl.Int32)
