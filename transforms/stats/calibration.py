@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 Floats = NDArray[np.float64]
@@ -26,6 +25,8 @@ def fit_temperature(z: Floats, target: Floats, weight: Floats, spread: float = 0
 
     Minimises the summed log loss plus (log T)^2 / (2 spread^2), a log-normal prior around 1.
     """
+    from scipy.optimize import minimize_scalar  # imported here: a tenth of a second of every command otherwise
+
     if not len(z) or not np.any(z):
         return 1.0
 
