@@ -10,7 +10,7 @@ import polars as pl
 from schemas.ids import hash_fields
 from schemas.tables import PAYLOAD_LIMIT, Row, Votes, conform
 
-_UNLESS_TOLD = {"order": "none", "sample": 0, "tokens_in": 0, "tokens_out": 0, "ms": 0.0}
+_DEFAULTS = {"order": "none", "sample": 0, "tokens_in": 0, "tokens_out": 0, "ms": 0.0}
 
 
 def reject_row(
@@ -40,11 +40,11 @@ def vote_row(vote_id: str, pair_id: str, voter: str, kind: str, label: str, **co
         columns: further columns, those with a default among them.
     """
     named = {"vote_id": vote_id, "pair_id": pair_id, "voter": voter, "voter_group": voter, "kind": kind, "label": label}
-    return {**named, **_UNLESS_TOLD, **columns}
+    return {**named, **_DEFAULTS, **columns}
 
 
 def vote_frame(votes: pl.DataFrame) -> pl.DataFrame:
     """As `vote_row`, for many: a `votes` frame of one that has at least the columns of its arguments."""
-    defaults = {"voter_group": pl.col("voter"), **{name: pl.lit(value) for name, value in _UNLESS_TOLD.items()}}
+    defaults = {"voter_group": pl.col("voter"), **{name: pl.lit(value) for name, value in _DEFAULTS.items()}}
     missing = [value.alias(name) for name, value in defaults.items() if name not in votes.columns]
     return conform(votes.with_columns(missing), Votes)

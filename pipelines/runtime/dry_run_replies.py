@@ -66,10 +66,10 @@ def fitting(schema: Any, root: Any, draw: str) -> Any:
         root: the whole schema, for references into it.
     """
     if "$ref" in schema:
-        found = root
+        node = root
         for name in str(schema["$ref"]).removeprefix("#/").split("/"):
-            found = found[name]
-        return fitting(found, root, draw)
+            node = node[name]
+        return fitting(node, root, draw)
     for choices in ("enum", "anyOf", "oneOf"):
         if choices in schema:
             chosen = schema[choices][int(unit_interval(draw, choices) * len(schema[choices]))]

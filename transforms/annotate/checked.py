@@ -58,10 +58,10 @@ def one_per_pair_and_annotator(rows: Iterable[Row], rejects: Iterable[Row]) -> A
 
 def merged(parts: Iterable[Answers]) -> Answers:
     """The answers of a server and of files as one; where two sources disagree, as `one_per_pair_and_annotator` says."""
-    found = list(parts)
+    sources = list(parts)
     return one_per_pair_and_annotator(
-        [row for part in found for row in part.annotations.iter_rows(named=True)],
-        [row for part in found for row in part.rejects.iter_rows(named=True)],
+        [row for part in sources for row in part.annotations.iter_rows(named=True)],
+        [row for part in sources for row in part.rejects.iter_rows(named=True)],
     )
 
 

@@ -77,8 +77,8 @@ def examine_prompts(prompts: pl.DataFrame, config: HygieneConfig, embed: Embed |
         text = text_of(row["prompt"])
         fault = close.get(row["prompt_id"])
         if fault is None and config.decontamination is not None:
-            found = index_of(config.decontamination.benchmarks, config.decontamination.ngram).find(text)
-            fault = ("contaminated", f"the prompt shares {found[1]!r} with {found[0]}") if found else None
+            overlap = index_of(config.decontamination.benchmarks, config.decontamination.ngram).find(text)
+            fault = ("contaminated", f"the prompt shares {overlap[1]!r} with {overlap[0]}") if overlap else None
         if fault is None and config.language is not None:
             language = row["language"] or language_of(text, config.language.min_chars, config.language.min_confidence)
             fault = _not_allowed(language, config.language)
@@ -111,10 +111,10 @@ def drop(
     named = {d["id"]: d for d in drops.to_dicts()}
     rejects = []
     for row in going.to_dicts():
-        found = named[row[by]]
+        dropped = named[row[by]]
         shown = {name: value for name, value in row.items() if name == id_column or name != by}
-        detail = duplicate_detail(found["kept_id"], found["similarity"])
-        rejects.append(reject(found["reason"], detail, row[id_column], shown, personal))
+        detail = duplicate_detail(dropped["kept_id"], dropped["similarity"])
+        rejects.append(reject(dropped["reason"], detail, row[id_column], shown, personal))
     return frame.join(drops.select("id"), left_on=by, right_on="id", how="anti"), rows_frame(rejects, Rejects)
 
 
@@ -163,9 +163,9 @@ def _contaminated(row: Row, config: HygieneConfig) -> Fault | None:
     index = index_of(config.decontamination.benchmarks, config.decontamination.ngram)
     parts = ("prompt", "response_a", "response_b") if config.decontamination.responses else ("prompt",)
     for part in parts:
-        found = index.find(text_of(row[part]))
-        if found:
-            return "contaminated", f"{part} shares {found[1]!r} with {found[0]}"
+        overlap = index.find(text_of(row[part]))
+        if overlap:
+            return "contaminated", f"{part} shares {overlap[1]!r} with {overlap[0]}"
     return None
 
 
@@ -179,10 +179,10 @@ def _contaminated_by_meaning(frame: pl.DataFrame, config: HygieneConfig, embed: 
     benchmark, vectors = _benchmark_vectors(settings.benchmarks, embed)
     texts = [text_of(p) for p in frame["prompt"].to_list()]
     ids = frame["pair_id" if "pair_id" in frame.columns else "prompt_id"].to_list()
-    found = nearest(np.asarray(embed(texts), dtype=np.float32), vectors, settings.cosine)
+    hits = nearest(np.asarray(embed(texts), dtype=np.float32), vectors, settings.cosine)
     return {
         name: ("contaminated_in_meaning", f"the prompt has cosine {hit[1]:.3f} with {benchmark[hit[0]]!r}")
-        for name, hit in zip(ids, found, strict=True)
+        for name, hit in zip(ids, hits, strict=True)
         if hit is not None
     }
 

@@ -39,9 +39,9 @@ def human_accuracy(votes: pl.DataFrame, known: pl.DataFrame, prior: float) -> pl
     both = (
         votes.join(known, on="pair_id", how="left")
         .join(slots, on="voter", how="left")
-        .with_columns((pl.col("sign") * share).alias("_said"))
+        .with_columns((pl.col("sign") * share).alias("_vote"))
         .with_columns(
-            (pl.col("_said").sum().over("pair_id") - pl.col("_said").sum().over("pair_id", "slot"))
+            (pl.col("_vote").sum().over("pair_id") - pl.col("_vote").sum().over("pair_id", "slot"))
             .round(9)
             .alias("_others"),
         )
@@ -126,7 +126,7 @@ def human_targets(cells: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
         `pair_id, target` (1 a, 0 b, 0.5 split; null where neither is better) and `tie` (1 neither is better).
         More than half of the humans must say tie for it to be one.
     """
-    said = (
+    weighed = (
         cells.group_by("pair_id")
         .agg(
             pl.col("log_odds").sum().alias("_sum"),
@@ -134,7 +134,7 @@ def human_targets(cells: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
         )
         .with_columns(pl.when(pl.col("_sum").abs() < 1e-9).then(0.0).otherwise(pl.col("_sum").sign()).alias("_side"))
     )
-    joined = said.join(known, on="pair_id", how="full", coalesce=True)
+    joined = weighed.join(known, on="pair_id", how="full", coalesce=True)
     tie = pl.when(pl.col("known").is_not_null()).then(pl.col("known") == 0).otherwise(pl.col("_ties") > 0.5)
     side = pl.coalesce(pl.col("known").cast(pl.Float64), pl.col("_side"))
     return joined.select(

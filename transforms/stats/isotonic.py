@@ -36,8 +36,8 @@ def fit_isotonic(z: Floats, target: Floats) -> dict[str, list[float]]:
     right = np.bincount(index, weights=np.where(z > 0, target, 1 - target)) / count
     starts = isotonic_regression(right, weights=count).blocks[:-1]
     n = np.add.reduceat(count, starts).astype(np.float64)
-    hits, centre, said = (np.add.reduceat(v * count, starts) for v in (right, size, expit(size)))
-    share = (hits + PRIOR_LABELS * said / n) / (n + PRIOR_LABELS)
+    hits, centre, predicted = (np.add.reduceat(v * count, starts) for v in (right, size, expit(size)))
+    share = (hits + PRIOR_LABELS * predicted / n) / (n + PRIOR_LABELS)
     share = isotonic_regression(share, weights=n).x  # the prior may have put steps out of order
     log_odds = np.clip(logit(share), 0.0, MOST)
     return {"size": (centre / n).tolist(), "log_odds": log_odds.tolist()}
@@ -82,7 +82,7 @@ def calibrated(
     factors = sums.select("pair_id", pl.Series("_factor", factor, dtype=pl.Float64))
 
     def scaled(frame: pl.DataFrame, column: str) -> pl.DataFrame:
-        found = frame.join(factors, on="pair_id", how="left", maintain_order="left")
-        return found.with_columns(pl.col(column) * pl.col("_factor").fill_null(1.0)).drop("_factor")
+        joined = frame.join(factors, on="pair_id", how="left", maintain_order="left")
+        return joined.with_columns(pl.col(column) * pl.col("_factor").fill_null(1.0)).drop("_factor")
 
     return scaled(cells, "log_odds"), scaled(priors, "prior")

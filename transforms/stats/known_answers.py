@@ -32,12 +32,12 @@ def with_known_answers(cells: pl.DataFrame, priors: pl.DataFrame, known: pl.Data
     """
     if not len(known):
         return cells
-    said = cells.group_by("pair_id").agg(pl.col("log_odds").sum().alias("_said"))
-    against = -pl.col("known") * (pl.col("_said").fill_null(0.0) + pl.col("prior").fill_null(0.0))
+    totals = cells.group_by("pair_id").agg(pl.col("log_odds").sum().alias("_total"))
+    against = -pl.col("known") * (pl.col("_total").fill_null(0.0) + pl.col("prior").fill_null(0.0))
     answers = (
         known.unique("pair_id")
         .sort("pair_id")
-        .join(said, on="pair_id", how="left", maintain_order="left")
+        .join(totals, on="pair_id", how="left", maintain_order="left")
         .join(priors.select("pair_id", "prior").unique("pair_id"), on="pair_id", how="left", maintain_order="left")
         .select(
             "pair_id",

@@ -109,8 +109,8 @@ def noise_sums(verdicts: pl.DataFrame) -> dict[str, float]:
         (n * s).sum().alias("ns"),
         (s * s).sum().alias("ss"),
     )
-    found: dict[str, float] = sums.row(0, named=True)
-    return found
+    by_name: dict[str, float] = sums.row(0, named=True)
+    return by_name
 
 
 def noise_rate(sums: Mapping[str, float], level: float = 0.95) -> dict[str, float | int] | None:

@@ -71,12 +71,12 @@ def people_statistics(
         waiting: pairs that still lack answers.
         outlook: `labels` and `gain`: how many labels so many further answers are expected to fix.
     """
-    said = answers.filter(~pl.col("cancelled")).with_columns(pl.col("label").replace("both_bad", "tie"))
+    answered = answers.filter(~pl.col("cancelled")).with_columns(pl.col("label").replace("both_bad", "tie"))
     sign = pl.col("label").replace_strict({"a": 1, "b": -1, "tie": 0}, return_dtype=pl.Int32)
     strength = pl.when(pl.col("label") == "tie").then(0).otherwise("strength")
-    strengths = said.select((sign * strength).alias("s"))["s"].cast(pl.Float64)
-    median = said["seconds"].median()
-    humans = said.select("pair_id", pl.col("annotator").alias("voter"), pl.lit("human").alias("kind"), "label")
+    strengths = answered.select((sign * strength).alias("s"))["s"].cast(pl.Float64)
+    median = answered["seconds"].median()
+    humans = answered.select("pair_id", pl.col("annotator").alias("voter"), pl.lit("human").alias("kind"), "label")
     opinions = pl.concat([votes.filter(pl.col("kind") != "human").select(humans.columns), humans])
     judged = [
         judge_agreement(opinions, pairs.with_columns(pl.col(by).fill_null("unknown")), by)
@@ -85,17 +85,17 @@ def people_statistics(
         for by in SLICES
     ]
     return People(
-        answers=said.height,
-        skips=answers.height - said.height,
-        pairs=said["pair_id"].n_unique(),
+        answers=answered.height,
+        skips=answers.height - answered.height,
+        pairs=answered["pair_id"].n_unique(),
         seconds=None if median is None else float(median),  # type: ignore[arg-type]
-        alpha=krippendorff_alpha(said["pair_id"], said["label"]),
-        alpha_strength=krippendorff_alpha(said["pair_id"], strengths, "interval"),
-        agreement=pairwise_agreement(said["pair_id"], said["label"]),
+        alpha=krippendorff_alpha(answered["pair_id"], answered["label"]),
+        alpha_strength=krippendorff_alpha(answered["pair_id"], strengths, "interval"),
+        agreement=pairwise_agreement(answered["pair_id"], answered["label"]),
         annotators=annotators(answers, verdicts, known),
-        agreeing=pair_agreement(said),
+        agreeing=pair_agreement(answered),
         drift=drift(answers, verdicts),
-        suspicions=suspicions(said, known, pairs.select("pair_id", "n_chars")),
+        suspicions=suspicions(answered, known, pairs.select("pair_id", "n_chars")),
         judges=pl.concat(judged).sort("slice", "value", "voter"),
         waiting=waiting,
         outlook=outlook or {},
