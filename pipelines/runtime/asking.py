@@ -157,9 +157,7 @@ def answer_on_driver(job: Job[S], work: PerUnit[S], step: AskingFit[S], served: 
         job.run.workspace.write_artefact(job.stage.name, FIT_USAGE, canonical_json(usage_of(ledger)))
     most = work.section(job.run.recipe).max_failed_share
     check_failures(f"stage {job.stage.name}, {step.purpose}", ledger.failures, usage_of(ledger), most)
-    made = step.make(job.setup, results)
-    if made is not None:
-        job.artefacts[step.name] = made
+    job.artefacts[step.name] = step.make(job.setup, results)
     return replace(served, budget=served.budget.less(ledger.spent(), time.monotonic() - started))
 
 

@@ -141,14 +141,14 @@ class AskingFit(Generic[S]):
         purpose: what is asked for, for messages.
         wanted: whether the recipe wants it.
         units: what is asked about one bucket.
-        make: the artefact of all results, in the order of buckets and units; None where they are too few.
+        make: the artefact of all results, in the order of buckets and units; empty if they are too few.
     """
 
     name: str
     purpose: str
     wanted: Callable[[S], bool]
     units: Callable[[S, Inputs, Ask], list[Unit]]
-    make: Callable[[S, Sequence[Any]], bytes | None]
+    make: Callable[[S, Sequence[Any]], bytes]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from transforms.storage.workspace import Output
 
 JUDGES = "judges.json"  # the judges behind the latest checkpoints: template's hash and model
 MIN_LABELLED = 20  # human labels below which a fitted panel would be noise
-_PANEL = "panel.json"  # artefact: the fitted panel; there is none where it is untrained
+_PANEL = "panel.json"  # artefact: the fitted panel; empty or absent while it is untrained
 HUMAN_STAGES = ("ingest", "pull")  # whose votes of people a panel learns from
 
 
@@ -110,7 +110,7 @@ def prompt_units(setup: Judges, inputs: Inputs, artefacts: Mapping[str, bytes], 
     if not setup.judges:
         return []
     stored = artefacts.get(_PANEL)
-    panel = None if stored is None else PanelModel.from_json(stored)
+    panel = PanelModel.from_json(stored) if stored else None
     prompts = inputs.read("pairs").partition_by("prompt_id", maintain_order=True)
     stop, change = setup.panel.stop_certainty, setup.panel.min_change
     return [partial(panel_votes, setup.judges, prompt.to_dicts(), ask, panel, stop, change) for prompt in prompts]
@@ -143,19 +143,19 @@ async def _labelled(judges: Sequence[Judge], pair: Row, ask: Ask) -> tuple[str, 
     return pair["prompt_id"], await panel_votes(judges, [pair], ask)
 
 
-def panel_from_labels(setup: Judges, results: Sequence[tuple[str, list[Row]]]) -> bytes | None:
+def panel_from_labels(setup: Judges, results: Sequence[tuple[str, list[Row]]]) -> bytes:
     """Order, weights and stopping from the whole panel's words on pairs with human labels.
 
     Args:
         results: per pair its prompt's id and the panel's votes.
 
     Returns:
-        None where fewer than `MIN_LABELLED` pairs got a word: the panel stays untrained.
+        Empty if fewer than `MIN_LABELLED` pairs got a word: the panel stays untrained.
     """
     prompt_of = {vote["pair_id"]: prompt for prompt, votes in results for vote in votes}
     words = words_of([vote for _, votes in results for vote in votes], setup.names)
     if len(words) < MIN_LABELLED:
-        return None
+        return b""
     labels, pairs = setup.labels or {}, sorted(words)
     targets = np.array([labels[pair] for pair in pairs])
     groups = [prompt_of[pair] for pair in pairs]
