@@ -65,7 +65,7 @@ def serving(job: Job[S], work: PerUnit[S], pending: Sequence[int]) -> Iterator[S
     """
     run, engines, limits = job.run, work.engines(job.setup), work.section(job.run.recipe).budget
     budget = Budget(limits.max_calls, limits.max_tokens, limits.max_seconds)
-    if not engines or not any(work.count(job.setup, job.inputs(bucket)) for bucket in pending):
+    if not any(work.count(job.setup, job.inputs(bucket)) for bucket in pending):
         yield Served(budget)
         return
     with ExitStack() as stack:
@@ -148,7 +148,10 @@ def answer_on_driver(job: Job[S], work: PerUnit[S], step: AskingFit[S], served: 
     Raises:
         EngineError: too many requests got no answer.
     """
-    if not served.endpoints or not step.wanted(job.setup):
+    if not served.endpoints:
+        return served
+    if not step.wanted(job.setup):
+        job.run.workspace.write_artefact(job.stage.name, FIT_USAGE, canonical_json({}))
         return served
     started, ledger = time.monotonic(), Ledger()
     try:

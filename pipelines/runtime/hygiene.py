@@ -187,12 +187,16 @@ def cleaned(hygiene: Hygiene, inputs: Inputs, artefacts: Mapping[str, bytes]) ->
     Where nothing of the bucket changes, the output names the input's parts.
     """
     kind = hygiene.kind
-    drops = artefact_frame(artefacts, DROPS_FILE) if hygiene.is_global else None
-    passed = artefact_frame(artefacts, pass_name(inputs.bucket)) if pass_name(inputs.bucket) in artefacts else None
+    drops = passed = None
+    if hygiene.is_global:
+        drops = artefact_frame(artefacts, DROPS_FILE)
+        passed = artefact_frame(artefacts, pass_name(inputs.bucket)) if pass_name(inputs.bucket) in artefacts else None
     names = _records(kind, inputs, [])
     if hygiene.is_idle or (drops is not None and passed is not None and _all_stay(names, passed, drops)):
-        parts, rows = {kind.table: inputs.parts(kind.table)}, {kind.table: names.height}
-        return Output(rows_in=names.height, rows_out=names.height, counts=rows, parts=parts, rows=rows)
+        # Rows of two stages that share an id are read as one: so many rows do the parts hold for who reads them.
+        rows = {kind.table: names[kind.id_column].n_unique()}
+        parts, counts = {kind.table: inputs.parts(kind.table)}, {kind.table: names.height}
+        return Output(rows_in=names.height, rows_out=names.height, counts=counts, parts=parts, rows=rows)
     given = _records(kind, inputs)
     gone = pl.DataFrame(schema=DROPS) if drops is None else drops
     left, repeated = drop(given, gone, kind.id_column, hygiene.config.personal, by=_RECORD)

@@ -79,9 +79,8 @@ class StoredArtefacts(MutableMapping[str, bytes]):
 
 
 class Keys(NamedTuple):
-    """What a stage's output depends on, hashed: for what is made of the whole workspace, and for every bucket."""
+    """What every bucket's output depends on, hashed."""
 
-    whole: str
     buckets: list[str]
 
     def lane(self, buckets: Sequence[int]) -> Lane:
@@ -145,7 +144,8 @@ class Job(Generic[S]):
 def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], Keys]:
     """Observe what lies outside the tables, build what the stage works with, and hash what its output depends on.
 
-    If anything is fitted on the whole workspace, every bucket depends on all inputs.
+    To observe may be to act: push offers the queue to people, pull fetches their answers. If anything is fitted on the
+    whole workspace, every bucket depends on all inputs.
     """
     run = replace(run, observed=stage.observe(run))
     setup = stage.setup(run)
@@ -156,7 +156,7 @@ def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], Keys]:
     by_bucket = [{table: names[bucket] for table, names in parts.items()} for bucket in run.workspace.buckets]
     job = Job(stage, run, whole)
     vars(job)["setup"] = setup  # where the cached property keeps it
-    return job, Keys(whole, [bucket_key(stage, own, names) for names in by_bucket])
+    return job, Keys([bucket_key(stage, own, names) for names in by_bucket])
 
 
 def bucket_key(stage: Stage[Any], identity: Any, parts: Mapping[str, Sequence[str]]) -> str:

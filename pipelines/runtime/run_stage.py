@@ -44,12 +44,12 @@ def run_stage(stage: Stage[S], run: Run, quiet: bool) -> StageResult:
 def _compute(job: Job[S], work: PerBucket[S], keys: Keys, pending: Sequence[int], quiet: bool) -> None:
     """Take the steps, then make the pending buckets; without workers if the stage is idle."""
     worker, lane = BucketLane(job, work), keys.lane(pending)
-    if job.is_idle:
-        worker(lane)
-        return
-    _take_steps(job)
-    if lane:
-        with shown(job.run.workspace, job.stage.name, len(pending), "buckets", quiet):
+    if not job.is_idle:
+        _take_steps(job)
+    with shown(job.run.workspace, job.stage.name, len(pending), "buckets", quiet):
+        if job.is_idle:
+            worker(lane)
+        elif lane:
             run_with_beam(worker, [(element,) for element in lane], job.run.flags)
 
 

@@ -1,8 +1,8 @@
 """What a stage is: a value that says how its buckets are made. `pipelines.runtime.run_stage` runs every one of them.
 
 A stage's functions are module-level functions: the value travels to Beam's workers by their names. Those that compute
-take what `setup` built, the tables of one bucket (`Inputs`) and what was fitted (`Artefacts`), and no workspace, so
-that a test gives them frames.
+take what `setup` built, the tables of one bucket (`Inputs`) and what was fitted (`Artefacts`): a test gives them
+frames, and no workspace.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Unit = Callable[[], Awaitable[Any]]  # a piece of work that asks engines
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a stage: all that a worker gets. Picklable; workers build plug-ins for themselves.
+    """A recipe over a workspace, as its stages are run. Picklable; workers build plug-ins for themselves.
 
     Attributes:
         folder: where relative paths of the recipe start.
         limit: at most this many source rows per source; None for all.
         flags: Beam flags.
-        observed: what the stage's `observe` returned.
+        observed: what the `observe` of the stage that runs returned.
     """
 
     workspace: Workspace
@@ -124,7 +124,7 @@ class Fit(Generic[S]):
     """Artefacts of the whole workspace, made on the driver once per key; every bucket then depends on all inputs.
 
     Attributes:
-        names: the artefacts; if all of them are there, nothing is made. None, if buckets do not depend on each other.
+        names: the artefacts; if all of them are there, nothing is made. Empty, if buckets do not depend on each other.
         make: the artefacts that are missing, with their names; each is stored before the next one is made.
     """
 
@@ -139,7 +139,7 @@ class AskingFit(Generic[S]):
     Attributes:
         name: of the artefact.
         purpose: what is asked for, for messages.
-        wanted: whether the recipe wants it.
+        wanted: whether it can and should be made.
         units: what is asked about one bucket.
         make: the artefact of all results, in the order of buckets and units; empty if they are too few.
     """

@@ -109,7 +109,7 @@ def prompt_units(setup: Judges, inputs: Inputs, artefacts: Mapping[str, bytes], 
     """One unit per prompt: all judges' votes on its pairs, whose requests share a prefix."""
     if not setup.judges:
         return []
-    stored = artefacts.get(_PANEL)
+    stored = artefacts.get(_PANEL) if _learns(setup) else None
     panel = PanelModel.from_json(stored) if stored else None
     prompts = inputs.read("pairs").partition_by("prompt_id", maintain_order=True)
     stop, change = setup.panel.stop_certainty, setup.panel.min_change

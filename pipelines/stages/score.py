@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -48,10 +48,12 @@ def _names(_: Run, setup: Scorers) -> list[str]:
     return [scorer.name for scorer in setup.scorers]
 
 
-def _fit(run: Run, setup: Scorers, artefacts: Artefacts) -> dict[str, bytes]:
+def _fit(run: Run, setup: Scorers, artefacts: Artefacts) -> Iterator[tuple[str, bytes]]:
     """Every scorer that is not fitted yet, on the sample."""
     pairs, votes = sample(run.workspace, setup.fit_pairs, ANSWER_STAGES)
-    return {scorer.name: scorer.fit(pairs, votes) for scorer in setup.scorers if scorer.name not in artefacts}
+    for scorer in setup.scorers:
+        if scorer.name not in artefacts:
+            yield scorer.name, scorer.fit(pairs, votes)
 
 
 def _is_idle(setup: Scorers) -> bool:

@@ -10,9 +10,14 @@ from pipelines.runtime.asking import AskingLane, serving
 from pipelines.runtime.beam_options import beam_flags, is_local
 from pipelines.runtime.job import prepared
 from pipelines.runtime.run import run_recipe
+from pipelines.runtime.run_stage import run_stage
 from pipelines.runtime.stage import PerUnit, Run
+from pipelines.stages.evolve import EVOLVE
+from pipelines.stages.generate import GENERATE
+from pipelines.stages.ingest import INGEST
 from pipelines.stages.judge import JUDGE
-from schemas.recipe import BeamSection
+from pipelines.stages.screen import SCREEN
+from schemas.recipe import BeamSection, Recipe
 from schemas.recipe_file import load_recipe
 from tests.pipelines.test_failing_servers import STATES, judging, votes_of
 from tests.transforms.engines.test_engines import slow_vllm
@@ -50,3 +55,25 @@ def test_a_vllm_of_ours_answers_workers_wherever_they_are(tmp_path: Path, flags:
     votes = votes_of(project)
     assert votes.height == 8
     assert not votes["label"].is_in(STATES).any()
+
+
+def test_generators_that_ask_nobody_are_spread_over_the_workers_too(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Why {n}?"}}\n' for n in range(40)))
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "buckets": 4,
+            "beam": {"workers": 3},
+            "sources": [{"name": "prompts", "kind": "prompts", "path": "prompts.jsonl"}],
+            "generate": {"generators": [{"plugin": "demonstrations", "name": "d", "engines": ["e"]}]},
+            "engines": {"e": {"plugin": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m"}},
+        }
+    )
+    run = Run(Workspace.create(str(tmp_path / "w"), 4), recipe, tmp_path)
+    for stage in (INGEST, EVOLVE, SCREEN):
+        run_stage(stage, run, quiet=True)
+    (job, keys), work = prepared(GENERATE, run), GENERATE.work
+    assert isinstance(work, PerUnit)
+    vars(job)["setup"] = job.setup._replace(engines={})
+    with serving(job, work, keys.pending(run.workspace, "generate")) as served:
+        assert (served.n_lanes, served.endpoints) == (3, {})

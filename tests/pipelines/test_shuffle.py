@@ -156,3 +156,10 @@ def test_files_opened_grow_with_the_rows_and_the_root_of_the_buckets() -> None:
 
     assert opened(40) <= 1.1 * 4**1.5 * opened(10)
     assert groups_of([f"{i}" for i in range(100)], 62) == []
+
+
+def test_a_run_with_nothing_to_do_does_not_look_into_the_slices(pair_of_ways: tuple[Run, Run]) -> None:
+    direct, _ = pair_of_ways
+    for manifest in direct.workspace.local_path("stages", "ingest", "slices").glob("*.json"):
+        manifest.unlink()
+    assert run_stage(INGEST, direct, quiet=True).summary.rows_in > 0
