@@ -127,7 +127,7 @@ def recovered(on_server: Iterable[tuple[int, Any]], ledger: pl.DataFrame) -> dic
     """Tasks on the server that a crash kept from the ledger: pair_id -> task_id, the oldest of each pair.
 
     Args:
-        found: (task_id, data.pair_id) of tasks on the server; whatever was not announced is left out.
+        on_server: (task_id, data.pair_id) of tasks on the server; whatever was not announced is left out.
     """
     unconfirmed = set(ledger.filter(pl.col("task_id").is_null())["pair_id"])
     known = set(ledger["task_id"].drop_nulls())

@@ -76,11 +76,11 @@ class PosteriorPolicy(Policy):
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
         c = self.config
         noise, certainty, label = pl.col("noise"), pl.col("certainty"), pl.col("label")
-        miscounted_votes = pl.col("n_votes") == 0
-        sourced = noise.is_not_null() & ~miscounted_votes
+        no_votes = pl.col("n_votes") == 0
+        sourced = noise.is_not_null() & ~no_votes
         # With even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
-        is_tie = (label == "tie") & ~miscounted_votes & (certainty >= 1 / 3)
-        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~miscounted_votes
+        is_tie = (label == "tie") & ~no_votes & (certainty >= 1 / 3)
+        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~no_votes
         # A source tie at even odds is improbable as a tie, and there is no other label to flip it to.
         flipped = sourced & (noise >= c.flip_noise) & (label != pl.col("source_label"))
         doubt = ~is_tie & ~kept & ~flipped
@@ -91,7 +91,7 @@ class PosteriorPolicy(Policy):
             .then(pl.lit("flip"))
             .when(kept)
             .then(pl.lit("keep"))
-            .when((certainty >= c.soften_certainty) & ~miscounted_votes)
+            .when((certainty >= c.soften_certainty) & ~no_votes)
             .then(pl.lit("soften"))
             .otherwise(pl.lit(c.below))
         )
@@ -105,8 +105,8 @@ class PosteriorPolicy(Policy):
                 ("source_doubtful", doubt & sourced),
                 ("no_source_label", noise.is_null()),
                 ("human_decided", pl.col("n_human") > 0),
-                ("no_votes", miscounted_votes),
+                ("no_votes", no_votes),
                 ("voters_disagree", doubt & (pl.col("disagreement") > 0.5)),
-                ("uncertain", doubt & ~miscounted_votes & (certainty < c.keep_certainty)),
+                ("uncertain", doubt & ~no_votes & (certainty < c.keep_certainty)),
             ],
         )

@@ -52,7 +52,7 @@ def census(pairs: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.DataFrame, reje
 
 
 def counted(buckets: Iterable[Bucket], parts: list[Census]) -> Iterator[Bucket]:
-    """The buckets, whose counts are in `found` once they have passed; `added_up` makes one of them."""
+    """The buckets, whose counts are in `parts` once they have passed; `added_up` makes one of them."""
     for bucket in buckets:
         parts.append(census(bucket.pairs, bucket.verdicts, bucket.rows, bucket.rejects))
         if len(parts) == _AT_ONCE:

@@ -44,10 +44,10 @@ def reliability_bins(p_a: Floats, target: Floats, bins: int = 10) -> list[dict[s
         target: 1 a is better, 0 b is better, 0.5 neither.
 
     Returns:
-        One object per non-empty bin: `low, high, n, confidence` (mean) and `accuracy`.
+        One object per non-empty bin: `low, high, n, confidence` (mean) and `accuracy`; who is undecided is half right.
     """
     confidence = np.maximum(p_a, 1 - p_a)
-    right = np.where(p_a >= 0.5, target, 1 - target)
+    right = _share_right(p_a - 0.5, target)
     index = np.minimum((confidence - 0.5) * 2 * bins, bins - 1).astype(int)
     rows = []
     for i in range(bins):
@@ -63,6 +63,11 @@ def reliability_bins(p_a: Floats, target: Floats, bins: int = 10) -> list[dict[s
                 }
             )
     return rows
+
+
+def _share_right(lean: Floats, target: Floats) -> Floats:
+    """How right each is that leans to a (above 0) or b; 0.5 if it leans to neither, whichever side is stored as a."""
+    return np.where(lean == 0, 0.5, np.where(lean > 0, target, 1 - target))
 
 
 def expected_calibration_error(p_a: Floats, target: Floats, bins: int = 5) -> float:
@@ -84,7 +89,7 @@ def calibration_report(z: Floats, target: Floats) -> dict[str, Any]:
     return {
         "n": len(z),
         "ece": expected_calibration_error(p, target),
-        "accuracy": float(np.mean(np.where(z == 0, 0.5, np.where(z > 0, target, 1 - target)))),
+        "accuracy": float(np.mean(_share_right(z, target))),
         "log_loss": log_loss(z, target, np.ones(len(z))),
         "bins": reliability_bins(p, target),
     }

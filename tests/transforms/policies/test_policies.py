@@ -119,8 +119,8 @@ def test_posterior_flips_only_what_it_contradicts(rows: list[dict[str, Any]]) ->
     assert flipped["noise"].is_null().sum() == 0
     kept = joined.filter((pl.col("action") == "keep") & pl.col("source_label").is_not_null())
     assert kept.filter(pl.col("noise") > 0.35).is_empty()
-    miscounted_votes = joined.filter(pl.col("n_votes") == 0)
-    assert set(miscounted_votes["action"]) <= {"route"}
+    no_votes = joined.filter(pl.col("n_votes") == 0)
+    assert set(no_votes["action"]) <= {"route"}
 
 
 def test_posterior_by_example() -> None:
