@@ -38,6 +38,7 @@ def run_stage(stage: Stage[S], run: Run, quiet: bool) -> StageResult:
             _ask(job, stage.work, keys, pending, quiet)
         else:
             _compute(job, stage.work, keys, pending, quiet)
+    _make_current(job)  # with nothing to do too: a run of other settings may have broken off after its fit
     return _result(job)
 
 
@@ -103,8 +104,15 @@ def _take_steps(job: Job[S]) -> None:
             step.after(run, job.setup)
         elif missing and place < missing[-1]:  # else the fit that needs it is there
             _run_pass(job, step, [bucket for bucket in run.workspace.buckets if pass_name(bucket) not in artefacts])
-    if any(isinstance(step, Fit) for step in job.stage.steps):
-        run.workspace.write_artefact(job.stage.name, CURRENT, job.key.encode())
+    _make_current(job)
+
+
+def _make_current(job: Job[Any]) -> None:
+    """Say which fit is behind the stage's checkpoints."""
+    workspace, name, key = job.run.workspace, job.stage.name, job.key.encode()
+    is_fitted = any(isinstance(step, Fit) for step in job.stage.steps)
+    if is_fitted and workspace.read_artefact(name, CURRENT) != key:
+        workspace.write_artefact(name, CURRENT, key)
 
 
 def _run_pass(job: Job[S], step: Pass[S] | BucketPass[S], elements: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ from pipelines.runtime.hygiene import DROPS_FILE, Hygiene, row_keys
 from pipelines.runtime.job import prepared
 from pipelines.runtime.order import RUN_ORDER, STAGES
 from pipelines.runtime.run_stage import run_stage
-from pipelines.runtime.stage import Fit, Inputs, PerBucket, Run, Stage, pass_name
+from pipelines.runtime.stage import CURRENT, Fit, Inputs, PerBucket, Run, Stage, pass_name
 from pipelines.stages.clean import PAIRS, clean_pairs
 from pipelines.stages.evolve import new_prompts
 from pipelines.stages.fuse import FUSED_COLUMNS, Fusion, fit_fusion, verdicts
@@ -357,3 +357,15 @@ def test_a_fit_is_made_once_and_every_bucket_depends_on_all_inputs(tmp_path: Pat
     assert pending(stage, run) == []
     workspace.commit("clean", 1, "key", Output({"pairs": pairs_of(7, 8)}, rows_in=2, rows_out=2), 0.0)
     assert pending(stage, run) == [0, 1]
+
+
+def test_a_fit_of_other_settings_that_broke_off_is_not_behind_the_checkpoints(tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path / "w"), 1)
+    workspace.commit("clean", 0, "key", Output({"pairs": pairs_of(1)}, rows_in=1, rows_out=1), 0.0)
+    run = Run(workspace, recipe("four", 1), tmp_path)
+    stage = Stage("fuse", 1, {"pairs": ("clean",)}, _nothing, PerBucket(_adds_up), steps=(Fit(_names, _make),))
+    run_stage(stage, run, quiet=True)
+    current = workspace.read_artefact("fuse", CURRENT)
+    workspace.write_artefact("fuse", CURRENT, b"the fit of a run that was killed")
+    run_stage(stage, run, quiet=True)
+    assert workspace.read_artefact("fuse", CURRENT) == current
