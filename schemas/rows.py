@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -31,6 +32,16 @@ def reject_row(
         "detail": detail,
         "payload": kept,
     }
+
+
+def told_apart(rejects: Iterable[Row]) -> list[Row]:
+    """The rejects in order, each with an id of its own: a record that failed alike twice, to the letter, is two."""
+    met: Counter[str] = Counter()
+    own = []
+    for row in rejects:
+        again, met[row["reject_id"]] = met[row["reject_id"]], met[row["reject_id"]] + 1
+        own.append(row | {"reject_id": hash_fields(row["reject_id"], str(again))} if again else row)
+    return own
 
 
 def vote_row(vote_id: str, pair_id: str, voter: str, kind: str, label: str, **columns: Any) -> Row:

@@ -105,7 +105,7 @@ class AskingLane(Generic[S]):
 
     def __call__(self, lane: Lane) -> str:
         """Answer all units and commit each bucket as soon as its own are done."""
-        with _few_collections():
+        with _rarer_gc():
             asyncio.run(self._answer(lane))
         return f"{self.job.stage.name}: {len(lane)} buckets"
 
@@ -225,7 +225,7 @@ async def _in_window(works: Iterable[Work[Any]], caller: Caller) -> None:
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
+def _rarer_gc() -> Iterator[None]:
     """Let the garbage collector leave aside what was there before, and look at the rest less often, during the block.
 
     Requests make many short-lived objects beside the hundreds of thousands that Beam and Polars keep; with the usual

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipelines.runtime.asking import engines_of
-from pipelines.runtime.stage import Inputs, PerUnit, Run, Unit
-from schemas.ids import canonical_json, hash_fields
+from pipelines.runtime.stage import Artefacts, Inputs, PerUnit, Run, Unit
+from schemas.ids import canonical_json
 from schemas.recipe import PluginUse, Recipe
-from schemas.rows import reject_row
+from schemas.rows import reject_row, told_apart
 from schemas.tables import Rejects, Row, rows_frame
 from transforms.engines.base import Engine
 from transforms.generators.base import Generator, Yield
@@ -75,7 +75,7 @@ def _count(setup: Generators, inputs: Inputs) -> int:
     return sum(inputs.read(table, []).height for table in inputs.reads if setup.consuming(table))
 
 
-def _units(setup: Generators, inputs: Inputs, _: Mapping[str, bytes], ask: Ask) -> list[Unit]:
+def _units(setup: Generators, inputs: Inputs, _: Artefacts, ask: Ask) -> list[Unit]:
     return [
         partial(_yields, generators, row, ask)
         for table in inputs.reads
@@ -104,12 +104,7 @@ def conserved(name: str, made: Yields, table: pl.DataFrame, duplicates: list[Row
 
     Rows in are the rows that the generators yielded, counted before any of them was compared with another.
     """
-    rejects: list[Row] = [*(reject for _, one in made for reject in one.rejects), *duplicates]
-    seen: dict[str, int] = {}
-    for reject in rejects:
-        again = seen[reject["reject_id"]] = seen.get(reject["reject_id"], -1) + 1
-        if again:  # two rows may fail alike, to the letter: both are counted
-            reject["reject_id"] = hash_fields(reject["reject_id"], str(again))
+    rejects = told_apart([*(reject for _, one in made for reject in one.rejects), *duplicates])
     yielded = sum(len(getattr(one, name)) + len(one.rejects) for _, one in made)
     return Output(
         {name: table, "rejects": rows_frame(rejects, Rejects)},

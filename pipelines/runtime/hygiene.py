@@ -6,7 +6,7 @@ stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -118,7 +118,7 @@ def setup_hygiene(run: Run, kind: RowKind, gains: bool) -> Hygiene:
     return Hygiene(kind, given, given.with_paths_from(run.folder), gains, partial(embedded, run.workspace))
 
 
-def row_keys(hygiene: Hygiene, inputs: Inputs, _: Mapping[str, bytes]) -> pl.DataFrame:
+def row_keys(hygiene: Hygiene, inputs: Inputs, _: Artefacts) -> pl.DataFrame:
     """Of a bucket's rows that pass by themselves: their keys, and whether they stay as they are."""
     duplicates = hygiene.config.duplicates
     if not hygiene.examines and duplicates is None:
@@ -141,7 +141,7 @@ def _drops_names(_: Run, hygiene: Hygiene) -> tuple[str, ...]:
     return (DROPS_FILE,) if hygiene.is_global else ()
 
 
-def _find_drops(run: Run, hygiene: Hygiene, artefacts: Artefacts) -> dict[str, bytes]:
+def _find_drops(run: Run, hygiene: Hygiene, artefacts: Artefacts) -> Iterator[tuple[str, bytes]]:
     """Which rows go as duplicates: `id` is their name, `kept_id` the id that its like has among what stays."""
     keyed = pl.concat([artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets])
     keys = keyed.rename({"order": "id"})
@@ -155,7 +155,7 @@ def _find_drops(run: Run, hygiene: Hygiene, artefacts: Artefacts) -> dict[str, b
         id=pl.col("id").replace_strict(names, return_dtype=pl.String),
         kept_id=pl.col("kept_id").replace_strict(ids, return_dtype=pl.String),
     )
-    return {DROPS_FILE: parquet_bytes(named)}
+    yield DROPS_FILE, parquet_bytes(named)
 
 
 FIND_DUPLICATES = (BucketPass(row_keys), Fit(_drops_names, _find_drops))
@@ -181,7 +181,7 @@ def _alike_in_meaning(
     return semantic_duplicates(ids, vectors, cosine, cells(ids, vectors, groups)).cast(pl.Schema(DROPS))
 
 
-def cleaned(hygiene: Hygiene, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def cleaned(hygiene: Hygiene, inputs: Inputs, artefacts: Artefacts) -> Output:
     """The bucket's rows that stay; what goes is rejected with its reason.
 
     Where nothing of the bucket changes, the output names the input's parts.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 import polars as pl
 
@@ -47,7 +47,7 @@ class StoredInputs(Inputs):
         return self._workspace.parts(table, self.bucket, self.stages(table))
 
 
-class StoredArtefacts(MutableMapping[str, bytes]):
+class StoredArtefacts:
     """A stage's artefacts of one key, as files of the workspace; they are asked for by name and never deleted."""
 
     def __init__(self, workspace: Workspace, stage: str, key: str) -> None:
@@ -56,8 +56,12 @@ class StoredArtefacts(MutableMapping[str, bytes]):
     def __str__(self) -> str:
         return self._workspace.path("stages", self._stage, self._key)
 
+    def get(self, name: str) -> bytes | None:
+        """The artefact, or None."""
+        return self._workspace.read_artefact(self._stage, f"{self._key}/{name}")
+
     def __getitem__(self, name: str) -> bytes:
-        data = self._workspace.read_artefact(self._stage, f"{self._key}/{name}")
+        data = self.get(name)
         if data is None:
             raise KeyError(name)
         return data
@@ -67,34 +71,6 @@ class StoredArtefacts(MutableMapping[str, bytes]):
 
     def __contains__(self, name: object) -> bool:
         return self._workspace.has_artefact(self._stage, f"{self._key}/{name}")
-
-    def __delitem__(self, name: str) -> None:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-
-class Keys(NamedTuple):
-    """What every bucket's output depends on, hashed."""
-
-    buckets: list[str]
-
-    def lane(self, buckets: Sequence[int]) -> Lane:
-        """These buckets with their keys, as workers get them."""
-        return tuple((bucket, self.buckets[bucket]) for bucket in buckets)
-
-    def pending(self, workspace: Workspace, stage: str) -> list[int]:
-        """The buckets whose checkpoint is missing, was made of other inputs, or names a part that is gone."""
-        return [bucket for bucket, key in enumerate(self.buckets) if not _is_done(workspace, stage, bucket, key)]
-
-
-def _is_done(workspace: Workspace, stage: str, bucket: int, key: str) -> bool:
-    checkpoint = workspace.checkpoint(stage, bucket)
-    return checkpoint is not None and checkpoint.key == key and workspace.is_whole(bucket, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -128,6 +104,15 @@ class Job(Generic[S]):
         """A bucket's tables."""
         return StoredInputs(self.run.workspace, bucket, self.stage.reads)
 
+    def pending(self, keys: Sequence[str]) -> Lane:
+        """The buckets whose checkpoint is missing, was made of other inputs, or names a part that is gone."""
+        return tuple((bucket, key) for bucket, key in enumerate(keys) if not self._is_done(bucket, key))
+
+    def _is_done(self, bucket: int, key: str) -> bool:
+        workspace = self.run.workspace
+        checkpoint = workspace.checkpoint(self.stage.name, bucket)
+        return checkpoint is not None and checkpoint.key == key and workspace.is_whole(bucket, checkpoint)
+
     def commit(self, bucket: int, key: str, output: Output, seconds: float) -> None:
         """Store a bucket's output; one that lacks answers stays pending.
 
@@ -141,11 +126,14 @@ class Job(Generic[S]):
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
 
-def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], Keys]:
+def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], list[str]]:
     """Observe what lies outside the tables, build what the stage works with, and hash what its output depends on.
 
     To observe may be to act: push offers the queue to people, pull fetches their answers. If anything is fitted on the
     whole workspace, every bucket depends on all inputs.
+
+    Returns:
+        The job, and the key of every bucket's checkpoint.
     """
     run = replace(run, observed=stage.observe(run))
     setup = stage.setup(run)
@@ -156,7 +144,7 @@ def prepared(stage: Stage[S], run: Run) -> tuple[Job[S], Keys]:
     by_bucket = [{table: names[bucket] for table, names in parts.items()} for bucket in run.workspace.buckets]
     job = Job(stage, run, whole)
     vars(job)["setup"] = setup  # where the cached property keeps it
-    return job, Keys([bucket_key(stage, own, names) for names in by_bucket])
+    return job, [bucket_key(stage, own, names) for names in by_bucket]
 
 
 def bucket_key(stage: Stage[Any], identity: Any, parts: Mapping[str, Sequence[str]]) -> str:

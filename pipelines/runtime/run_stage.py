@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple
 from pipelines.runtime.asking import AskingLane, answer_on_driver, check_answers, serving
 from pipelines.runtime.beam_options import run as run_with_beam
 from pipelines.runtime.failures import failure_notes
-from pipelines.runtime.job import Job, Keys, Lane, Stopwatch, prepared
+from pipelines.runtime.job import Job, Lane, Stopwatch, prepared
 from pipelines.runtime.progress import LaneProgress, shown
 from pipelines.runtime.stage import CURRENT, BucketPass, Fit, Pass, PerBucket, PerUnit, Run, S, Stage, pass_name
 from pipelines.runtime.summary import Summary, summarise
@@ -32,40 +32,41 @@ def run_stage(stage: Stage[S], run: Run, quiet: bool) -> StageResult:
     for needed in stage.needs:
         run_stage(needed, run, quiet=True)
     job, keys = prepared(stage, run)
-    pending = keys.pending(run.workspace, stage.name)
+    pending = job.pending(keys)
     if pending or _missing_fits(job):
         if isinstance(stage.work, PerUnit):
-            _ask(job, stage.work, keys, pending, quiet)
+            _ask(job, stage.work, pending, quiet)
         else:
-            _compute(job, stage.work, keys, pending, quiet)
+            _compute(job, stage.work, pending, quiet)
     _make_current(job)  # with nothing to do too: a run of other settings may have broken off after its fit
     return _result(job)
 
 
-def _compute(job: Job[S], work: PerBucket[S], keys: Keys, pending: Sequence[int], quiet: bool) -> None:
+def _compute(job: Job[S], work: PerBucket[S], pending: Lane, quiet: bool) -> None:
     """Take the steps, then make the pending buckets; without workers if the stage is idle."""
-    worker, lane = BucketLane(job, work), keys.lane(pending)
+    worker = BucketLane(job, work)
     if not job.is_idle:
         _take_steps(job)
     with shown(job.run.workspace, job.stage.name, len(pending), "buckets", quiet):
         if job.is_idle:
-            worker(lane)
-        elif lane:
-            run_with_beam(worker, [(element,) for element in lane], job.run.flags)
+            worker(pending)
+        elif pending:
+            run_with_beam(worker, [(element,) for element in pending], job.run.flags)
 
 
-def _ask(job: Job[S], work: PerUnit[S], keys: Keys, pending: Sequence[int], quiet: bool) -> None:
+def _ask(job: Job[S], work: PerUnit[S], pending: Lane, quiet: bool) -> None:
     """Have the engines answer for the pending buckets, a lane of them per worker, so that its window spans them all."""
-    with serving(job, work, pending) as served:
+    buckets = [bucket for bucket, _ in pending]
+    with serving(job, work, buckets) as served:
         if work.fit is not None:
             served = answer_on_driver(job, work, work.fit, served)
-        worker, lane = AskingLane(job, work, served), keys.lane(pending)
-        units = sum(work.count(job.setup, job.inputs(bucket)) for bucket in pending)
+        worker = AskingLane(job, work, served)
+        units = sum(work.count(job.setup, job.inputs(bucket)) for bucket in buckets)
         with shown(job.run.workspace, job.stage.name, units, "prompts", quiet):
             if job.is_idle:
-                worker(lane)
+                worker(pending)
             else:
-                lanes = [lane[i :: served.n_lanes] for i in range(served.n_lanes)]
+                lanes = [pending[i :: served.n_lanes] for i in range(served.n_lanes)]
                 run_with_beam(worker, lanes, job.run.flags)
 
 
@@ -98,13 +99,13 @@ def _take_steps(job: Job[S]) -> None:
     for place, step in enumerate(job.stage.steps):
         if isinstance(step, Fit):
             if place in missing:
-                artefacts.update(step.make(run, job.setup, artefacts))
+                for name, data in step.make(run, job.setup, artefacts):
+                    artefacts[name] = data
         elif isinstance(step, Pass):
             _run_pass(job, step, step.elements(run, job.setup))
             step.after(run, job.setup)
         elif missing and place < missing[-1]:  # else the fit that needs it is there
             _run_pass(job, step, [bucket for bucket in run.workspace.buckets if pass_name(bucket) not in artefacts])
-    _make_current(job)
 
 
 def _make_current(job: Job[Any]) -> None:

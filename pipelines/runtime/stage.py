@@ -8,7 +8,7 @@ frames, and no workspace.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,6 @@ PAIR_STAGES = ("clean",)
 ANSWER_STAGES = ("ingest", "generate", "clean", "judge", "pull")
 VOTE_STAGES = (*ANSWER_STAGES, "score")
 
-Artefacts = MutableMapping[str, bytes]  # by name: what a stage keeps under the hash of all that it depends on
 Unit = Callable[[], Awaitable[Any]]  # a piece of work that asks engines
 
 
@@ -85,6 +84,20 @@ class Inputs(ABC):
         """Names of the stored parts that hold the table's rows."""
 
 
+class Artefacts(Protocol):
+    """By name, what a stage keeps under the hash of all that it depends on; a dict is one too."""
+
+    def get(self, name: str, /) -> bytes | None:
+        """The artefact, or None."""
+        ...
+
+    def __getitem__(self, name: str, /) -> bytes: ...
+
+    def __setitem__(self, name: str, data: bytes, /) -> None: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 class Setup(Protocol):
     """What a stage works with: its plug-ins and settings, built from the recipe on the driver and on every worker."""
 
@@ -129,7 +142,7 @@ class Fit(Generic[S]):
     """
 
     names: Callable[[Run, S], Sequence[str]]
-    make: Callable[[Run, S, Artefacts], Mapping[str, bytes] | Iterable[tuple[str, bytes]]]
+    make: Callable[[Run, S, Artefacts], Iterable[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -223,7 +236,7 @@ def pass_name(bucket: int) -> str:
     return f"pass-{bucket:04d}.parquet"
 
 
-def artefact_frame(artefacts: Mapping[str, bytes], name: str) -> pl.DataFrame:
+def artefact_frame(artefacts: Artefacts, name: str) -> pl.DataFrame:
     """An artefact that is a Parquet file.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from operator import attrgetter
 
 import polars as pl
 
 from pipelines.runtime.hygiene import FIND_DUPLICATES, Hygiene, RowKind, cleaned, setup_hygiene
-from pipelines.runtime.stage import Inputs, PerBucket, Run, Stage
+from pipelines.runtime.stage import Artefacts, Inputs, PerBucket, Run, Stage
 from schemas.messages import text_of
 from transforms.hygiene.clean import examine_pairs
 from transforms.hygiene.duplicates import pair_keys
@@ -45,7 +44,7 @@ def _setup(run: Run) -> Hygiene:
     return setup_hygiene(run, PAIRS, gains=bool(run.recipe.generate.generators))
 
 
-def clean_pairs(hygiene: Hygiene, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def clean_pairs(hygiene: Hygiene, inputs: Inputs, artefacts: Artefacts) -> Output:
     """The pairs of a bucket that stay, and the votes on those to which masking gave new ids."""
     output = cleaned(hygiene, inputs, artefacts)
     if "pairs" in output.tables:

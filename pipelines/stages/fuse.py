@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import orjson
@@ -61,9 +61,9 @@ def _setup(run: Run) -> Fusion:
     return Fusion(fuser, policy, section.fit_pairs)
 
 
-def _fit(run: Run, fusion: Fusion, _: Artefacts) -> dict[str, bytes]:
+def _fit(run: Run, fusion: Fusion, _: Artefacts) -> Iterable[tuple[str, bytes]]:
     pairs, votes = sample(run.workspace, fusion.fit_pairs, VOTE_STAGES, FUSED_COLUMNS)
-    return fit_fusion(fusion, pairs, votes)
+    return fit_fusion(fusion, pairs, votes).items()
 
 
 def fit_fusion(fusion: Fusion, pairs: pl.DataFrame, votes: pl.DataFrame) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def _names(_run: Run, _fusion: Fusion) -> tuple[str, ...]:
     return _ARTEFACTS
 
 
-def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Artefacts) -> Output:
     """One verdict per pair of a bucket."""
     pairs = fusion_columns(inputs.read("pairs", FUSED_COLUMNS))
     votes = inputs.read("votes", VOTE_COLUMNS)

@@ -17,7 +17,7 @@ import polars as pl
 
 from pipelines.runtime.job import bucket_key
 from pipelines.runtime.shuffle import STAGED_TABLES, Group, deal, groups_of, staged, write_staged
-from pipelines.runtime.stage import Inputs, Pass, PerBucket, Run, Stage
+from pipelines.runtime.stage import Artefacts, Inputs, Pass, PerBucket, Run, Stage
 from pipelines.runtime.summary import Summary
 from schemas.errors import WorkspaceError
 from schemas.ids import canonical_json, hash_json
@@ -182,7 +182,7 @@ def _forget_slices(run: Run, setup: Slices) -> None:
         group.forget_slices(run.workspace)
 
 
-def gathered(setup: Slices, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
+def gathered(setup: Slices, inputs: Inputs, _: Artefacts) -> Output:
     """A bucket's rows from all slices, deduplicated."""
     paths = _group_paths(setup, inputs.bucket) if setup.groups else _slice_paths(setup)
     fs, bucket = setup.workspace.fs, inputs.bucket

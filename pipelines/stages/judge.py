@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.runtime.asking import engines_of
-from pipelines.runtime.stage import PAIR_STAGES, AskingFit, Inputs, PerUnit, Run, Stage, Unit
+from pipelines.runtime.stage import PAIR_STAGES, Artefacts, AskingFit, Inputs, PerUnit, Run, Stage, Unit
 from pipelines.runtime.summary import Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
@@ -105,7 +105,7 @@ def _count(setup: Judges, inputs: Inputs) -> int:
     return inputs.read("pairs", ["prompt_id"])["prompt_id"].n_unique() if setup.judges else 0
 
 
-def prompt_units(setup: Judges, inputs: Inputs, artefacts: Mapping[str, bytes], ask: Ask) -> list[Unit]:
+def prompt_units(setup: Judges, inputs: Inputs, artefacts: Artefacts, ask: Ask) -> list[Unit]:
     """One unit per prompt: all judges' votes on its pairs, whose requests share a prefix."""
     if not setup.judges:
         return []
@@ -189,7 +189,7 @@ def _why_not(run: Run) -> str:
     return "; for example: ".join([states, *examples])
 
 
-def _notes(_run: Run, setup: Judges, _artefacts: Mapping[str, bytes], summary: Summary) -> list[str]:
+def _notes(_run: Run, setup: Judges, _artefacts: Artefacts, summary: Summary) -> list[str]:
     """Which votes do not count, and whether the panel can stop at all."""
     notes = []
     votes, lost = summary.counts.get("votes", 0), summary.counts.get("not_counted", 0)

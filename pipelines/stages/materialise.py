@@ -68,7 +68,7 @@ def parent_version(run: Run) -> Version | None:
     return latest_version(run.workspace.datasets, run.recipe.dataset)
 
 
-def split_keys(setup: Materials, inputs: Inputs, _: Mapping[str, bytes]) -> pl.DataFrame:
+def split_keys(setup: Materials, inputs: Inputs, _: Artefacts) -> pl.DataFrame:
     """What the splits of the bucket's prompts depend on."""
     pairs = inputs.read("pairs", key_columns(setup.splits))
     return prompt_keys(pairs, inputs.read("verdicts", ("action",)), setup.splits)
@@ -110,7 +110,7 @@ def _splits_name(bucket: int) -> str:
     return f"splits-{bucket:04d}.parquet"
 
 
-def split_rows(setup: Materials, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def split_rows(setup: Materials, inputs: Inputs, artefacts: Artefacts) -> Output:
     """The bucket's dataset rows, and what is left out with the reason."""
     pairs = inputs.read("pairs")
     if not pairs.height:

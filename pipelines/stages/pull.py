@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 
 from pipelines.runtime.annotation import LEDGER, asked, ledger, page_config, pairs_by_id, rankings, server, store_frame
-from pipelines.runtime.stage import PAIR_STAGES, Inputs, PerBucket, Run, Stage
+from pipelines.runtime.stage import PAIR_STAGES, Artefacts, Inputs, PerBucket, Run, Stage
 from schemas.errors import DataError
 from schemas.ids import canonical_json, hash_bytes
 from schemas.tables import Annotations, Rejects, polars_schema
@@ -84,7 +83,7 @@ def _is_idle(answered: Answered) -> bool:
     return answered.answers.annotations.is_empty() and answered.answers.rejects.is_empty()
 
 
-def bucket_answers(answered: Answered, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
+def bucket_answers(answered: Answered, inputs: Inputs, _: Artefacts) -> Output:
     """The answers to the bucket's pairs; rejects that name no known pair lie in bucket 0."""
     ids = inputs.read("pairs", []).select("pair_id")
     valid, rejects = answered.answers.annotations, answered.answers.rejects

@@ -21,7 +21,7 @@ from pipelines.runtime.annotation import (
     store_frame,
 )
 from pipelines.runtime.progress import LaneProgress
-from pipelines.runtime.stage import Inputs, PerBucket, Run, Stage
+from pipelines.runtime.stage import Artefacts, Inputs, PerBucket, Run, Stage
 from schemas.tables import Row
 from transforms.annotate.label_studio import push
 from transforms.annotate.ranking import new_rankings, ranked_queue, ranking_tasks, unasked
@@ -100,7 +100,7 @@ def _rankings(run: Run, tasks: pl.DataFrame) -> pl.DataFrame:
     return groups
 
 
-def pairs_asked(asked: Asked, inputs: Inputs, _: Mapping[str, bytes]) -> Output:
+def pairs_asked(asked: Asked, inputs: Inputs, _: Artefacts) -> Output:
     """How many of the bucket's pairs are asked about on the server."""
     mine = inputs.read("queue", ["rank"])
     on_server = mine.join(asked.pair_ids, on="pair_id", how="semi")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -99,16 +99,16 @@ def _router_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
     return ("router",)
 
 
-def _fit_router(run: Run, setup: Routing, _: Artefacts) -> dict[str, bytes]:
+def _fit_router(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, bytes]]:
     """The router, on every pair that humans have labelled."""
     labelled = []
     for bucket in run.workspace.buckets:
         some = _candidates(setup, StoredInputs(run.workspace, bucket, ROUTE.reads))
         labelled.append(without_slack(some.filter(pl.col("n_human") > 0)))
-    return {"router": canonical_json(setup.router.fit(pl.concat(labelled)))}
+    yield "router", canonical_json(setup.router.fit(pl.concat(labelled)))
 
 
-def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Mapping[str, bytes]) -> pl.DataFrame:
+def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Artefacts) -> pl.DataFrame:
     """The bucket's pairs that the queue may come to hold."""
     candidates = _candidates(setup, inputs)
     values = setup.router.values(orjson.loads(artefacts["router"]), candidates)
@@ -119,7 +119,7 @@ def _queue_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
     return ("queue.parquet", "outlook")
 
 
-def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> dict[str, bytes]:
+def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> Iterator[tuple[str, bytes]]:
     """The queue, of all shortlists; and it is put down which queue was offered before it."""
     lists = (artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets)
     candidates = narrow(lists, setup.queue, setup.before["pair_id"].to_list())
@@ -129,10 +129,11 @@ def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> dict[str, bytes]:
     expected = {"labels": setup.outlook_labels, "gain": outlook(candidates, queue, setup.outlook_labels)}
     model = orjson.loads(artefacts["router"])
     regret = {"regret": model["regret"]} if "regret" in model else {}
-    return {"outlook": canonical_json(expected | regret), "queue.parquet": parquet_bytes(queue)}
+    yield "outlook", canonical_json(expected | regret)
+    yield "queue.parquet", parquet_bytes(queue)
 
 
-def queued(_: Routing, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def queued(_: Routing, inputs: Inputs, artefacts: Artefacts) -> Output:
     """The bucket's part of the queue."""
     ids = inputs.read("verdicts", ["prompt_id"]).select("pair_id")
     mine = artefact_frame(artefacts, "queue.parquet").join(ids, on="pair_id", how="semi")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -60,7 +60,7 @@ def _is_idle(setup: Scorers) -> bool:
     return not setup.scorers
 
 
-def scores(setup: Scorers, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
+def scores(setup: Scorers, inputs: Inputs, artefacts: Artefacts) -> Output:
     """All scorers' votes on a bucket's pairs."""
     schema = polars_schema(Votes)
     pairs = inputs.read("pairs", None if setup.scorers else [])

@@ -46,12 +46,12 @@ def test_a_vllm_of_ours_answers_workers_wherever_they_are(tmp_path: Path, flags:
     run = Run(Workspace.open(str(tmp_path / "w")), recipe, tmp_path, None, flags)
     (job, keys), work = prepared(JUDGE, run), JUDGE.work
     assert isinstance(work, PerUnit)
-    pending = keys.pending(run.workspace, "judge")
-    with serving(job, work, pending) as served:
+    pending = job.pending(keys)
+    with serving(job, work, [bucket for bucket, _ in pending]) as served:
         is_here = is_local(flags)
         assert (tmp_path / "pid").exists() == is_here, "started on the wrong host"
         assert bool(served.endpoints["stub"]) == is_here
-        AskingLane(job, work, served)(keys.lane(pending))
+        AskingLane(job, work, served)(pending)
     votes = votes_of(project)
     assert votes.height == 8
     assert not votes["label"].is_in(STATES).any()
@@ -75,5 +75,5 @@ def test_generators_that_ask_nobody_are_spread_over_the_workers_too(tmp_path: Pa
     (job, keys), work = prepared(GENERATE, run), GENERATE.work
     assert isinstance(work, PerUnit)
     vars(job)["setup"] = job.setup._replace(engines={})
-    with serving(job, work, keys.pending(run.workspace, "generate")) as served:
+    with serving(job, work, [bucket for bucket, _ in job.pending(keys)]) as served:
         assert (served.n_lanes, served.endpoints) == (3, {})

@@ -51,7 +51,8 @@ HYGIENE = {"duplicates": {"threshold": 0.7}, "personal": {"policy": "drop"}}
 
 
 def pending(stage: Stage[Any], run: Run) -> list[int]:
-    return prepared(stage, run)[1].pending(run.workspace, stage.name)
+    job, keys = prepared(stage, run)
+    return [bucket for bucket, _ in job.pending(keys)]
 
 
 def prompt_id(text: str) -> str:

@@ -27,7 +27,8 @@ TABLES = ("pairs", "votes", "rejects")
 
 
 def pending(stage: Stage[Any], run: Run) -> list[int]:
-    return prepared(stage, run)[1].pending(run.workspace, stage.name)
+    job, keys = prepared(stage, run)
+    return [bucket for bucket, _ in job.pending(keys)]
 
 
 def rows(start: int, n: int) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from schemas.ids import hash_fields
 from schemas.messages import message
 from schemas.pairs import make_pair
 from schemas.recipe import FuseSection, PanelSection, PluginUse, Recipe
+from schemas.rows import vote_row
 from schemas.tables import (
     TABLES,
     Annotations,
@@ -64,7 +65,8 @@ from transforms.storage.workspace import Output, Workspace
 
 
 def pending(stage: Stage[Any], run: Run) -> list[int]:
-    return prepared(stage, run)[1].pending(run.workspace, stage.name)
+    job, keys = prepared(stage, run)
+    return [bucket for bucket, _ in job.pending(keys)]
 
 
 class Frames(Inputs):
@@ -95,19 +97,7 @@ def pair(n: int, prompt: str = "How do tides work?") -> Row:
 
 
 def vote(row: Row, voter: str, label: str, kind: str = "human") -> Row:
-    return {
-        "vote_id": hash_fields(row["pair_id"], voter),
-        "pair_id": row["pair_id"],
-        "voter": voter,
-        "voter_group": voter,
-        "kind": kind,
-        "order": "none",
-        "sample": 0,
-        "label": label,
-        "tokens_in": 0,
-        "tokens_out": 0,
-        "ms": 0.0,
-    }
+    return vote_row(hash_fields(row["pair_id"], voter), row["pair_id"], voter, kind, label)
 
 
 def of(stage: str, bucket: int = 0, **tables: pl.DataFrame) -> Frames:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from schemas.ids import hash_fields
-from schemas.rows import reject_row
+from schemas.rows import reject_row, told_apart
 from schemas.tables import Annotations, Rejects, Row, rows_frame
 
 STAGE = "pull"
@@ -52,7 +50,7 @@ def one_per_pair_and_annotator(rows: Iterable[Row], rejects: Iterable[Row]) -> A
             by_id[row["annotation_id"]] = row
     return Answers(
         rows_frame(sorted(by_id.values(), key=lambda r: r["annotation_id"]), Annotations),
-        rows_frame(_told_apart([*rejects, *again]), Rejects),
+        rows_frame(sorted(told_apart([*rejects, *again]), key=lambda r: r["reject_id"]), Rejects),
     )
 
 
@@ -82,16 +80,3 @@ def reject(reason: str, record_id: str, detail: str, payload: Any) -> Row:
     # The server passes on lone surrogates; escaped as ASCII they stay readable and can be stored.
     text = json.dumps(payload, sort_keys=True, default=str)
     return reject_row(STAGE, reason, record_id, detail.encode("utf-8", "backslashreplace").decode(), text)
-
-
-def _told_apart(rejects: Iterable[Row]) -> list[Row]:
-    """Rejects sorted, each with an id of its own: a record that came twice is two rejects."""
-    out: dict[str, Row] = {}
-    met: Counter[str] = Counter()
-    for row in sorted(rejects, key=lambda r: r["reject_id"]):
-        unique = row["reject_id"]
-        while unique in out:
-            met[row["reject_id"]] += 1
-            unique = hash_fields(row["reject_id"], str(met[row["reject_id"]]))
-        out[unique] = row | {"reject_id": unique}
-    return sorted(out.values(), key=lambda r: r["reject_id"])
