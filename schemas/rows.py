@@ -36,12 +36,15 @@ def reject_row(
 
 def told_apart(rejects: Iterable[Row]) -> list[Row]:
     """The rejects in order, each with an id of its own: a record that failed alike twice, to the letter, is two."""
-    met: Counter[str] = Counter()
-    own = []
+    times: Counter[str] = Counter()
+    own: dict[str, Row] = {}
     for row in rejects:
-        again, met[row["reject_id"]] = met[row["reject_id"]], met[row["reject_id"]] + 1
-        own.append(row | {"reject_id": hash_fields(row["reject_id"], str(again))} if again else row)
-    return own
+        reject_id = row["reject_id"]
+        while reject_id in own:  # more than once where some of the rejects were told apart before
+            times[row["reject_id"]] += 1
+            reject_id = hash_fields(row["reject_id"], str(times[row["reject_id"]]))
+        own[reject_id] = row | {"reject_id": reject_id}
+    return list(own.values())
 
 
 def vote_row(vote_id: str, pair_id: str, voter: str, kind: str, label: str, **columns: Any) -> Row:

@@ -327,9 +327,10 @@ def _names(_: Run, __: Nothing) -> tuple[str, ...]:
     return ("one", "two")
 
 
-def _make(run: Run, _: Nothing, artefacts: Any) -> dict[str, bytes]:
+def _make(run: Run, _: Nothing, artefacts: Any) -> Iterator[tuple[str, bytes]]:
     assert "one" not in artefacts
-    return {"one": b"1", "two": str(len(run.recipe.name)).encode()}
+    yield "one", b"1"
+    yield "two", str(len(run.recipe.name)).encode()
 
 
 def _adds_up(_: Nothing, inputs: Inputs, artefacts: Mapping[str, bytes]) -> Output:
