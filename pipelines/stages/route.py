@@ -27,6 +27,7 @@ from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json, hash_json
 from transforms.annotate.votes import HUMAN
 from transforms.plugins.build import build
+from transforms.policies.base import Policy
 from transforms.routers.base import Router
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
@@ -46,6 +47,7 @@ class Routing(NamedTuple):
         outlook_labels: for how many further labels the gain is estimated.
         before: the queue as last offered to people.
         made_after: hash of what was offered when a queue of these settings and inputs was made.
+        asks_only_routed: whether the policy wants people to see pairs of action `route` alone.
     """
 
     router: Router
@@ -54,6 +56,7 @@ class Routing(NamedTuple):
     seed: int
     before: pl.DataFrame
     made_after: str | None
+    asks_only_routed: bool
 
     @property
     def identity(self) -> list[Any]:
@@ -68,13 +71,16 @@ class Routing(NamedTuple):
             self.queue.model_dump(mode="json", exclude_defaults=True),
             self.outlook_labels,
             self.seed,
+            *(["asks_only_routed"] if self.asks_only_routed else []),
         ]
 
 
 def _setup(run: Run) -> Routing:
     section, seed = run.recipe.route, run.recipe.seed
     router, config = build(Router, section.router, seed, run.folder), QueueConfig.model_validate(section.queue)
-    return Routing(router, config, section.outlook_labels, seed, asked(run.workspace), run.observed)
+    policy = build(Policy, run.recipe.fuse.policy, seed, run.folder)
+    before = asked(run.workspace)
+    return Routing(router, config, section.outlook_labels, seed, before, run.observed, policy.asks_only_routed)
 
 
 def _observe(run: Run) -> str:
@@ -112,6 +118,8 @@ def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Artefacts) -> pl
     """The bucket's pairs that the queue may come to hold."""
     candidates = _candidates(setup, inputs)
     values = setup.router.values(orjson.loads(artefacts["router"]), candidates)
+    if setup.asks_only_routed:
+        candidates = candidates.with_columns(wanted=pl.col("action") == "route")
     return shortlist(candidates, values, setup.queue, setup.seed, setup.before["pair_id"].to_list())
 
 

@@ -111,7 +111,7 @@ def _play_answers(session: Session) -> None:
     pair = session.ask("queue", "--rows", "1000")[0]["pair_id"]
     session.ask("explain", pair)
     export = ("export", "answers@2", "--format", "trl-reward", "--out", f"{WRITTEN}/reward")
-    session.ask(*export, "--option", "soft_labels=resample", "--option", "margin=true")
+    session.ask(*export, "--option", "soft_labels=duplicate", "--option", "margin=true")
     kept = (session.folder / "answers.jsonl").read_text().splitlines(keepends=True)[::2]
     (session.folder / "answers.jsonl").write_text("".join(kept) + "not json\n")
     session.run(recipe, "--budget", "80")
@@ -138,7 +138,7 @@ def _fusers() -> Case:
         "isotonic": {
             "fuse": {
                 "fuser": {plugin: "posterior", "calibration": "isotonic"},
-                "policy": {plugin: "posterior", "below": "soften"},
+                "policy": {plugin: "posterior", "doubtful": "soften"},
             },
             "route": {"router": {plugin: "all"}},
         },

@@ -1,4 +1,4 @@
-"""Labels that were exchanged on purpose: the version doubts them, and a trainer does not get them."""
+"""Labels that were exchanged on purpose: the version doubts them, and no trainer takes them for certain."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 from datasets import load_dataset
@@ -46,41 +47,57 @@ def rows(n: int) -> list[dict[str, Any]]:
     return made
 
 
-@pytest.mark.parametrize("soft_labels", ["filter", "ignore"])
-def test_a_trainer_gets_no_label_that_the_version_doubts(tmp_path: Path, soft_labels: str) -> None:
+@pytest.mark.parametrize("doubtful", ["drop", "flip", "soften", "ask"])
+def test_what_happens_to_labels_in_doubt_is_one_setting(tmp_path: Path, doubtful: str) -> None:
     n = 120
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(n)))
-    options = {} if soft_labels == "filter" else {"soft_labels": soft_labels}
     recipe = {
         "name": "mine",
         "buckets": 2,
         "sources": [{"name": "mine", "kind": "pairs", "path": "pairs.jsonl"}],
         "score": {"scorers": [{"name": "heads", "plugin": "bt_heads"}]},
-        "materialise": {"exports": [{"format": "trl-dpo", "options": options}]},
+        "fuse": {"policy": {"plugin": "posterior", "doubtful": doubtful}},
+        "route": {"queue": {"budget": 200, "audit_share": 0.1}},
+        "materialise": {
+            "exports": [
+                {"format": "trl-dpo"},
+                {"format": "trl-reward"},
+                {"format": "trl-dpo", "options": {"name": "copies", "soft_labels": "duplicate"}},
+            ]
+        },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = run_recipe(tmp_path / "recipe.yaml", str(tmp_path / "w"), None, None, (), quiet=True)
+    workspace = Workspace.open(str(tmp_path / "w"))
+    verdicts = table_frame(workspace, "verdicts").collect()
+    published = table_frame(workspace, "rows").collect()
+    rejects = table_frame(workspace, "rejects").collect()
+    assert verdicts.height == n == published.height + rejects.height
+
     exported = load_dataset(result.exports["trl-dpo"], cache_dir=str(tmp_path / "cache"))
     chosen = [row["chosen"][0]["content"] for split in exported.values() for row in split]
-    wrong = sum(any(text in answer for text in EVASIONS) for answer in chosen)
-    verdicts = table_frame(Workspace.open(str(tmp_path / "w")), "verdicts").collect()
-    assert verdicts.height == n
-    if soft_labels == "ignore":
-        assert (len(chosen), wrong) == (n, n // 6)
-        assert not any("left out" in note for note in result.notes)
-        return
-    assert wrong == 0
-    assert len(chosen) >= 0.95 * (n - n // 6)
-    left = n - len(chosen)
-    assert any(note.startswith(f"export trl-dpo: {left} of {n} rows left out") for note in result.notes)
-    # The other options in the same workspace: no new version, but the export is another.
-    recipe["materialise"] = {"exports": [{"format": "trl-dpo", "options": {"soft_labels": "ignore"}}]}
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(recipe))
-    kept = run_recipe(tmp_path / "other.yaml", str(tmp_path / "w"), None, None, (), quiet=True)
-    assert not kept.published
-    assert not any("left out" in note for note in kept.notes)
-    whole = load_dataset(kept.exports["trl-dpo"], cache_dir=str(tmp_path / "cache of the whole"))
-    assert sum(split.num_rows for split in whole.values()) == n
-    again = run_recipe(tmp_path / "recipe.yaml", str(tmp_path / "w"), None, None, (), quiet=True)
-    assert not again.published
-    assert [note for note in again.notes if "left out" in note] == [note for note in result.notes if "left out" in note]
+    if doubtful != "flip":  # which takes the more probable side, however little more probable it is
+        assert sum(any(text in answer for text in EVASIONS) for answer in chosen) == 0
+    doubt = verdicts.filter(pl.col("reasons").list.contains("doubtful"))
+    assert doubt.height >= n // 6
+    sure = n - doubt.height
+    assert sure >= 0.95 * (n - n // 6)
+    reward = load_dataset(result.exports["trl-reward"], cache_dir=str(tmp_path / "cache of reward"))
+    copies = load_dataset(result.exports["copies"], cache_dir=str(tmp_path / "cache of copies"))
+    rewarded = sum(split.num_rows for split in reward.values())
+    held = {"drop": sure, "ask": sure, "flip": n, "soften": n}[doubtful]
+    assert published.height == rewarded == held
+    assert len(chosen) == (sure if doubtful == "soften" else held)
+    assert ("margin" in reward["train"].column_names) == (doubtful == "soften")
+    training = published.filter(pl.col("split") == "train").height
+    assert copies["train"].num_rows == 4 * training
+    assert set(rejects["reason"]) == ({"doubtful"} if held < n else set())
+
+    said = [note for note in result.notes if note.startswith("export ")]
+    assert f"export copies: {training} training rows written 4 times each" in " ".join(said)
+    assert any(f"{doubt.height} of {n} rows left out" in note for note in said) == (doubtful == "soften")
+    if doubtful == "ask":
+        queue = table_frame(workspace, "queue").collect()
+        asked = queue.filter(pl.col("purpose") == "value")
+        assert set(asked["pair_id"]) <= set(doubt["pair_id"])
+        assert asked.height > 0

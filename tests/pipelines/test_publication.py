@@ -144,20 +144,20 @@ def test_every_verdict_is_made_again_from_the_version_alone(small: Small, fuser:
 
 
 def test_an_explanation_from_the_version_has_weights_and_thresholds(small: Small) -> None:
-    small.recipe["fuse"] = {"policy": {"plugin": "posterior", "keep_noise": 0.4, "keep_certainty": 0.6}}
+    small.recipe["fuse"] = {"policy": {"plugin": "posterior", "certainty": 0.6}}
     small.run()
     verdicts = small.version(1).scan("verdicts").collect()
     for action in verdicts["action"].unique():
         pair = verdicts.filter(pl.col("action") == action)["pair_id"][0]
         published, here = (explain_pair(small.root, pair, dataset) for dataset in ("small", None))
         assert published == here
-        assert published.thresholds["keep_noise"] == 0.4
+        assert published.thresholds["certainty"] == 0.6
         assert all(c.reliability for c in published.contributions)
         text = " ".join(plain_text(published, 400).split())
         assert "decided by posterior: " in text
-        assert "keep_noise 0.4" in text
-        comparison = {"keep": "<= keep_noise 0.4", "flip": ">= flip_noise 0.75", "tie": "at least 1/3"}
-        assert comparison.get(action, "soften_certainty 0.5") in published.rule
+        assert "certainty 0.6" in text
+        comparison = {"keep": ">= certainty 0.6", "flip": ">= certainty 0.6", "tie": "at least 1/3"}
+        assert comparison.get(action, "< certainty 0.6, so `doubtful: drop` decides") in published.rule
 
 
 def test_exports_of_the_recipe_are_written_after_each_version_once(small: Small, tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ from transforms.storage.files import writing
 SPLIT_ORDER = ("train", "validation", "test")
 ROWS_PER_FILE = 500_000
 _ROUNDING = 1e-9  # of a p_chosen that was computed as 1 - p
+_DOUBTFUL = {
+    "filter": (
+        "left out: their label is in doubt (action soften). soft_labels: ignore exports them as if they were certain, "
+        "duplicate weighs them by copies"
+    ),
+    "ignore": "in doubt (action soften) exported as if they were certain",
+    "margin": "in doubt (action soften) exported with their margin, the log-odds of the preference",
+}
 
 
 class FileConfig(PluginConfig):
@@ -35,16 +43,18 @@ class PreferenceConfig(FileConfig):
     """How contexts and soft labels reach a trainer that reads hard preferences.
 
     `context`: where a row's context goes (`system`, `user`, `column`, `drop`), through `context_template`.
-    `soft_labels`: `filter` leaves out rows whose chosen side is less likely than `min_p_chosen`, by default 2:1: such a
-    label is little better than a coin's, and a trainer would take it for certain. `ignore` exports every row as it is.
-    `resample` writes every training row `copies` times, of which a share 1 - p_chosen (rounded by a seeded coin) has
-    chosen and rejected exchanged: the expected DPO loss is then the soft-label cross-entropy.
+    `soft_labels`: what becomes of rows of action `soften`, whose label is in doubt. `filter` leaves them out: a trainer
+    would take them for certain. `ignore` exports them like any other row. `duplicate` writes every training row
+    `copies` times, of which a share 1 - p_chosen (rounded by a seeded coin) has chosen and rejected exchanged: the
+    expected DPO loss is then the soft-label cross-entropy. `margin` leaves it to the column `margin`, in formats that
+    have it.
+    `min_p_chosen`: rows whose chosen side is less likely are left out, whatever their action.
     """
 
     context: ContextRule = "system"
     context_template: str = "{context}"
-    soft_labels: Literal["filter", "ignore", "resample"] = "filter"
-    min_p_chosen: float = Field(default=2 / 3, ge=0.5, le=1.0)
+    soft_labels: Literal["filter", "ignore", "duplicate", "margin"] = "filter"
+    min_p_chosen: float = Field(default=0.5, ge=0.5, le=1.0)
     copies: int = Field(default=4, ge=1, le=64)
 
     @field_validator("context_template")
@@ -53,6 +63,13 @@ class PreferenceConfig(FileConfig):
         if template.count("{context}") != 1:
             raise ValueError("context_template must hold {context} exactly once")
         return template
+
+    @field_validator("soft_labels")
+    @classmethod
+    def _has_margins(cls, soft_labels: str) -> str:
+        if soft_labels == "margin" and "margin" not in cls.model_fields:
+            raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
+        return soft_labels
 
 
 class Exporter(Plugin):
@@ -97,6 +114,7 @@ class PreferenceExporter(Exporter):
 
     Config: ClassVar[type[PluginConfig]] = PreferenceConfig
     config: PreferenceConfig
+    version: ClassVar[int] = 2
     holds_media: ClassVar[bool] = False
 
     def export(self, rows: pl.LazyFrame, out: Path) -> dict[str, int]:
@@ -117,19 +135,28 @@ class PreferenceExporter(Exporter):
         return rows
 
     def notes(self, rows: pl.LazyFrame) -> list[str]:
-        """How many of the eligible rows are left out as doubtful, and how to keep them."""
-        if self.config.soft_labels != "filter":
-            return []
-        counts = self.eligible(rows).select(pl.len(), _is_likely(self.config).sum().alias("kept"))
-        total, kept = counts.collect().row(0)
-        if kept == total:
-            return []
-        least = self.config.min_p_chosen
-        doubt = f"less than {least / (1 - least):.3g}:1 likely" if least < 1 else "not certain"
-        return [
-            f"{total - kept:,} of {total:,} rows left out: their chosen side is {doubt} (p_chosen below {least:.3g}). "
-            "To keep them: option soft_labels: ignore; to weigh them: soft_labels: resample"
-        ]
+        """How many of the eligible rows are left out and how many go with a doubtful label, and how to change that."""
+        config = self.config
+        doubtful, unlikely = pl.col("action") == "soften", ~_is_likely(config)
+        counted = {
+            "rows": pl.len(),
+            "unlikely": unlikely.sum(),
+            "doubtful": (doubtful & ~unlikely).sum(),
+            "training": ((pl.col("split") == "train") & ~unlikely).sum(),
+        }
+        n = self.eligible(rows).select(**counted).collect().row(0, named=True)
+        lines = []
+        if n["unlikely"]:
+            least = f"p_chosen below min_p_chosen {config.min_p_chosen:.3g}"
+            lines.append(f"{n['unlikely']:,} of {n['rows']:,} rows left out: {least}")
+        if config.soft_labels == "duplicate":
+            lines.append(
+                f"{n['training']:,} training rows written {config.copies} times each, with chosen and rejected "
+                "exchanged in a share 1 - p_chosen of the copies"
+            )
+        elif n["doubtful"]:
+            lines.append(f"{n['doubtful']:,} of {n['rows']:,} rows {_DOUBTFUL[config.soft_labels]}")
+        return lines
 
     @abstractmethod
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
@@ -137,10 +164,11 @@ class PreferenceExporter(Exporter):
 
 
 def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
-    """Apply the policy for soft labels."""
+    """The rows as `soft_labels` and `min_p_chosen` say."""
+    rows = rows.filter(_is_likely(config))
     if config.soft_labels == "filter":
-        return rows.filter(_is_likely(config))
-    if config.soft_labels == "ignore":
+        return rows.filter(pl.col("action") != "soften")
+    if config.soft_labels != "duplicate":
         return rows
     copies = config.copies
 

@@ -14,7 +14,7 @@ from transforms.plugins.registry import register
 class RankedConfig(PreferenceConfig):
     """As every preference format, but a doubtful pair counts: its margin moves a response's score little."""
 
-    soft_labels: Literal["filter", "ignore", "resample"] = "ignore"
+    soft_labels: Literal["filter", "ignore", "duplicate", "margin"] = "ignore"
 
 
 @register("ranked")

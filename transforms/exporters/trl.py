@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 
@@ -24,9 +24,14 @@ class TrlDpo(PreferenceExporter):
 
 
 class TrlRewardConfig(PreferenceConfig):
-    """`margin` adds the column `margin`, the log-odds of the preference, which `RewardTrainer` subtracts."""
+    """`margin` adds the column `margin`, the log-odds of the preference, which `RewardTrainer` subtracts.
 
-    margin: bool = False
+    By default it is written if there are rows whose label is in doubt (action `soften`): the loss then asks for less
+    distance between the two responses of such a pair.
+    """
+
+    soft_labels: Literal["filter", "ignore", "duplicate", "margin"] = "margin"
+    margin: bool | None = None
 
 
 @register("trl-reward")
@@ -39,11 +44,17 @@ class TrlReward(PreferenceExporter):
     def table(self, rows: pl.LazyFrame, prompt: pl.Expr, parts: Any) -> pl.LazyFrame:
         """Columns chosen, rejected and, if asked for, margin."""
         columns = [pl.concat_list(prompt, messages(column, parts)).alias(column) for column in ("chosen", "rejected")]
-        if self.config.margin:
+        if self._has_margin(rows):
             columns.append(pl.col("margin"))
         if self.config.context == "column":
             columns.append(pl.col("context"))
         return rows.select(*columns, "split")
+
+    def _has_margin(self, rows: pl.LazyFrame) -> bool:
+        if self.config.margin is not None or self.config.soft_labels != "margin":
+            return bool(self.config.margin)
+        doubtful: bool = rows.select((pl.col("action") == "soften").any()).collect().item()
+        return doubtful
 
 
 @register("trl-kto")

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.policies.base import Policy
+from transforms.policies.base import CertaintyConfig, DoubtPolicy, doubtful_action, is_certain
 from transforms.stats.label_noise import action_shares, with_actions
 
 
 @register("human_only")
-class HumanOnly(Policy):
+class HumanOnly(DoubtPolicy):
     """Decide pairs with enough human votes, send the others to humans (or drop them).
 
     A pair with at least `min_humans` votes and `certainty` is kept if the source agrees or is silent,
-    flipped if it says otherwise, and a tie if that is the answer; below that certainty it is softened.
+    flipped if it says otherwise, and a tie if that is the answer; below that certainty `doubtful` decides.
 
-    Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `humans_unsure`,
+    Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `doubtful`,
     `no_human_vote`.
     """
 
-    class Config(PluginConfig):
+    class Config(CertaintyConfig):
         """What counts as a human decision."""
 
         min_humans: int = Field(1, ge=1)
-        certainty: float = Field(0.6, ge=0.0, le=1.0)
         otherwise: Literal["route", "drop"] = "route"
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """`predicted`: share of each action on these verdicts."""
@@ -42,7 +41,7 @@ class HumanOnly(Policy):
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
         c = self.config
         has_humans = pl.col("n_human") >= c.min_humans
-        sure = has_humans & (pl.col("certainty") >= c.certainty)
+        sure = has_humans & is_certain(c.certainty)
         silent = pl.col("source_label").is_null()
         agrees = ~silent & (pl.col("source_label") == pl.col("label")).fill_null(value=False)
         is_tie = sure & (pl.col("label") == "tie")
@@ -50,7 +49,7 @@ class HumanOnly(Policy):
             pl.when(~has_humans)
             .then(pl.lit(c.otherwise))
             .when(~sure)
-            .then(pl.lit("soften"))
+            .then(doubtful_action(c.doubtful))
             .when(is_tie)
             .then(pl.lit("tie"))
             .when(agrees | silent)
@@ -61,11 +60,11 @@ class HumanOnly(Policy):
             verdicts,
             action,
             [
+                ("doubtful", has_humans & ~sure),
+                ("no_human_vote", ~has_humans),
                 ("human_decided", sure),
                 ("source_agrees", sure & agrees),
                 ("source_contradicted", sure & ~agrees & ~silent),
                 ("no_source_label", silent),
-                ("humans_unsure", has_humans & ~sure),
-                ("no_human_vote", ~has_humans),
             ],
         )

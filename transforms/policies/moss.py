@@ -9,42 +9,42 @@ from pydantic import Field, model_validator
 
 from schemas.errors import DataError
 from schemas.tables import Row
-from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.policies.base import Policy
+from transforms.policies.base import DoubtConfig, DoubtPolicy, doubtful_action
 from transforms.stats.label_noise import action_shares, with_actions
 
 
 @register("moss")
-class Moss(Policy):
-    """Flip the bottom of the ensemble's mean margin, smooth the ambiguous, keep the rest with their margin.
+class Moss(DoubtPolicy):
+    """Flip the bottom of the ensemble's mean margin, keep the top, and treat what is between as `doubtful` says.
 
     mu is the mean of r(preferred) - r(other) over the ensemble, sigma its spread, "preferred" being what the
     source label says. In the paper about a quarter of HH-RLHF has mu < 0: training on the bottom 20% alone
     harms, the next 20% are coin flips. Here the lowest `flip_share` of the pairs is flipped where mu < 0; what
-    remains below `soften_share`, or below 0, is softened, and so is the `spread_share` with the largest sigma
-    (members disagree). Percentiles are of the data, learned in `fit`; the paper gives no thresholds for
-    sigma. Without a source label a pair is judged by |mu|: softened below the same percentile of |mu|.
+    remains below `doubt_share`, or below 0, is in doubt, and so is the `spread_share` with the largest sigma
+    (members disagree). The paper smooths these labels (`doubtful: soften`). Percentiles are of the data, learned in
+    `fit`; the paper gives no thresholds for sigma. Without a source label a pair is judged by |mu|: in doubt below the
+    same percentile of |mu|.
 
-    Reasons: `mu_lowest`, `mu_low`, `mu_negative`, `sigma_high`, `mu_high`, `no_source_label`, `no_reward_vote`,
-    `source_tie`.
+    Reasons: `doubtful`, `mu_lowest`, `mu_low`, `mu_negative`, `sigma_high`, `mu_high`, `no_source_label`,
+    `no_reward_vote`, `source_tie`.
     """
 
-    class Config(PluginConfig):
+    class Config(DoubtConfig):
         """Shares of the data set, from the bottom of mu and the top of sigma."""
 
         flip_share: float = Field(0.1, ge=0.0, le=1.0)
-        soften_share: float = Field(0.3, ge=0.0, le=1.0)
+        doubt_share: float = Field(0.3, ge=0.0, le=1.0)
         spread_share: float = Field(0.05, ge=0.0, le=1.0)
 
         @model_validator(mode="after")
         def _ordered(self) -> Self:
-            if self.flip_share > self.soften_share:
-                raise ValueError(f"flip_share {self.flip_share} must not exceed soften_share {self.soften_share}")
+            if self.flip_share > self.doubt_share:
+                raise ValueError(f"flip_share {self.flip_share} must not exceed doubt_share {self.doubt_share}")
             return self
 
     config: Config
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """Percentiles of mu and sigma, and `predicted`, the share of each action.
@@ -61,32 +61,33 @@ class Moss(Policy):
         sourced = frame.filter(pl.col("source_label").is_not_null())["_mu"]
         model: Row = {
             "flip_below": _quantile(sourced, c.flip_share),
-            "soften_below": _quantile(sourced, c.soften_share),
-            "soften_size_below": _quantile(frame["mu"].abs(), c.soften_share),
+            "doubt_below": _quantile(sourced, c.doubt_share),
+            "doubt_size_below": _quantile(frame["mu"].abs(), c.doubt_share),
             "sigma_above": _quantile(frame["sigma"], 1 - c.spread_share),
         }
         return {**model, "predicted": action_shares(self.decide(model, verdicts))}
 
     def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
-        """Action and reasons by row; `verdicts` is a `decision_frame`. Pairs without reward votes are softened."""
+        """Action and reasons by row; `verdicts` is a `decision_frame`. Pairs without reward votes are in doubt."""
         frame = _signed(verdicts)
         mu, missing = pl.col("_mu"), pl.col("_mu").is_null()
         sourced = pl.col("source_label").is_in(["a", "b"]).fill_null(value=False) & ~missing
         tied = (pl.col("source_label") == "tie").fill_null(value=False) & ~missing
         lowest = sourced & (mu < _bound(model, "flip_below")) & (mu < 0)
         negative = sourced & (mu < 0) & ~lowest
-        size_low = pl.col("mu").abs() < _bound(model, "soften_size_below")
-        low = pl.when(sourced).then(mu < _bound(model, "soften_below")).otherwise(size_low) & ~lowest & ~missing
+        size_low = pl.col("mu").abs() < _bound(model, "doubt_size_below")
+        low = pl.when(sourced).then(mu < _bound(model, "doubt_below")).otherwise(size_low) & ~lowest & ~missing
         spread = (pl.col("sigma") > _bound(model, "sigma_above", top=True)).fill_null(value=False) & ~lowest & ~tied
-        kept = ~(tied | lowest | negative | low | spread | missing)
+        doubt = (negative | low | spread | missing) & ~tied
+        kept = ~(tied | lowest | doubt)
         frame = _labelled(frame, sourced & kept, lowest)
         action = (
             pl.when(tied)
             .then(pl.lit("tie"))
             .when(lowest)
             .then(pl.lit("flip"))
-            .when(negative | low | spread | missing)
-            .then(pl.lit("soften"))
+            .when(doubt)
+            .then(doubtful_action(self.config.doubtful))
             .otherwise(pl.lit("keep"))
         )
         return with_actions(
@@ -94,6 +95,7 @@ class Moss(Policy):
             action,
             [
                 ("source_tie", tied),
+                ("doubtful", doubt),
                 ("mu_lowest", lowest),
                 ("mu_negative", negative),
                 ("mu_low", low & ~tied),

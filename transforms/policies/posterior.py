@@ -1,112 +1,105 @@
-"""`posterior`: actions by thresholds on certainty and on P(source label is wrong)."""
+"""`posterior`: a label is published if it is certain enough, as the source gave it or exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from schemas.tables import Row
-from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
-from transforms.policies.base import Policy
+from transforms.policies.base import CertaintyConfig, DoubtPolicy, doubtful_action, is_certain
 from transforms.stats.label_noise import action_shares, with_actions
+
+_FORMER = ("keep_noise", "flip_noise", "keep_certainty", "soften_certainty", "below")
 
 
 @register("posterior")
-class PosteriorPolicy(Policy):
-    """Believe the posterior.
+class PosteriorPolicy(DoubtPolicy):
+    """Publish the most probable label if it is certain.
 
-    With a source label: keep it where noise <= `keep_noise`, flip it where noise >= `flip_noise`, else the pair
-    is in doubt. Without one: keep the fused label if certainty >= `keep_certainty`. If a tie is most
-    probable the pair is a tie. A pair in doubt is softened (published with p_a as soft label) if its certainty
-    reaches `soften_certainty`, and below that gets the action `below`.
+    The three outcomes (a is better, b is, neither is) have the probabilities p_a (1 - p_tie), (1 - p_a) (1 - p_tie) and
+    p_tie; the largest is the label's `certainty`. With the default `certainty` of 2/3:
 
-    Reasons: `source_agrees`, `source_contradicted`, `source_doubtful`, `no_source_label`, `tie_most_probable`,
-    `human_decided`, `no_votes`, `voters_disagree`, `uncertain`.
+    - the source's label is kept where its probability is at least 2/3, and exchanged (`flip`) where the other
+      response's is, so that the source's is at most 1/3;
+    - without a source label the most probable label is kept where it is that certain;
+    - where "neither is better" is the most probable, the pair is a tie and is left out;
+    - every other pair is in doubt: `doubtful` says what happens to it, and by default it is left out.
+
+    A pair that nobody voted on has no label: it is left out, or waits for people with `doubtful: ask`.
+
+    Reasons: `source_agrees`, `source_contradicted`, `doubtful`, `no_source_label`, `tie_most_probable`,
+    `human_decided`, `no_votes`, `voters_disagree`.
     """
 
-    class Config(PluginConfig):
-        """Thresholds, all probabilities."""
+    class Config(CertaintyConfig):
+        """Options of the policy."""
 
-        keep_noise: float = Field(0.35, ge=0.0, le=1.0)
-        flip_noise: float = Field(0.75, ge=0.0, le=1.0)
-        keep_certainty: float = Field(0.65, ge=0.0, le=1.0)
-        soften_certainty: float = Field(0.5, ge=0.0, le=1.0)
-        below: Literal["drop", "route", "soften"] = "route"
-
-        @model_validator(mode="after")
-        def _ordered(self) -> Self:
-            if self.keep_noise >= self.flip_noise:
-                raise ValueError(f"keep_noise {self.keep_noise} must be below flip_noise {self.flip_noise}")
-            if self.soften_certainty > self.keep_certainty:
+        @model_validator(mode="before")
+        @classmethod
+        def _replaced(cls, given: Any) -> Any:
+            former = [name for name in _FORMER if isinstance(given, dict) and name in given]
+            if former:
                 raise ValueError(
-                    f"soften_certainty {self.soften_certainty} must not exceed keep_certainty {self.keep_certainty}"
+                    f"{', '.join(former)}: replaced by certainty (at least so probable a label is published) and "
+                    "doubtful (drop, flip, soften or ask: what happens to the others)"
                 )
-            return self
+            return given
 
     config: Config
+    version: ClassVar[int] = 2
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """`predicted`: share of each action on these verdicts."""
         return {"predicted": action_shares(self.decide({}, verdicts))} if len(verdicts) else {"predicted": {}}
 
     def because(self, model: Row, verdict: Mapping[str, Any]) -> str:
-        """The comparison that decided a verdict: `noise`, `certainty`, `n_votes`, `label` and `action` are read."""
-        c, noise, certainty = self.config, verdict["noise"], verdict["certainty"]
+        """The comparison that decided a verdict: `certainty`, `n_votes`, `label` and `action` are read."""
+        c, certainty = self.config, verdict["certainty"]
         if not verdict["n_votes"]:
-            return f"nobody voted, so action {c.below} (`below`)"
+            return "nobody voted"
         if verdict["action"] == "tie":
             return f"P(neither is better) = {certainty:.3f} is the largest and at least 1/3"
-        wrong = "" if noise is None else f"P(the source's label is wrong) = {noise:.3f}"
-        if verdict["action"] == "flip":
-            return f"{wrong} >= flip_noise {c.flip_noise:g}"
-        if verdict["action"] == "keep":
-            sure = f"certainty {certainty:.3f} >= keep_certainty {c.keep_certainty:g}"
-            return f"{wrong} <= keep_noise {c.keep_noise:g}" if wrong else sure
-        doubt = (
-            f"keep_noise {c.keep_noise:g} < {wrong}" if wrong else f"certainty < keep_certainty {c.keep_certainty:g}"
-        )
-        sign = ">=" if certainty >= c.soften_certainty else "<"
-        return f"{doubt}; certainty {certainty:.3f} {sign} soften_certainty {c.soften_certainty:g}"
+        chance = f"P({verdict['label']} is better) = {certainty:.3f}"
+        if certainty >= c.certainty:
+            return f"{chance} >= certainty {c.certainty:.3g}"
+        return f"{chance} < certainty {c.certainty:.3g}, so `doubtful: {c.doubtful}` decides"
 
     def decide(self, model: Row, verdicts: pl.DataFrame) -> pl.DataFrame:
         """Action and reasons by row; `verdicts` is a `decision_frame`."""
-        c = self.config
-        noise, certainty, label = pl.col("noise"), pl.col("certainty"), pl.col("label")
+        source, label = pl.col("source_label"), pl.col("label")
         no_votes = pl.col("n_votes") == 0
-        sourced = noise.is_not_null() & ~no_votes
-        # With even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
-        is_tie = (label == "tie") & ~no_votes & (certainty >= 1 / 3)
-        kept = pl.when(sourced).then(noise <= c.keep_noise).otherwise(certainty >= c.keep_certainty) & ~no_votes
-        # A source tie at even odds is improbable as a tie, and there is no other label to flip it to.
-        flipped = sourced & (noise >= c.flip_noise) & (label != pl.col("source_label"))
-        doubt = ~is_tie & ~kept & ~flipped
+        # At even odds of a and b the label is "tie" for symmetry's sake, though a tie may be improbable.
+        is_tie = (label == "tie") & ~no_votes & (pl.col("certainty") >= 1 / 3)
+        certain = is_certain(self.config.certainty) & (label != "tie") & ~no_votes
+        agrees = certain & (source == label).fill_null(value=False)
+        contradicted = certain & (source != label).fill_null(value=False)
+        doubt = ~is_tie & ~certain & ~no_votes
         action = (
             pl.when(is_tie)
             .then(pl.lit("tie"))
-            .when(flipped)
+            .when(contradicted)
             .then(pl.lit("flip"))
-            .when(kept)
+            .when(certain)
             .then(pl.lit("keep"))
-            .when((certainty >= c.soften_certainty) & ~no_votes)
-            .then(pl.lit("soften"))
-            .otherwise(pl.lit(c.below))
+            .when(no_votes)
+            .then(pl.lit("route" if self.config.doubtful == "ask" else "drop"))
+            .otherwise(doubtful_action(self.config.doubtful))
         )
         return with_actions(
             verdicts,
             action,
             [
                 ("tie_most_probable", is_tie),
-                ("source_contradicted", flipped & ~is_tie),
-                ("source_agrees", kept & sourced & ~is_tie),
-                ("source_doubtful", doubt & sourced),
-                ("no_source_label", noise.is_null()),
-                ("human_decided", pl.col("n_human") > 0),
                 ("no_votes", no_votes),
+                ("doubtful", doubt),
+                ("source_contradicted", contradicted),
+                ("source_agrees", agrees),
+                ("no_source_label", source.is_null()),
+                ("human_decided", pl.col("n_human") > 0),
                 ("voters_disagree", doubt & (pl.col("disagreement") > 0.5)),
-                ("uncertain", doubt & ~no_votes & (certainty < c.keep_certainty)),
             ],
         )

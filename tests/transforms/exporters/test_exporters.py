@@ -171,7 +171,7 @@ def test_a_response_that_quotes_the_prompt_is_fine() -> None:
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.sampled_from(["train", "test"])), max_size=30), st.integers(1, 9))
 def test_resampling_keeps_the_soft_label_in_expectation(given_rows: list[tuple[float, str]], copies: int) -> None:
     rows = table(*(row(f"q{i}", f"good {i}", f"bad {i}", p_chosen=p, split=s) for i, (p, s) in enumerate(given_rows)))
-    config = PreferenceConfig(soft_labels="resample", copies=copies)
+    config = PreferenceConfig(soft_labels="duplicate", copies=copies)
     found = soft_rows(rows.lazy(), config, 3).collect()
     assert found.columns == rows.columns
     for original in rows.iter_rows(named=True):
@@ -187,7 +187,7 @@ def test_resampling_keeps_the_soft_label_in_expectation(given_rows: list[tuple[f
 
 def test_resampling_flips_the_stated_share_of_many_rows() -> None:
     rows = table(*(row(f"q{i}", "x", "y", p_chosen=0.8) for i in range(2000)))
-    found = soft_rows(rows.lazy(), PreferenceConfig(soft_labels="resample", copies=1), 0).collect()
+    found = soft_rows(rows.lazy(), PreferenceConfig(soft_labels="duplicate", copies=1), 0).collect()
     share = sum(r[0][0]["content"] == "y" for r in found.select("chosen").iter_rows()) / 2000
     assert abs(share - 0.2) < 4 * (0.16 / 2000) ** 0.5
 
@@ -203,46 +203,74 @@ def notes(form: str, rows: pl.DataFrame, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("form", PREFERENCES)
-def test_labels_less_than_two_to_one_likely_are_left_out_and_said(tmp_path: Path, form: str) -> None:
-    sure = [row(f"b{p}", "good", "bad", p_chosen=p, user_id="u") for p in (1 - 1 / 3, 2 / 3, 0.95)]
-    rows = table(*sure, *(row(f"a{p}", "x", "y", p_chosen=p, user_id="u") for p in (0.5, 0.6, 0.666)))
-    options = {"soft_labels": "filter"} if form == "ranked" else {}  # whose scores tell doubtful pairs apart
-    assert (notes(form, rows) == []) == (form == "ranked")
-    export(form, rows, tmp_path, **options)
+def test_softened_rows_are_left_out_where_a_trainer_would_take_them_for_certain(tmp_path: Path, form: str) -> None:
+    sure = [row(f"b{p}", "good", "bad", p_chosen=p, user_id="u", action="keep") for p in (0.52, 2 / 3, 0.95)]
+    soft = [row(f"a{p}", "x", "y", p_chosen=p, user_id="u", action="soften") for p in (0.5, 0.6, 0.9)]
+    rows = table(*sure, *soft)
+    export(form, rows, tmp_path)
     written = str([pl.read_parquet(path).to_dicts() for path in tmp_path.glob("*.parquet")])
     assert "'good'" in written
-    assert "'x'" not in written
-    (note,) = notes(form, rows, **options)
-    assert note.startswith("3 of 6 rows left out: their chosen side is less than 2:1 likely (p_chosen below 0.667)")
-    assert "soft_labels: ignore" in note
+    whole = {"trl-reward": "exported with their margin", "ranked": "exported as if they were certain"}
+    assert ("'x'" in written) == (form in whole)
+    (note,) = notes(form, rows)
+    assert note.startswith("3 of 6 rows ")
+    assert whole.get(form, "left out: their label is in doubt (action soften). soft_labels: ignore") in note
     assert note in (tmp_path / "README.md").read_text()
+
+
+def test_a_reward_model_gets_margins_where_labels_are_in_doubt(tmp_path: Path) -> None:
+    sure = row("q", "x", "y", p_chosen=0.95, action="keep")
+    soft = row("r", "x", "y", p_chosen=0.6, action="soften", split="test")
+    cases = (
+        ("sure", [sure], {}, False),
+        ("soft", [sure, soft], {}, True),
+        ("asked for", [sure], {"margin": True}, True),
+        ("not wanted", [sure, soft], {"margin": False}, False),
+        ("left out", [sure, soft], {"soft_labels": "filter"}, False),
+    )
+    for name, given_rows, options, has_margin in cases:
+        export("trl-reward", table(*given_rows), tmp_path / name, **options)
+        frames = [pl.read_parquet(path) for path in (tmp_path / name).glob("*.parquet")]
+        assert {"margin" in frame.columns for frame in frames} == {has_margin}, name
+    with pytest.raises(ValidationError, match="formats with the option margin"):
+        notes("trl-dpo", table(sure), soft_labels="margin")
 
 
 @pytest.mark.parametrize(
     ("form", "soft_labels"),
-    [*((form, "ignore") for form in PREFERENCES), *((form, "resample") for form in PREFERENCES if form != "trl-kto")],
+    [*((form, "ignore") for form in PREFERENCES), *((form, "duplicate") for form in PREFERENCES if form != "trl-kto")],
 )
 def test_doubtful_labels_are_kept_where_that_is_asked_for(tmp_path: Path, form: str, soft_labels: str) -> None:
-    rows = table(*(row(f"q{i}", f"x{i}", "y", p_chosen=0.5 + i / 20, user_id="u") for i in range(11)))
+    given_rows = (
+        row(f"q{i}", f"x{i}", "y", p_chosen=0.5 + i / 20, user_id="u", action="soften" if i < 4 else "keep")
+        for i in range(11)
+    )
+    rows = table(*given_rows)
     export(form, rows, tmp_path, soft_labels=soft_labels)
     written = str([pl.read_parquet(path).to_dicts() for path in tmp_path.glob("*.parquet")])
     assert all(f"'x{i}'" in written for i in range(11))
-    assert notes(form, rows, soft_labels=soft_labels) == []
+    (note,) = notes(form, rows, soft_labels=soft_labels)
+    assert note.startswith("4 of 11 rows in doubt" if soft_labels == "ignore" else "11 training rows written 4 times")
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=20), st.floats(0.5, 1), st.sampled_from(PAIRED))
+@given(
+    st.lists(st.tuples(st.floats(0.5, 1), st.sampled_from(["keep", "flip", "soften"])), min_size=1, max_size=20),
+    st.floats(0.5, 1),
+    st.sampled_from(PAIRED),
+)
 def test_rows_in_are_rows_written_and_rows_left_out(
-    tmp_path_factory: pytest.TempPathFactory, likely: list[float], least: float, form: str
+    tmp_path_factory: pytest.TempPathFactory, given_rows: list[tuple[float, str]], least: float, form: str
 ) -> None:
-    rows = table(*(row(f"q{i}", "x", "y", p_chosen=p) for i, p in enumerate(likely)))
+    rows = table(*(row(f"q{i}", "x", "y", p_chosen=p, action=a) for i, (p, a) in enumerate(given_rows)))
     out = tmp_path_factory.mktemp("export")
-    left = sum(int(note.split(" of ")[0]) for note in notes(form, rows, min_p_chosen=least))
-    if left == len(likely):
-        with pytest.raises(DataError, match=f"no row is left to export. {left} of {left} rows left out"):
-            export(form, rows, out, min_p_chosen=least)
+    options = {"min_p_chosen": least, "soft_labels": "filter"}
+    left = sum(int(note.split(" of ")[0]) for note in notes(form, rows, **options))
+    if left == len(given_rows):
+        with pytest.raises(DataError, match=r"no row is left to export. \d+ of \d+ rows left out"):
+            export(form, rows, out, **options)
     else:
-        assert sum(export(form, rows, out, min_p_chosen=least).values()) + left == len(likely)
+        assert sum(export(form, rows, out, **options).values()) + left == len(given_rows)
 
 
 def test_the_rows_as_they_are_leave_nothing_out(tmp_path: Path) -> None:
@@ -345,7 +373,7 @@ def test_exports_are_deterministic(tmp_path: Path) -> None:
     rows = table(*(row(f"q{i % 7}", f"x{i}", f"y{i}", p_chosen=0.6) for i in range(40)))
     for form in ("trl-kto", "ranked", "trl-dpo"):
         for name in ("1", "2"):
-            export(form, rows, tmp_path / form / name, soft_labels="resample")
+            export(form, rows, tmp_path / form / name, soft_labels="duplicate")
         one, two = (sorted((tmp_path / form / n).iterdir()) for n in ("1", "2"))
         assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
 

@@ -109,25 +109,70 @@ def test_every_row_gets_an_action_with_reasons_and_the_mirror_the_same(name: str
     assert chosen.decide(model, mirror)["reasons"].to_list() == decided["reasons"].to_list()
 
 
+DOUBTFUL = ("drop", "flip", "soften", "ask")
+
+
 @MANY
-@given(st.lists(ROW, min_size=1, max_size=12))
-def test_posterior_flips_only_what_it_contradicts(rows: list[dict[str, Any]]) -> None:
-    chosen, verdicts = policy("posterior"), frame(rows)
-    joined = verdicts.with_columns(chosen.decide({}, verdicts).select("action", "reasons"))
-    flipped = joined.filter(pl.col("action") == "flip")
+@given(st.lists(ROW, min_size=1, max_size=12), st.floats(0.51, 1.0), st.sampled_from(DOUBTFUL))
+def test_posterior_publishes_as_certain_what_is_certain(
+    rows: list[dict[str, Any]], least: float, doubtful: str
+) -> None:
+    chosen, verdicts = policy("posterior", certainty=least, doubtful=doubtful), frame(rows)
+    decided = verdicts.with_columns(chosen.decide({}, verdicts).select("action", "reasons"))
+    voted, certain = pl.col("n_votes") > 0, pl.col("certainty") >= least
+    sided = pl.col("label") != "tie"
+    published = decided.filter(voted & certain & sided)
+    assert set(published["action"]) <= {"keep", "flip"}
+    flipped = decided.filter(pl.col("action") == "flip")
     assert (flipped["label"] != flipped["source_label"]).all()
-    assert flipped["noise"].is_null().sum() == 0
-    kept = joined.filter((pl.col("action") == "keep") & pl.col("source_label").is_not_null())
-    assert kept.filter(pl.col("noise") > 0.35).is_empty()
-    no_votes = joined.filter(pl.col("n_votes") == 0)
-    assert set(no_votes["action"]) <= {"route"}
+    assert flipped["source_label"].is_null().sum() == 0
+    kept = decided.filter((pl.col("action") == "keep") & pl.col("source_label").is_not_null())
+    assert (kept["label"] == kept["source_label"]).all()
+    silent = set(decided.filter(~voted)["action"])
+    assert silent <= ({"route"} if doubtful == "ask" else {"drop"})
+    doubt = decided.filter(pl.col("reasons").list.contains("doubtful"))
+    assert doubt.filter(certain & sided).is_empty()
+    allowed = {"drop": {"drop"}, "flip": {"keep", "flip", "drop"}, "soften": {"soften", "drop"}, "ask": {"route"}}
+    assert set(doubt["action"]) <= allowed[doubtful]
+    assert set(doubt.filter(~sided)["action"]) <= {"drop", "route"}  # no side is more probable
+    if doubtful in ("flip", "soften"):
+        assert "drop" not in set(doubt.filter(sided)["action"])
 
 
-def test_posterior_by_example() -> None:
+@pytest.mark.parametrize("name", ["posterior", "human_only", "moss"])
+@MANY
+@given(st.lists(ROW, min_size=1, max_size=12), st.sampled_from(DOUBTFUL))
+def test_doubtful_changes_nothing_but_what_is_in_doubt(name: str, rows: list[dict[str, Any]], doubtful: str) -> None:
+    verdicts = frame(rows)
+    usual, other = policy(name), policy(name, doubtful=doubtful)
+    model = usual.fit(verdicts)
+    before, after = usual.decide(model, verdicts), other.decide(model, verdicts)
+    assert after["reasons"].to_list() == before["reasons"].to_list()
+    doubt = before["reasons"].list.contains("doubtful")
+    unvoted = before["reasons"].list.contains("no_votes")
+    sure = ~(doubt | unvoted)
+    assert after.filter(sure)["action"].to_list() == before.filter(sure)["action"].to_list()
+    assert set(before.filter(doubt)["action"]) <= {"drop"}
+    assert usual.asks_only_routed is False
+    assert other.asks_only_routed is (doubtful == "ask")
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "actions"),
+    [
+        ("drop", ["keep", "flip", "drop", "drop", "drop", "tie", "keep", "drop", "drop", "drop", "drop"]),
+        ("flip", ["keep", "flip", "keep", "flip", "flip", "tie", "keep", "keep", "drop", "keep", "drop"]),
+        ("soften", ["keep", "flip", "soften", "soften", "soften", "tie", "keep", "soften", "drop", "soften", "drop"]),
+        ("ask", ["keep", "flip", "route", "route", "route", "tie", "keep", "route", "route", "route", "route"]),
+    ],
+)
+def test_posterior_by_example(doubtful: str, actions: list[str]) -> None:
     rows = [
         {"p_a": 0.95, "source": "a"},
         {"p_a": 0.05, "source": "a"},
         {"p_a": 0.55, "source": "a"},
+        {"p_a": 0.45, "source": "a"},
+        {"p_a": 0.3, "p_tie": 0.2, "source": "a"},  # P(a) = 0.24, but P(b) = 0.56 only: a tie counts against it
         {"p_a": 0.9, "p_tie": 0.9, "source": "a"},
         {"p_a": 0.9},
         {"p_a": 0.55},
@@ -135,32 +180,36 @@ def test_posterior_by_example() -> None:
         {"p_a": 0.52, "p_tie": 0.3},
         {"p_a": 0.5, "source": "tie"},
     ]
-    chosen = policy("posterior", below="drop")
-    decided = chosen.decide({}, frame(rows))
-    actions = ["keep", "flip", "soften", "tie", "keep", "soften", "drop", "drop", "drop"]
+    decided = policy("posterior", doubtful=doubtful).decide({}, frame(rows))
     assert decided["action"].to_list() == actions
     reasons = decided["reasons"].to_list()
     assert reasons[0] == ["source_agrees"]
     assert reasons[1] == ["source_contradicted"]
-    assert reasons[3] == ["tie_most_probable"]
-    assert "no_votes" in reasons[6]
-    assert reasons[8] == ["source_doubtful", "uncertain"]
+    assert reasons[2][0] == reasons[3][0] == "doubtful"
+    assert reasons[5] == ["tie_most_probable"]
+    assert reasons[8][0] == "no_votes"
+    assert reasons[10] == ["doubtful"]
 
 
-def test_thresholds_must_be_in_order() -> None:
-    with pytest.raises(ValidationError, match="keep_noise"):
-        policy("posterior", keep_noise=0.8, flip_noise=0.7)
-    with pytest.raises(ValidationError, match="soften_certainty"):
-        policy("posterior", soften_certainty=0.9)
+def test_two_thirds_is_certain_however_it_was_computed() -> None:
+    rows = [{"p_a": 2 / 3, "source": "a"}, {"p_a": 1 - 2 / 3, "source": "a"}, {"p_a": 1 - 1 / 3, "source": "a"}]
+    assert policy("posterior").decide({}, frame(rows))["action"].to_list() == ["keep", "flip", "keep"]
+
+
+def test_what_is_set_wrongly_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"keep_noise, below: replaced by certainty .* and doubtful"):
+        policy("posterior", keep_noise=0.8, below="route")
+    with pytest.raises(ValidationError, match="certainty"):
+        policy("posterior", certainty=0.5)
     with pytest.raises(ValidationError, match="flip_share"):
-        policy("moss", flip_share=0.5, soften_share=0.2)
+        policy("moss", flip_share=0.5, doubt_share=0.2)
 
 
 def test_moss_takes_shares_from_the_bottom() -> None:
     rng = np.random.default_rng(1)
     margins = rng.normal(0.5, 1.0, 1000)
     rows = [{"p_a": 0.6, "source": "b", "mu": -float(m), "sigma": float(rng.random())} for m in margins]
-    chosen = policy("moss", spread_share=0.0)
+    chosen = policy("moss", spread_share=0.0, doubtful="soften")
     verdicts = frame(rows)
     decided = chosen.decide(chosen.fit(verdicts), verdicts)
     order = np.argsort(margins)
@@ -195,7 +244,7 @@ def test_human_only_publishes_nothing_unseen() -> None:
         {"p_a": 0.9, "p_tie": 0.95, "n_human": 1},
     ]
     decided = policy("human_only").decide({}, frame(rows))
-    assert decided["action"].to_list() == ["route", "keep", "flip", "soften", "tie"]
+    assert decided["action"].to_list() == ["route", "keep", "flip", "drop", "tie"]
 
 
 def test_decision_frame_adds_noise_and_moments() -> None:

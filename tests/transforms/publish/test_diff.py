@@ -58,7 +58,7 @@ def test_every_kind_of_change_has_its_reason(tmp_path: Path) -> None:
         .when(ids == recovered)
         .then(pl.lit("keep"))
         .otherwise("action"),
-        reasons=pl.when(ids == now_rejected).then(pl.lit(["uncertain"])).otherwise("reasons"),
+        reasons=pl.when(ids == now_rejected).then(pl.lit(["doubtful"])).otherwise("reasons"),
     ).filter(ids != gone)
     more, more_votes, more_verdicts = frames.workspace(3, offset=60)
     extra = frames.vote(flipped, "newcomer", "a")
@@ -81,7 +81,7 @@ def test_every_kind_of_change_has_its_reason(tmp_path: Path) -> None:
         flipped: ("flipped", "votes added: newcomer"),
         moved: ("margin", "votes changed: rm"),
         refit: ("margin", REFIT),
-        now_rejected: ("removed", "is rejected: uncertain"),
+        now_rejected: ("removed", "is rejected: doubtful"),
         gone: ("removed", "pair is gone"),
         recovered: ("added", f"was rejected: {rejected_then}"),
     }
@@ -157,7 +157,7 @@ def test_votes_that_went_are_the_reason(tmp_path: Path) -> None:
 
 def test_a_changed_policy_is_no_refit(tmp_path: Path) -> None:
     pairs, votes, verdicts = frames.workspace(60)
-    old = make(tmp_path, pairs, votes, verdicts, evidence=policy(keep_noise=0.3))
+    old = make(tmp_path, pairs, votes, verdicts, evidence=policy(certainty=0.6))
     kept = verdicts.filter(action="keep")["pair_id"].to_list()
     dropped = verdicts.filter(action="drop")["pair_id"][0]
     action = (
@@ -170,8 +170,8 @@ def test_a_changed_policy_is_no_refit(tmp_path: Path) -> None:
         .otherwise("action")
     )
     other = verdicts.with_columns(action=action)
-    text = "policy changed: keep_noise 0.3 → 0.4"
-    found = said(old, make(tmp_path, pairs, votes, other, evidence=policy(keep_noise=0.4)))
+    text = "policy changed: certainty 0.6 → 0.7"
+    found = said(old, make(tmp_path, pairs, votes, other, evidence=policy(certainty=0.7)))
     assert set(found) == {kept[0], kept[1], dropped}
     assert found[kept[0]] == ("other", text)
     assert found[kept[1]][0] == "removed"

@@ -221,7 +221,7 @@ def fused(tmp_path: Path, fuser: str = "majority") -> Version:
     """A version whose verdicts a fuser and a policy made."""
     pairs, votes, _ = frames.workspace(40)
     voter = build(Fuser, PluginUse(plugin=fuser), 0, tmp_path)
-    policy = build(Policy, PluginUse.model_validate({"plugin": "posterior", "below": "soften"}), 0, tmp_path)
+    policy = build(Policy, PluginUse.model_validate({"plugin": "posterior", "doubtful": "soften"}), 0, tmp_path)
     known = fusion_columns(pairs)
     model = voter.fit(votes, known)
     decided = decision_frame(voter.apply(model, votes, known), known, votes)
@@ -264,7 +264,7 @@ def test_a_policy_that_was_changed_afterwards_is_found(tmp_path: Path) -> None:
     version = fused(tmp_path)
     policy = stored_plugin(version, POLICY)
     assert policy is not None
-    settings = {**policy.settings, "keep_noise": 0.0, "keep_certainty": 1.0}
+    settings = {**policy.settings, "certainty": 1.0}
     identity = [*policy.identity[:-1], settings]
     data = policy.model_copy(update={"settings": settings, "identity": identity}).to_bytes()
     Path(version.base, POLICY).write_bytes(data)

@@ -91,7 +91,8 @@ def shortlist(
     Args:
         candidates: verdict columns plus `origin`, `kind`, `language`, `n_chars` (characters on the page) and,
             optionally, `known_label` (the answer of a possible control), `context_kind`, `family` (in its place the
-            prompt) and `answered` (by how many people; in its place 0).
+            prompt), `answered` (by how many people; in its place 0) and `wanted` (in its place true): where false,
+            people see the pair in the audit or as a control only.
         values: expected gain of one label per candidate, in the same order.
         asked: pair ids of the earlier queue; they are always kept, for `select` must know what they cost.
 
@@ -103,14 +104,16 @@ def shortlist(
     """
     if len(values) != candidates.height:
         raise DataError(f"{len(values)} values for {candidates.height} candidates")
-    value = values.cast(pl.Float64)
+    wanted = candidates["wanted"] if "wanted" in candidates.columns else pl.repeat(True, candidates.height, eager=True)
+    value = values.cast(pl.Float64) * wanted
     if value.null_count() or not value.is_finite().all():
         raise DataError("a router gave a value that is null or not finite")
     known = "known_label" if "known_label" in candidates.columns else None
     ids = candidates["pair_id"].to_list()
     seconds = config.base_seconds + pl.col("n_chars") / config.chars_per_second
     unit = (pl.lit(1.0) if config.budget_seconds is None else seconds).cast(pl.Float64)
-    overlap = candidates.with_columns(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
+    overlap = candidates.select(overlaps(pl.col("certainty"), config).alias("overlap"))["overlap"]
+    overlap = (overlap * wanted).cast(pl.Int32).alias("overlap")
     answered = pl.col("answered") if "answered" in candidates.columns else pl.lit(0)
     frame = candidates.select(
         "pair_id",
@@ -135,7 +138,7 @@ def _gains(candidates: pl.DataFrame, overlap: pl.Series) -> pl.Series:
     """Wrong labels that so many answers to each pair are expected to fix."""
     p, counts = outcomes(candidates), overlap.to_numpy()
     gains = np.zeros(candidates.height)
-    for answers in np.unique(counts):
+    for answers in np.unique(counts[counts > 0]):
         asked = counts == answers
         gains[asked] = gain_of_answers(p[asked], RELIABILITY, "zero_one", int(answers))
     return pl.Series("gain", gains, dtype=pl.Float64)
