@@ -18,7 +18,6 @@ from scipy.special import ndtri
 from transforms.stats.agreement.ballots import Ballots
 from transforms.stats.agreement.latent_class import (
     PRIOR_WEIGHT,
-    PRIOR_WEIGHT_VARIANCE,
     Floats,
     Parameters,
     Table,
@@ -31,8 +30,11 @@ from transforms.stats.agreement.latent_class import (
 LEVEL = 0.01  # chance that some pair of independent voters is called dependent
 MIN_COMMON = 30  # pairs two voters must share before their agreement says anything
 MAX_STARTS = 600
+CONSENSUS_VARIANCE = (
+    0.5  # of log-odds about `PRIOR_WEIGHT`: few voters are right in 97%, so a bloc of copies costs more
+)
 CUT = 9.0  # squared z beyond which a pair of voters counts as unexplained, however far it is off
-NEAR_COPY = 0.5  # correlation of errors from which two voters are reported as near-copies
+STRONG = 0.2  # correlation of errors from which two voters are one bloc; below, they count with a discount
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def consensus(m: Moments) -> Floats:
             a[:, v] = np.clip(top / ((used * a**2).sum(axis=1) + 1.0), -0.98, 0.98)
     z = (m.covariance[None] - a[:, :, None] * a[:, None, :]) ** 2 * inverse[None]
     gap = 2.0 * np.arctanh(a) - PRIOR_WEIGHT
-    cost = np.minimum(z, CUT).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / PRIOR_WEIGHT_VARIANCE
+    cost = np.minimum(z, CUT).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / CONSENSUS_VARIANCE
     return np.asarray(a[int(np.argmin(cost))])
 
 
@@ -236,4 +238,3 @@ def independent(z: Misfit, units: int) -> bool:
     """Whether no test speaks against independence."""
     off = z.z[~np.eye(units, dtype=bool)]
     return bool((np.abs(off) <= z.limit).all() and abs(z.joint) <= z.limit)
-

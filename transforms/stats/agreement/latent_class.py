@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logsumexp
+from scipy.special import expit, log_expit
 
 from transforms.stats.agreement.ballots import Ballots
 
 Floats = NDArray[np.float64]
 PRIOR_WEIGHT, PRIOR_WEIGHT_VARIANCE = 0.8, 2.25  # of w: a voter is right in 69%, between 20 and 98%
-PRIOR_SHORTCUT_VARIANCE = 4.0
+SHORTCUT_SCALE = 0.5  # of s, which is Cauchy: most voters follow no shortcut, and a few follow nothing else
 PRIOR_LENGTH_VARIANCE = 1.0  # of gamma
 PRIOR_DIFFICULTY = 0.5  # sigma is half-normal with this scale
 NODES = 5
@@ -125,10 +125,31 @@ def table_of(ballots: Ballots, discount: Floats | None = None, alike: NDArray[np
     )
 
 
-def start(table: Table) -> Parameters:
-    """The prior mean."""
+def start(table: Table, agreement: Floats | None = None) -> Parameters:
+    """Where the search starts: `agreement` (V,), correlations of votes with the truth, and how votes follow the length.
+
+    Without `agreement` the weights are the prior's. A voter that follows the length must not start as one that is
+    right, or the length becomes the truth.
+    """
     n, k = table.n_voters, table.shortcuts.shape[2]
-    return Parameters(np.full(n, PRIOR_WEIGHT), np.zeros((n, k)), np.zeros(2))
+    weight = np.full(n, PRIOR_WEIGHT) if agreement is None else 2.0 * np.arctanh(np.clip(agreement, -0.95, 0.95))
+    # (B, J) votes for the longer and all votes in each bin.
+    edges = list(zip(table.starts[:-1], table.starts[1:], strict=True))
+    given = np.stack([table.count[a:b] @ table.given[a:b] for a, b in edges])
+    shorter = np.stack([table.count[a:b] @ table.shorter[a:b] for a, b in edges])
+    shortcut = np.zeros((n, k))
+    for v in range(n):
+        own = table.voter_of == v
+        votes, fewer = given[:, own].sum(axis=1), shorter[:, own].sum(axis=1)
+        log_odds = np.log((votes - fewer + 1.0) / (fewer + 1.0))
+        x = table.length * np.sqrt(votes)[:, None]
+        shortcut[v, :2] = np.linalg.solve(x.T @ x + np.eye(2), x.T @ (log_odds * np.sqrt(votes)))
+    return Parameters(weight, np.clip(shortcut, -4.0, 4.0), np.zeros(2))
+
+
+def mirrored(at: Parameters) -> Parameters:
+    """The same likelihood with the truth exchanged: only the prior knows that voters are better than chance."""
+    return replace(at, weight=-at.weight, length=-at.length)
 
 
 @dataclass(frozen=True)
@@ -188,8 +209,11 @@ def expectation(table: Table, at: Parameters, *, by_row: bool = False, by_diffic
         joint = log_longer @ given.T - log_odds @ shorter.T
         joint += np.log(node_weight)[None, :, None]
         joint += log_expit(np.array([prior[b], -prior[b]]))[:, None, None]
-        total = logsumexp(joint, axis=(0, 1))
-        posterior = np.exp(joint - total)
+        peak = joint.max(axis=(0, 1))
+        posterior = np.exp(joint - peak)
+        mass = posterior.sum(axis=(0, 1))
+        posterior /= mass
+        total = peak + np.log(mass)
         log_likelihood[low:high] = total
         longer[low:high] = posterior[0].sum(axis=0)
         # Score of eta of class c and column j: c_j (1[vote = +1] - sigmoid(eta)) where there is a vote.
@@ -228,13 +252,13 @@ def penalty(at: Parameters, flat: int | None = None) -> tuple[float, Floats]:
         gap[flat] = 0.0
     value = 0.5 * (
         np.sum(gap**2) / PRIOR_WEIGHT_VARIANCE
-        + np.sum(at.shortcut**2) / PRIOR_SHORTCUT_VARIANCE
+        + 2.0 * np.sum(np.log1p((at.shortcut / SHORTCUT_SCALE) ** 2))
         + np.sum(at.length**2) / PRIOR_LENGTH_VARIANCE
         + (at.difficulty / PRIOR_DIFFICULTY) ** 2
     )
     parts = (
         gap / PRIOR_WEIGHT_VARIANCE,
-        at.shortcut.ravel() / PRIOR_SHORTCUT_VARIANCE,
+        (2.0 * at.shortcut / (SHORTCUT_SCALE**2 + at.shortcut**2)).ravel(),
         at.length / PRIOR_LENGTH_VARIANCE,
         [at.difficulty / PRIOR_DIFFICULTY**2],
     )
@@ -242,11 +266,11 @@ def penalty(at: Parameters, flat: int | None = None) -> tuple[float, Floats]:
 
 
 def prior_precision(at: Parameters) -> Floats:
-    """(P,) second derivative of `penalty` by `Parameters.vector`."""
+    """(P,) second derivative of `penalty` by `Parameters.vector`; of the Cauchy prior, its slope over s."""
     return np.concatenate(
         [
             np.full(at.weight.size, 1.0 / PRIOR_WEIGHT_VARIANCE),
-            np.full(at.shortcut.size, 1.0 / PRIOR_SHORTCUT_VARIANCE),
+            (2.0 / (SHORTCUT_SCALE**2 + at.shortcut**2)).ravel(),
             np.full(at.length.size, 1.0 / PRIOR_LENGTH_VARIANCE),
         ]
     )
@@ -294,3 +318,50 @@ def fit(
     x = x0.copy()
     x[free] = found.x
     return replace(begin.with_vector(x[:n_free].copy()), difficulty=float(x[-1])), -float(found.fun)
+
+
+def fit_upright(table: Table, begin: Parameters) -> Parameters:
+    """`fit` from `begin`, and from its result mirrored where that is more probable."""
+    at, value = fit(table, begin)
+    if penalty(mirrored(at))[0] < penalty(at)[0]:
+        other, turned = fit(table, mirrored(at))
+        return other if turned > value else at
+    return at
+
+
+def fit_against(vote: Floats, pull: Floats, longer: Floats) -> tuple[Floats, float]:
+    """One voter's (w, s) given what the others say of the truth, and the standard error of w.
+
+    Args:
+        vote: (n,) +1 for the longer response, -1 for the shorter; pairs without a vote left out.
+        pull: (n, K) shortcuts.
+        longer: (n,) P(T = +1) by voters that this one does not depend on.
+
+    Maximises sum log of sum over T of P(T) sigmoid(vote (T w + s . x)), whose answer is right however good the others
+    are, where agreement with the others' majority would be too low.
+    """
+    k = pull.shape[1]
+    mean = np.r_[PRIOR_WEIGHT, np.zeros(k)]
+    precision = np.r_[1.0 / PRIOR_WEIGHT_VARIANCE, np.full(k, 2.0 / SHORTCUT_SCALE**2)]
+
+    def terms(x: Floats) -> tuple[Floats, Floats]:
+        along = pull @ x[1:]
+        likely = np.stack([longer * expit(vote * (along + x[0])), (1 - longer) * expit(vote * (along - x[0]))])
+        total = likely.sum(axis=0) + 1e-300
+        share = likely / total
+        rest = vote * share * (1 - np.stack([expit(vote * (along + x[0])), expit(vote * (along - x[0]))]))
+        score = np.column_stack([rest[0] - rest[1], rest.sum(axis=0)[:, None] * pull])
+        return np.log(total), score
+
+    def loss(x: Floats) -> tuple[float, Floats]:
+        value, score = terms(x)
+        gap = x[0] - PRIOR_WEIGHT
+        cost = 0.5 * gap**2 / PRIOR_WEIGHT_VARIANCE + float(np.log1p((x[1:] / SHORTCUT_SCALE) ** 2).sum())
+        slope = np.r_[gap / PRIOR_WEIGHT_VARIANCE, 2.0 * x[1:] / (SHORTCUT_SCALE**2 + x[1:] ** 2)]
+        return cost - float(value.sum()), slope - score.sum(axis=0)
+
+    bounds = [(-MAX_WEIGHT, MAX_WEIGHT)] * (k + 1)
+    found = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds)
+    _, score = terms(found.x)
+    covariance = np.linalg.inv(score.T @ score + np.diag(precision))
+    return np.asarray(found.x), float(np.sqrt(covariance[0, 0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.special import expit, log_expit
 
 from transforms.stats.agreement.ballots import Ballots, LengthScale, ballots_of, length_scale, merged
 from transforms.stats.agreement.dependence import (
+    STRONG,
     Dependence,
     Misfit,
     blocs,
@@ -29,7 +30,8 @@ from transforms.stats.agreement.latent_class import (
     Table,
     by_cluster,
     expectation,
-    fit,
+    fit_against,
+    fit_upright,
     prior_precision,
     start,
     table_of,
@@ -153,12 +155,10 @@ def learn_agreement(
     m = moments(ballots)
     found = dependences(m, consensus(m))
     discount = discounts(found, len(ballots.names))
-    table = table_of(ballots, discount)
-    at, _ = fit(table)
-    covariance = weight_covariance(table, at)
+    linked = blocs([(d.first, d.second) for d in found if d.correlation >= STRONG], len(ballots.names))
+    at, covariance = _weights(ballots, linked)
     identification = _identify(ballots, found, dependent)
-    follows = _follows(table, at)
-    linked = blocs([(d.first, d.second) for d in found], len(ballots.names))
+    follows = _follows(ballots, at)
     return Agreement(
         voters=_estimates(ballots, at, covariance, discount, follows, linked),
         length=tuple(at.length.tolist()),
@@ -232,10 +232,49 @@ def weight_covariance(table: Table, at: Parameters) -> Floats:
     return np.asarray((inverse @ meat @ inverse)[:n, :n])
 
 
-def _follows(table: Table, at: Parameters) -> Floats:
+def _weights(ballots: Ballots, linked: list[list[int]]) -> tuple[Parameters, Floats]:
+    """Parameters of all voters and the covariance of their weights, a bloc being one voter in the likelihood.
+
+    A member of a bloc then has the weight that the voters outside of the bloc see in it (`fit_against`), so a bloc's
+    agreement with itself is no evidence of anything; its weights' covariance is its own error alone.
+    """
+    core = merged(ballots, linked)
+    table = table_of(core)
+    fitted = fit_upright(table, start(table, consensus(moments(core))))
+    errors = weight_covariance(table, fitted)
+    n, k = len(ballots.names), 3 if np.any(ballots.family) else 2
+    weight, shortcut, covariance = np.zeros(n), np.zeros((n, k)), np.zeros((n, n))
+    heads = [unit[0] for unit in linked]
+    weight[heads], covariance[np.ix_(heads, heads)] = fitted.weight, errors
+    shortcut[heads, : fitted.shortcut.shape[1]] = fitted.shortcut
+    for u, unit in enumerate(linked):
+        if len(unit) == 1:
+            continue
+        alone = np.ones(len(linked))
+        alone[u] = 0.0
+        longer = expectation(replace(table, discount=alone[table.voter_of]), fitted).longer[table.row_of]
+        covariance[unit[0], :] = covariance[:, unit[0]] = 0.0
+        for v in unit:
+            found, error = _against(ballots, v, k, longer)
+            weight[v], shortcut[v], covariance[v, v] = found[0], found[1:], error**2
+    return Parameters(weight, shortcut, fitted.length), covariance
+
+
+def _against(ballots: Ballots, v: int, k: int, longer: Floats) -> tuple[Floats, float]:
+    """`fit_against` of voter `v` on at most `MAX_PAIRS_FOR_RATE` of its votes, evenly spread over the bins."""
+    columns = np.flatnonzero(ballots.voter_of == v)
+    vote = ballots.vote[:, columns].sum(axis=1, dtype=np.float64)
+    family = ballots.vote[:, columns].astype(bool) @ ballots.family[columns]
+    rows = np.flatnonzero(vote)
+    rows = rows[:: max(1, len(rows) // MAX_PAIRS_FOR_RATE)]
+    pull = np.column_stack([ballots.length[ballots.bin_of[rows]], family[rows]])[:, :k]
+    return fit_against(vote[rows], pull, longer[rows])
+
+
+def _follows(ballots: Ballots, at: Parameters) -> Floats:
     """(V,) share of a voter's votes that follow the length whatever the truth: mean of P(longer) over T, from -1 to 1."""
-    sizes = np.array([table.count[a:b].sum() for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)])
-    pull = at.shortcut[:, :2] @ table.length.T
+    sizes = np.diff(ballots.starts).astype(np.float64)
+    pull = at.shortcut[:, :2] @ ballots.length.T
     both = expit(pull + at.weight[:, None]) + expit(pull - at.weight[:, None]) - 1.0
     unequal = sizes[1:].sum()
     return np.asarray(both[:, 1:] @ sizes[1:] / unequal if unequal > 0 else np.zeros(len(pull)))
@@ -284,7 +323,7 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
         if len(others) < MIN_INDEPENDENT:
             return _Identification(False, None, _too_few(len(others)), names)
         table = table_of(core)
-        at, _ = fit(table)
+        at = fit_upright(table, start(table, consensus(moments(core))))
         test = misfit(table, at)
         if independent(test, len(units)):
             break
@@ -301,21 +340,21 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
         return _Identification(False, None, _too_few(len(able), "better than chance "), names)
     if own is None:
         return _Identification(True, None, f"agreement of {len(able)} independent voters", names)
-    rate = source_rate(core, own)
+    rate = source_rate(core, own, at)
     if rate.coin:
         why = "the source's labels cannot be told from coin flips; label pairs of it by people"
         return _Identification(True, None, why, names)
     return _Identification(True, rate, f"agreement of the source with {len(able)} independent voters", names)
 
 
-def source_rate(core: Ballots, own: int) -> ErrorRate:
+def source_rate(core: Ballots, own: int, begin: Parameters) -> ErrorRate:
     """Error rate of voter `own`: the widest of the intervals in which difficulty does and does not touch it."""
     found = []
     for touched in (False, True):
         alike = np.ones(len(core.names), dtype=bool)
         alike[own] = touched
         table = table_of(core, alike=alike)
-        found.append(profile_rate(table, own, start(table), difficulty=True))
+        found.append(profile_rate(table, own, begin, difficulty=True))
     return ErrorRate(
         found[0].rate,
         min(f.low for f in found),
