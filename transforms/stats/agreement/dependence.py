@@ -39,10 +39,14 @@ STRONG = 0.2  # correlation of errors from which two voters are one bloc; below,
 
 @dataclass(frozen=True)
 class Moments:
-    """Covariance of two voters' votes given the length, its standard error (inf if unknown), (V, V)."""
+    """Covariance of two voters' votes given the length and its standard error (inf if unknown), (V, V).
+
+    `follows` (V,) is the root mean square over the length bins of a voter's mean vote for the longer response.
+    """
 
     covariance: Floats
     error: Floats
+    follows: Floats
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,13 @@ def moments(ballots: Ballots) -> Moments:
     """`Moments` over the pairs that both voted on; votes are centred by bin, which takes the shortcuts out."""
     vote = ballots.voters_vote().astype(np.float64)
     given = vote != 0
+    square_sum = np.zeros(vote.shape[1])
     for rows in ballots.bins[1:]:
         present = given[rows].sum(axis=0)
         mean = vote[rows].sum(axis=0) / np.maximum(present, 1)
         vote[rows] -= mean * given[rows]
+        square_sum += present * mean**2
+    follows = np.sqrt(square_sum / np.maximum(given.sum(axis=0), 1))
     common = given.T.astype(np.float64) @ given
     cross = vote.T @ vote
     square = (vote**2).T @ vote**2
@@ -70,20 +77,22 @@ def moments(ballots: Ballots) -> Moments:
         covariance = cross / common
         error = np.sqrt(np.maximum(square / common - covariance**2, 1e-4) / common)
     unknown = common < MIN_COMMON
-    return Moments(np.where(unknown, 0.0, covariance), np.where(unknown, np.inf, error))
+    return Moments(np.where(unknown, 0.0, covariance), np.where(unknown, np.inf, error), follows)
 
 
 def consensus(m: Moments) -> Floats:
     """(V,) a that leave the fewest pairs of voters unexplained.
 
-    Minimises sum min(z_vw^2, CUT) + a weak prior, z_vw = (covariance - a_v a_w) / error, by reweighted least squares
-    from what each triple of voters says (a_u^2 = m_uv m_uw / m_vw).
+    Minimises sum f_vw min(z_vw^2, CUT) + a weak prior, z_vw = (covariance - a_v a_w) / error, by reweighted least
+    squares from what each triple of voters says (a_u^2 = m_uv m_uw / m_vw). f_vw = 1 - follows_v follows_w: if two voters
+    both follow the length, what else they agree in is likely the same shortcut, measured in another way.
     """
     n = len(m.covariance)
     if n < 3:
         return np.full(n, np.tanh(PRIOR_WEIGHT / 2))
     inverse = np.where(np.isfinite(m.error), 1.0 / m.error**2, 0.0)
     np.fill_diagonal(inverse, 0.0)
+    counts = 1.0 - np.outer(m.follows, m.follows)
     triples = list(combinations(range(n), 3))
     triples = triples[:: max(1, len(triples) // MAX_STARTS)]
     # (S, V): one row per start.
@@ -93,12 +102,12 @@ def consensus(m: Moments) -> Floats:
     for _ in range(30):
         for v in range(n):
             z = (m.covariance[v] - a[:, v, None] * a) ** 2 * inverse[v]
-            used = np.where(z < CUT, inverse[v], 0.0)
+            used = np.where(z < CUT, inverse[v] * counts[v], 0.0)
             top = (used * m.covariance[v] * a).sum(axis=1) + np.tanh(PRIOR_WEIGHT / 2)
             a[:, v] = np.clip(top / ((used * a**2).sum(axis=1) + 1.0), -0.98, 0.98)
     z = (m.covariance[None] - a[:, :, None] * a[:, None, :]) ** 2 * inverse[None]
     gap = 2.0 * np.arctanh(a) - PRIOR_WEIGHT
-    cost = np.minimum(z, CUT).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / CONSENSUS_VARIANCE
+    cost = (np.minimum(z, CUT) * counts).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / CONSENSUS_VARIANCE
     return np.asarray(a[int(np.argmin(cost))])
 
 

@@ -320,11 +320,11 @@ def fit(
     return replace(begin.with_vector(x[:n_free].copy()), difficulty=float(x[-1])), -float(found.fun)
 
 
-def fit_upright(table: Table, begin: Parameters) -> Parameters:
+def fit_upright(table: Table, begin: Parameters, flat: int | None = None) -> Parameters:
     """`fit` from `begin`, and from its result mirrored where that is more probable."""
-    at, value = fit(table, begin)
-    if penalty(mirrored(at))[0] < penalty(at)[0]:
-        other, turned = fit(table, mirrored(at))
+    at, value = fit(table, begin, flat=flat)
+    if penalty(mirrored(at), flat)[0] < penalty(at, flat)[0]:
+        other, turned = fit(table, mirrored(at), flat=flat)
         return other if turned > value else at
     return at
 

@@ -323,7 +323,8 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
         if len(others) < MIN_INDEPENDENT:
             return _Identification(False, None, _too_few(len(others)), names)
         table = table_of(core)
-        at = fit_upright(table, start(table, consensus(moments(core))))
+        # The prior of the source's weight would make labels without an error look dependent on everybody.
+        at = fit_upright(table, start(table, consensus(moments(core))), flat=own)
         test = misfit(table, at)
         if independent(test, len(units)):
             break
