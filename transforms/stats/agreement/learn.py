@@ -1,0 +1,400 @@
+"""Reliabilities, dependence and the source's error rate from agreement alone; nobody's label is needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.special import expit, log_expit
+
+from transforms.stats.agreement.ballots import Ballots, LengthScale, ballots_of, length_scale, merged
+from transforms.stats.agreement.dependence import (
+    STRONG,
+    Dependence,
+    Misfit,
+    blocs,
+    consensus,
+    dependences,
+    discounts,
+    independent,
+    misfit,
+    moments,
+)
+from transforms.stats.agreement.error_rate import ErrorRate, profile_rate
+from transforms.stats.agreement.latent_class import (
+    Floats,
+    Parameters,
+    Table,
+    by_cluster,
+    expectation,
+    fit_against,
+    fit_upright,
+    prior_precision,
+    start,
+    table_of,
+)
+
+MIN_VOTES = 30  # a voter with fewer keeps its prior
+MIN_INDEPENDENT = 3  # voters beside the source; four voters leave three degrees of freedom for a test of the model
+SURE = 2.6  # standard errors by which a weight must exceed 0 before its voter identifies anything
+FOLLOWS = 0.3  # share of votes that follow a shortcut from which a voter is named
+MAX_PAIRS_FOR_RATE = 40_000  # its standard error is then far below what the model's own mistakes may be
+SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class VoterEstimate:
+    """What agreement says of one voter.
+
+    `weight` is the log-odds that a vote adds where no shortcut speaks, `error` its standard error, `discount` what a
+    vote of it counts beside those it depends on (`alike`), `shortcut` (K,) how it follows "is longer", "by how much"
+    and its own family, `follows` the share of its votes that the length explains (0 to 1, negative if it prefers the
+    shorter), `n` its votes.
+    """
+
+    voter: str
+    group: str
+    kind: str
+    n: int
+    weight: float
+    error: float
+    shortcut: tuple[float, ...]
+    follows: float
+    discount: float
+    alike: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The model learned from agreement.
+
+    Attributes:
+        voters: one per slot with at least `MIN_VOTES` votes, sorted by name.
+        length: gamma, how far the longer response is better.
+        scale: how lengths become shortcuts.
+        covariance: (V, V) of the weights, prompts being the units.
+        blocs: names of voters whose errors are correlated beyond chance, each counted as one.
+        shortcuts: names of voters that follow the length more than `FOLLOWS`.
+        identified: whether reliabilities are known: at least three voters beside the source that no test finds
+            dependent are each better than chance.
+        rate: the source's error rate; None if it is not identified.
+        why: what identifies the rate, or what is missing, in plain English.
+        used: the voters that identify it (the first of each bloc), the source among them.
+    """
+
+    voters: tuple[VoterEstimate, ...]
+    length: tuple[float, ...]
+    scale: LengthScale
+    covariance: tuple[tuple[float, ...], ...]
+    blocs: tuple[tuple[str, ...], ...]
+    shortcuts: tuple[str, ...]
+    identified: bool
+    rate: ErrorRate | None
+    why: str
+    used: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The model as JSON; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Agreement:
+        """The inverse of `to_json`, whether its tuples are still tuples or have become lists."""
+        voters = tuple(
+            VoterEstimate(**{**v, "shortcut": tuple(v["shortcut"]), "alike": tuple(v["alike"])}) for v in row["voters"]
+        )
+        return cls(
+            voters=voters,
+            length=tuple(row["length"]),
+            scale=LengthScale(tuple(row["scale"]["edges"]), row["scale"]["mean"]),
+            covariance=tuple(tuple(line) for line in row["covariance"]),
+            blocs=tuple(tuple(names) for names in row["blocs"]),
+            shortcuts=tuple(row["shortcuts"]),
+            identified=row["identified"],
+            rate=None if row["rate"] is None else ErrorRate(**row["rate"]),
+            why=row["why"],
+            used=tuple(row["used"]),
+        )
+
+
+@dataclass(frozen=True)
+class _Identification:
+    identified: bool
+    rate: ErrorRate | None
+    why: str
+    used: tuple[str, ...]
+
+
+def learn_agreement(
+    cells: pl.DataFrame, pairs: pl.DataFrame, kinds: dict[str, str], dependent: frozenset[str] = frozenset()
+) -> Agreement:
+    """Learn the model of `latent_class` from votes that are not people's.
+
+    Args:
+        cells: `cells_of` (`pair_id, voter, slot, group, sign`), optionally with `own_family` (+1: the voter's family
+            wrote response a, -1: b, 0: neither, both or unknown).
+        pairs: `pair_id, prompt_id, log_ratio` (`length_feature`).
+        kinds: the kind of each voter; of kind "source" there is at most one that counts, the first by name.
+        dependent: voters that learned from the source's labels (heads); they have weights but identify nothing.
+    """
+    scale = length_scale(pairs["log_ratio"].to_numpy())
+    enough = (
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > 1e-6))
+        .group_by("voter")
+        .len()
+        .filter(pl.col("len") >= MIN_VOTES)
+    )
+    counted = {name: kinds.get(name, "judge") for name in sorted(enough["voter"])}
+    ballots = ballots_of(cells, pairs, counted, scale)
+    if not ballots.names:
+        nothing = "no voter has enough votes; label pairs by people"
+        return Agreement((), (0.0, 0.0), scale, (), (), (), identified=False, rate=None, why=nothing, used=())
+    m = moments(ballots)
+    found = dependences(m, consensus(m))
+    discount = discounts(found, len(ballots.names))
+    linked = blocs([(d.first, d.second) for d in found if d.correlation >= STRONG], len(ballots.names))
+    at, covariance = _weights(ballots, linked)
+    identification = _identify(ballots, found, dependent)
+    follows = _follows(ballots, at)
+    return Agreement(
+        voters=_estimates(ballots, at, covariance, discount, follows, linked),
+        length=tuple(at.length.tolist()),
+        scale=scale,
+        covariance=tuple(tuple(line) for line in covariance.tolist()),
+        blocs=tuple(tuple(ballots.names[v] for v in bloc) for bloc in linked if len(bloc) > 1),
+        shortcuts=tuple(name for name, share in zip(ballots.names, follows, strict=True) if abs(share) > FOLLOWS),
+        identified=identification.identified,
+        rate=identification.rate,
+        why=identification.why,
+        used=identification.used,
+    )
+
+
+def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """`pair_id, z` of every pair: log-odds that a is better, given its votes and its length.
+
+    Args:
+        model: of `learn_agreement`.
+        cells, pairs: as there.
+
+    A pair without votes has what its length says.
+    """
+    voters = {v.voter: v for v in model.voters}
+    ratio = pairs.select("pair_id", "log_ratio")
+    size = pl.col("log_ratio").abs()
+    longer = ratio.with_columns((size > 0).cast(pl.Float64).alias("_is"), (size / model.scale.mean).alias("_much"))
+    side = pl.col("log_ratio").sign()
+    prior = longer.select(
+        "pair_id", (side * (model.length[0] * pl.col("_is") + model.length[1] * pl.col("_much"))).alias("z")
+    )
+    votes = (
+        cells.filter((pl.col("voter") == pl.col("slot")) & pl.col("voter").is_in(list(voters)))
+        .filter(pl.col("sign").abs() > 1e-6)
+        .join(longer, on="pair_id")
+    )
+    if not votes.height:
+        return prior
+    who = [voters[name] for name in votes["voter"].to_list()]
+    weight = np.array([v.weight for v in who])
+    # (votes, K): shortcuts of the pair as stored, and how the voter follows them.
+    family = votes["own_family"].fill_null(0.0).to_numpy() if "own_family" in votes.columns else np.zeros(len(votes))
+    features = votes.select(side * pl.col("_is"), side.alias("_side") * pl.col("_much")).to_numpy()
+    features = np.column_stack([features, np.sign(family)])
+    slope = np.array([(*v.shortcut, 0.0)[:3] for v in who])
+    added = _evidence(np.sign(votes["sign"].to_numpy()), weight, (features * slope).sum(axis=1))
+    added = added * np.array([v.discount for v in who])
+    sums = votes.select("pair_id").with_columns(pl.Series("_z", added)).group_by("pair_id").agg(pl.col("_z").sum())
+    return prior.join(sums, on="pair_id", how="left", maintain_order="left").select(
+        "pair_id", (pl.col("z") + pl.col("_z").fill_null(0.0)).alias("z")
+    )
+
+
+def _evidence(vote: Floats, weight: Floats, pull: Floats) -> Floats:
+    """log P(vote | T = a) / P(vote | T = b), where P(vote = +1 | T) = sigmoid(T weight + pull).
+
+    It equals weight * vote + a function of the pull alone, so a vote's part is linear in it.
+    """
+    return np.asarray(log_expit(vote * (weight + pull)) - log_expit(vote * (pull - weight)))
+
+
+def weight_covariance(table: Table, at: Parameters) -> Floats:
+    """(V, V) sandwich covariance of the weights, prompts being the units (Huber 1967, White 1982)."""
+    score = expectation(table, at, by_row=True).score
+    assert score is not None
+    information = (score * table.count[:, None]).T @ score + np.diag(prior_precision(at))
+    inverse = np.linalg.inv(information)
+    sums = by_cluster(table, score)
+    meat = sums.T @ sums + np.diag(prior_precision(at))
+    n = table.n_voters
+    return np.asarray((inverse @ meat @ inverse)[:n, :n])
+
+
+def _weights(ballots: Ballots, linked: list[list[int]]) -> tuple[Parameters, Floats]:
+    """Parameters of all voters and the covariance of their weights, a bloc being one voter in the likelihood.
+
+    A member of a bloc then has the weight that the voters outside of the bloc see in it (`fit_against`), so a bloc's
+    agreement with itself is no evidence of anything; its weights' covariance is its own error alone.
+    """
+    core = merged(ballots, linked)
+    table = table_of(core)
+    fitted = fit_upright(table, start(table, consensus(moments(core))))
+    errors = weight_covariance(table, fitted)
+    n, k = len(ballots.names), 3 if np.any(ballots.family) else 2
+    weight, shortcut, covariance = np.zeros(n), np.zeros((n, k)), np.zeros((n, n))
+    heads = [unit[0] for unit in linked]
+    weight[heads], covariance[np.ix_(heads, heads)] = fitted.weight, errors
+    shortcut[heads, : fitted.shortcut.shape[1]] = fitted.shortcut
+    for u, unit in enumerate(linked):
+        if len(unit) == 1:
+            continue
+        alone = np.ones(len(linked))
+        alone[u] = 0.0
+        longer = expectation(replace(table, discount=alone[table.voter_of]), fitted).longer[table.row_of]
+        covariance[unit[0], :] = covariance[:, unit[0]] = 0.0
+        for v in unit:
+            found, error = _against(ballots, v, k, longer)
+            weight[v], shortcut[v], covariance[v, v] = found[0], found[1:], error**2
+    return Parameters(weight, shortcut, fitted.length), covariance
+
+
+def _against(ballots: Ballots, v: int, k: int, longer: Floats) -> tuple[Floats, float]:
+    """`fit_against` of voter `v` on at most `MAX_PAIRS_FOR_RATE` of its votes, evenly spread over the bins."""
+    columns = np.flatnonzero(ballots.voter_of == v)
+    vote = ballots.vote[:, columns].sum(axis=1, dtype=np.float64)
+    family = ballots.vote[:, columns].astype(bool) @ ballots.family[columns]
+    rows = np.flatnonzero(vote)
+    rows = rows[:: max(1, len(rows) // MAX_PAIRS_FOR_RATE)]
+    pull = np.column_stack([ballots.length[ballots.bin_of[rows]], family[rows]])[:, :k]
+    return fit_against(vote[rows], pull, longer[rows])
+
+
+def _follows(ballots: Ballots, at: Parameters) -> Floats:
+    """(V,) share of a voter's votes that follow the length whatever the truth: mean of P(longer) over T, from -1 to 1."""
+    sizes = np.diff(ballots.starts).astype(np.float64)
+    pull = at.shortcut[:, :2] @ ballots.length.T
+    both = expit(pull + at.weight[:, None]) + expit(pull - at.weight[:, None]) - 1.0
+    unequal = sizes[1:].sum()
+    return np.asarray(both[:, 1:] @ sizes[1:] / unequal if unequal > 0 else np.zeros(len(pull)))
+
+
+def _estimates(
+    ballots: Ballots, at: Parameters, covariance: Floats, discount: Floats, follows: Floats, linked: list[list[int]]
+) -> tuple[VoterEstimate, ...]:
+    bloc_of = {v: bloc for bloc in linked for v in bloc}
+    counts = (ballots.voters_vote() != 0).sum(axis=0)
+    return tuple(
+        VoterEstimate(
+            voter=name,
+            group=ballots.groups[v],
+            kind=ballots.kinds[v],
+            n=int(counts[v]),
+            weight=float(at.weight[v]),
+            error=float(np.sqrt(covariance[v, v])),
+            shortcut=tuple(at.shortcut[v].tolist()),
+            follows=float(follows[v]),
+            discount=float(discount[v]),
+            alike=tuple(ballots.names[other] for other in bloc_of[v] if other != v),
+        )
+        for v, name in enumerate(ballots.names)
+    )
+
+
+def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[str]) -> _Identification:
+    """Merge what depends on each other until the model fits, then ask whether enough voters are left."""
+    links = [(d.first, d.second) for d in found]
+    for group in set(ballots.groups):
+        members = [v for v, g in enumerate(ballots.groups) if g == group]
+        links += [(members[0], other) for other in members[1:]]
+    sources = [v for v, kind in enumerate(ballots.kinds) if kind == SOURCE]
+    source = sources[0] if sources else None
+    allowed = [v for v, name in enumerate(ballots.names) if name not in dependent and v not in sources[1:]]
+    units = [[v for v in bloc if v in allowed] for bloc in blocs(links, len(ballots.names))]
+    # What depends on the source is no witness of it.
+    units = [[source] if source is not None and source in unit else unit for unit in units if unit]
+    ballots = _sampled(ballots, MAX_PAIRS_FOR_RATE)
+    while True:
+        core = merged(ballots, units)
+        own = next((u for u, unit in enumerate(units) if source in unit), None) if source is not None else None
+        others = [u for u in range(len(units)) if u != own]
+        names = tuple(core.names)
+        if len(others) < MIN_INDEPENDENT:
+            return _Identification(False, None, _too_few(len(others)), names)
+        table = table_of(core)
+        # The prior of the source's weight would make labels without an error look dependent on everybody.
+        at = fit_upright(table, start(table, consensus(moments(core))), flat=own)
+        test = misfit(table, at)
+        if independent(test, len(units)):
+            break
+        worst = np.unravel_index(int(np.argmax(test.z)), test.z.shape)
+        if test.z[worst] <= test.limit:
+            return _Identification(False, None, _no_fit(test), names)
+        first, second = sorted((int(worst[0]), int(worst[1])))
+        joined = sorted(units[first] + units[second])
+        joined = [source] if source is not None and source in joined else joined
+        units = sorted([unit for u, unit in enumerate(units) if u not in (first, second)] + [joined])
+    error = np.sqrt(np.diag(weight_covariance(table, at)))
+    able = [u for u in others if at.weight[u] > SURE * error[u]]
+    if len(able) < MIN_INDEPENDENT:
+        return _Identification(False, None, _too_few(len(able), "better than chance "), names)
+    if own is None:
+        return _Identification(True, None, f"agreement of {len(able)} independent voters", names)
+    rate = source_rate(core, own, at)
+    if rate.coin:
+        why = "the source's labels cannot be told from coin flips; label pairs of it by people"
+        return _Identification(True, None, why, names)
+    return _Identification(True, rate, f"agreement of the source with {len(able)} independent voters", names)
+
+
+def source_rate(core: Ballots, own: int, begin: Parameters) -> ErrorRate:
+    """Error rate of voter `own`: the widest of the intervals in which difficulty does and does not touch it."""
+    found = []
+    for touched in (False, True):
+        alike = np.ones(len(core.names), dtype=bool)
+        alike[own] = touched
+        table = table_of(core, alike=alike)
+        found.append(profile_rate(table, own, begin, difficulty=True))
+    return ErrorRate(
+        found[0].rate,
+        min(f.low for f in found),
+        max(f.high for f in found),
+        found[0].level,
+        any(f.coin for f in found),
+    )
+
+
+def _sampled(ballots: Ballots, most: int) -> Ballots:
+    """At most about `most` pairs, by whole prompts; prompts are numbered in the order of their ids, which are hashes."""
+    n = len(ballots.cluster)
+    if n <= most:
+        return ballots
+    kept: NDArray[np.bool_] = ballots.cluster < (ballots.cluster.max() + 1) * most / n
+    counts = [int(kept[rows].sum()) for rows in ballots.bins]
+    return Ballots(
+        pairs=ballots.pairs.filter(pl.Series(kept)),
+        turn=ballots.turn[kept],
+        vote=ballots.vote[kept],
+        cluster=ballots.cluster[kept],
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        length=ballots.length,
+        voter_of=ballots.voter_of,
+        family=ballots.family,
+        names=ballots.names,
+        groups=ballots.groups,
+        kinds=ballots.kinds,
+    )
+
+
+def _too_few(n: int, quality: str = "") -> str:
+    return (
+        f"{n} {quality}independent voters beside the source; reliability needs {MIN_INDEPENDENT}: add judges of "
+        "other families or label pairs by people"
+    )
+
+
+def _no_fit(test: Misfit) -> str:
+    if abs(test.joint) > test.limit:
+        return "voters err on the same pairs, so their agreement does not tell how often they are right; label pairs"
+    return "voters disagree in a way that independent voters would not; label pairs by people"
