@@ -59,6 +59,7 @@ def describe_voters(votes: pl.DataFrame) -> pl.DataFrame:
         `bias` (mean of vote times position: +1 always prefers what it saw first; shrunk) and `consistency`
         (correlation of two of its votes on the same pair after `bias` is taken off; shrunk to its kind's
         default, less what its bias costs, where it was seldom asked twice; 0 where it only ever says tie).
+        Only orders and samples ask again: the same row twice in a source is no second question.
 
     Pairs are stored in hash order, so a voter without position bias prefers the first response it sees
     half of the time: the bias is known without labels.
@@ -87,8 +88,13 @@ def describe_voters(votes: pl.DataFrame) -> pl.DataFrame:
     )
     cells = (
         centred.group_by("voter", "pair_id")
-        .agg(pl.len().alias("n"), pl.col("x").sum().alias("s"), (pl.col("x") ** 2).sum().alias("q"))
-        .filter(pl.col("n") > 1)
+        .agg(
+            pl.len().alias("n"),
+            pl.col("x").sum().alias("s"),
+            (pl.col("x") ** 2).sum().alias("q"),
+            (pl.struct("position", "sample").n_unique() > 1).alias("again"),
+        )
+        .filter("again")
         .sort("voter", "pair_id")
         .group_by("voter", maintain_order=True)
         .agg(

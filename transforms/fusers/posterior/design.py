@@ -9,16 +9,22 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
+from transforms.stats.agreement.learn import VoterEstimate
+
 Floats = NDArray[np.float64]
-Column = tuple[str, str, str, str]  # (own | group | slice | length, sign | strength | family, slot or group, level)
+# (own | group | slice | length | agreement, sign | strength | family, slot or group, level)
+Column = tuple[str, str, str, str]
 LENGTH: Column = ("length", "", "", "")
+AGREEMENT: Column = ("agreement", "", "", "")  # what lengths say of a pair by the model of agreement (`agreement.py`)
 GROUP_VARIANCE = 0.25
 VOTER_VARIANCE = 3.0
 LENGTH_VARIANCE = 1.0
 LENGTH_CLIP = 4.0  # e-folds; beyond this a text is a blank or a dump, and how long it is says nothing more
 SLICE_VARIANCE = 1.0
 CONSISTENCY_POWER = 4.0
+AGREEMENT_VARIANCE = 0.25
 FLOOR = 0.03  # of a voter's consistency, so that labels can rescue one that contradicts itself
+USUAL_STRENGTH = 0.46  # tanh(1/2): of a vote whose score or logit is its voter's median
 
 
 def length_feature() -> pl.Expr:
@@ -27,13 +33,16 @@ def length_feature() -> pl.Expr:
     return ratio.log().clip(-LENGTH_CLIP, LENGTH_CLIP).fill_null(0.0)
 
 
-def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, ...]) -> list[Column]:
+def columns_of(
+    voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, ...], *, agreement: bool
+) -> list[Column]:
     """What is learned: a weight for every slot's votes, every group's mean vote, every (slice, group), and length.
 
     Args:
         voters: `voter, slot, group, numeric`.
         labelled: the labelled pairs; a slice column counts if it has two values or more.
         slices: names of slice columns.
+        agreement: whether reliabilities are known from agreement, which has an opinion by length, too.
     """
     numeric = dict(voters.select("voter", "numeric").iter_rows())
     slots = sorted(set(voters["slot"]))
@@ -48,6 +57,7 @@ def columns_of(voters: pl.DataFrame, labelled: pl.DataFrame, slices: tuple[str, 
             levels = sorted(labelled[family].drop_nulls().cast(pl.String).unique())
             if len(levels) > 1:
                 columns += [("slice", family, g, level) for level in levels for g in groups]
+    columns += [AGREEMENT] if agreement else []
     return [*columns, LENGTH] if "length_a" in labelled.columns else columns
 
 
@@ -56,7 +66,8 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
 
     Args:
         cells: `cells_of` the labelled pairs.
-        labelled: `pair_id`, slice columns and lengths; its order is the order of rows.
+        labelled: `pair_id`, slice columns, lengths, and `offset` (log-odds) if `AGREEMENT` is among the columns; its
+            order is the order of rows.
     """
     index = {column: i for i, column in enumerate(columns)}
     row_of = {pair: i for i, pair in enumerate(labelled["pair_id"].to_list())}
@@ -82,37 +93,68 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
         rows.append(row[inside])
         cols.append(places[inside])
         values.append(value[inside])
-    if LENGTH in index:
-        rows.append(np.arange(len(labelled), dtype=np.int64))
-        cols.append(np.full(len(labelled), index[LENGTH], dtype=np.int64))
-        values.append(labelled.select(length_feature()).to_series().to_numpy())
+    for column, of_pair in ((LENGTH, length_feature()), (AGREEMENT, pl.col("offset"))):
+        if column in index:
+            rows.append(np.arange(len(labelled), dtype=np.int64))
+            cols.append(np.full(len(labelled), index[column], dtype=np.int64))
+            values.append(labelled.select(of_pair).to_series().to_numpy())
     shape = (len(labelled), len(columns))
     entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))
     return sparse.coo_matrix(entries, shape=shape).tocsr()
 
 
-def prior_weights(columns: list[Column], voters: pl.DataFrame, trust: float) -> tuple[Floats, Floats]:
+def prior_weights(
+    columns: list[Column], voters: pl.DataFrame, trust: float, known: dict[str, VoterEstimate], *, identified: bool
+) -> tuple[Floats, Floats]:
     """Prior mean and variance of each column's weight, from what is known without labels.
 
-    The mean shares `trust` times the voters' mean consistency among the slots in proportion to
-    consistency ** CONSISTENCY_POWER / group size: groups count alike however many members they have, and a voter
-    that contradicts itself neither counts nor takes from others. The variance of a voter's own weight is
-    proportional to its squared consistency.
+    Where agreement identifies reliabilities, the mean of a slot's weight is what agreement says, discounted for the
+    voters that it depends on; half of it goes to the strength of voters that give numbers. Elsewhere the mean shares
+    `trust` times the voters' mean consistency among the slots in proportion to consistency ** CONSISTENCY_POWER,
+    divided by the size of their group or by how many voters err with them: groups and blocs count alike however many
+    members they have, and a voter that contradicts itself neither counts nor takes from others. The variance of a
+    voter's own weight is proportional to its squared consistency.
+
+    Args:
+        columns: `columns_of`.
+        voters: `voter, slot, group, numeric, consistency`.
+        trust: log-odds of all voters agreeing if nothing is known of any.
+        known: what agreement says of each slot.
+        identified: whether it identifies reliabilities.
     """
     slots = voters.filter(pl.col("voter") == pl.col("slot"))
-    size = dict(slots.group_by("group").len().iter_rows())
     numeric = dict(slots.select("voter", "numeric").iter_rows())
-    group = dict(slots.select("voter", "group").iter_rows())
     steady = {voter: max(value, 0.0) for voter, value in slots.select("voter", "consistency").iter_rows()}
-    raw = {s: r**CONSISTENCY_POWER / size[group[s]] for s, r in steady.items()}
-    total = sum(raw.values())
-    believed = trust * sum(raw[s] * r for s, r in steady.items()) / total if total > 0 else 0.0
+    believed = _shared(slots, steady, trust, known)
     mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
-    for i, (part, _form, who, _level) in enumerate(columns):
+    for i, (part, form, who, _level) in enumerate(columns):
         if part == "own":
             halves = 2.0 if numeric[who] else 1.0
-            mean[i] = believed * raw[who] / total / halves if total > 0 else 0.0
+            if identified:
+                whole = known[who].weight * known[who].discount if who in known else 0.0
+                mean[i] = whole / halves / (USUAL_STRENGTH if form == "strength" else 1.0)
+            else:
+                mean[i] = believed[who] / halves
             variance[i] = VOTER_VARIANCE * (steady[who] + FLOOR) ** 2 / halves
+        elif part == "agreement":
+            mean[i], variance[i] = 1.0, AGREEMENT_VARIANCE
         else:
             variance[i] = {"group": GROUP_VARIANCE, "slice": SLICE_VARIANCE, "length": LENGTH_VARIANCE}[part]
     return mean, variance
+
+
+def _shared(
+    slots: pl.DataFrame, steady: dict[str, float], trust: float, known: dict[str, VoterEstimate]
+) -> dict[str, float]:
+    """Each slot's share of `trust`, by consistency, and by how many speak for the same group or bloc."""
+    size = dict(slots.group_by("group").len().iter_rows())
+    share = {
+        slot: min(1.0 / size[group], known[slot].discount if slot in known else 1.0)
+        for slot, group in slots.select("voter", "group").iter_rows()
+    }
+    raw = {slot: r**CONSISTENCY_POWER * share[slot] for slot, r in steady.items()}
+    total = sum(raw.values())
+    if total <= 0:
+        return dict.fromkeys(raw, 0.0)
+    believed = trust * sum(raw[slot] * r for slot, r in steady.items()) / total
+    return {slot: believed * part / total for slot, part in raw.items()}

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from transforms.fusers.posterior.design import LENGTH, columns_of, design_matrix, prior_weights
+from transforms.fusers.posterior.agreement import agreement_of, with_offset
+from transforms.fusers.posterior.design import AGREEMENT, LENGTH, columns_of, design_matrix, prior_weights
 from transforms.fusers.posterior.ties import fit_ties, tie_features
 from transforms.stats.calibration import calibration_report, fit_temperature
 from transforms.stats.human_labels import human_accuracy, human_cells, human_targets
@@ -62,8 +63,12 @@ def fit_model(
     own = (pl.col("kind") == "source") & pl.col("pair_id").is_in(known["pair_id"].implode())
     evidence = machine.filter(~own).join(labelled.select("pair_id"), on="pair_id", how="semi", maintain_order="left")
     cells = cells_of(evidence, voters)
-    columns = columns_of(voters, labelled, slices)
-    mean, variance = prior_weights(columns, voters, trust)
+    agreement = agreement_of(machine, pairs, voters)
+    if agreement.identified:
+        labelled = with_offset(agreement, cells, labelled)
+    columns = columns_of(voters, labelled, slices, agreement=agreement.identified)
+    estimates = {v.voter: v for v in agreement.voters}
+    mean, variance = prior_weights(columns, voters, trust, estimates, identified=agreement.identified)
     strict = labelled["target"].is_not_null().to_numpy()
     target = labelled["target"].fill_null(0.5).to_numpy()
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)
@@ -92,6 +97,8 @@ def fit_model(
             for family in slices
         },
         "length": table.get(LENGTH, 0.0),
+        "agreement": agreement.to_json() | {"weight": table.get(AGREEMENT, 0.0)},
+        "calibrated_by": _calibrated_by(int(strict.sum()), identified=agreement.identified),
         "temperature": averaged.temperature,
         "isotonic": knots,
         "widths": averaged.widths,
@@ -101,6 +108,13 @@ def fit_model(
         "n_votes": len(votes),
         "n_labels": len(labelled),
     }
+
+
+def _calibrated_by(n_labels: int, *, identified: bool) -> str | None:
+    """What probabilities rest on: "people" (labels), "agreement" (of independent voters), or nothing but the prior."""
+    if n_labels >= MIN_LABELS_TO_CALIBRATE:
+        return "people"
+    return "agreement" if identified else None
 
 
 def _described(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:

@@ -10,12 +10,14 @@ from threadpoolctl import threadpool_limits
 
 from schemas.tables import Row
 from transforms.fusers.base import Fuser
+from transforms.fusers.posterior.agreement import with_offset
 from transforms.fusers.posterior.design import length_feature
 from transforms.fusers.posterior.fit import fit_model
 from transforms.fusers.posterior.slices import slice_weight
 from transforms.fusers.posterior.ties import tie_probability
 from transforms.plugins.base import PluginConfig
 from transforms.plugins.registry import register
+from transforms.stats.agreement.learn import Agreement
 from transforms.stats.human_labels import human_cells
 from transforms.stats.isotonic import calibrated
 from transforms.stats.known_answers import known_labels, with_known_answers, with_known_ties
@@ -64,7 +66,7 @@ class Posterior(Fuser):
         )
 
     config: Config
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Learn voters' reliability.
@@ -105,15 +107,19 @@ class Posterior(Fuser):
             valid.filter(pl.col("kind") == "human"), humans_frame(model["humans"]), self.config.human_accuracy
         )
         columns = ["pair_id", "voter", "n_votes", "labels", "log_odds"]
-        priors = pairs.with_columns(
-            (length_feature() * (model["length"] / model["temperature"]) if model["length"] else pl.lit(0.0)).alias(
-                "prior"
-            )
-        )
+        priors = self._priors(model, machine, pairs)
         judged, priors = calibrated(machine.select(columns), priors, model["isotonic"])
         cells = pl.concat([judged, human.select(columns)])
         p_tie, known = tie_probability(model["tie"], pairs, machine, human), known_labels(pairs)
         return verdicts(priors, valid, with_known_answers(cells, priors, known), with_known_ties(p_tie, known))
+
+    def _priors(self, model: Row, machine: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        """`pairs` with `prior`, the log-odds that no voter brings: what the lengths say."""
+        prior = length_feature() * model["length"] if model["length"] else pl.lit(0.0)
+        if model["agreement"]["weight"]:
+            pairs = with_offset(Agreement.from_json(model["agreement"]), machine, pairs)
+            prior += pl.col("offset") * model["agreement"]["weight"]
+        return pairs.with_columns((prior / model["temperature"]).alias("prior"))
 
 
 def machine_cells(model: Row, valid: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
