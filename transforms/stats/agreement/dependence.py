@@ -30,10 +30,12 @@ from transforms.stats.agreement.latent_class import (
 LEVEL = 0.01  # chance that some pair of independent voters is called dependent
 MIN_COMMON = 30  # pairs two voters must share before their agreement says anything
 MAX_STARTS = 600
+LIMIT = 0.995  # of a correlation with the truth
 CONSENSUS_VARIANCE = (
     0.5  # of log-odds about `PRIOR_WEIGHT`: few voters are right in 97%, so a bloc of copies costs more
 )
 CUT = 9.0  # squared z beyond which a pair of voters counts as unexplained, however far it is off
+DECIDED = 0.05  # share of a moment's spread left after the fit below which it is not tested
 STRONG = 0.2  # correlation of errors from which two voters are one bloc; below, they count with a discount
 
 
@@ -104,7 +106,7 @@ def consensus(m: Moments) -> Floats:
             z = (m.covariance[v] - a[:, v, None] * a) ** 2 * inverse[v]
             used = np.where(z < CUT, inverse[v] * counts[v], 0.0)
             top = (used * m.covariance[v] * a).sum(axis=1) + np.tanh(PRIOR_WEIGHT / 2)
-            a[:, v] = np.clip(top / ((used * a**2).sum(axis=1) + 1.0), -0.98, 0.98)
+            a[:, v] = np.clip(top / ((used * a**2).sum(axis=1) + 1.0), -LIMIT, LIMIT)
     z = (m.covariance[None] - a[:, :, None] * a[:, None, :]) ** 2 * inverse[None]
     gap = 2.0 * np.arctanh(a) - PRIOR_WEIGHT
     cost = (np.minimum(z, CUT) * counts).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / CONSENSUS_VARIANCE
@@ -120,9 +122,9 @@ def _begin(row: Floats, triple: tuple[int, ...], covariance: Floats) -> None:
     root = np.sqrt(product)
     known = {u: root / abs(covariance[v, w]), v: root / abs(covariance[u, w]), w: root / abs(covariance[u, v])}
     for index, value in known.items():
-        row[index] = min(value, 0.98)
+        row[index] = min(value, LIMIT)
     for other in set(range(len(row))) - set(triple):
-        row[other] = np.clip(np.median([covariance[other, i] / max(row[i], 0.05) for i in triple]), -0.98, 0.98)
+        row[other] = np.clip(np.median([covariance[other, i] / max(row[i], 0.05) for i in triple]), -LIMIT, LIMIT)
 
 
 def dependences(m: Moments, a: Floats) -> list[Dependence]:
@@ -199,7 +201,9 @@ def misfit(table: Table, at: Parameters) -> Misfit:
     adjusted = residual - score @ np.linalg.solve(information, weighted.T @ residual)
     total = table.count @ adjusted
     spread = np.sqrt((by_cluster(table, adjusted) ** 2).sum(axis=0))
-    z = np.where(spread > 1e-9, total / np.maximum(spread, 1e-9), 0.0)
+    # Where the fit decides a moment (a voter that is never wrong), nothing is left of it to be tested but rounding.
+    least = DECIDED * np.sqrt(table.count @ residual**2)
+    z = total / np.sqrt(spread**2 + least**2 + 1e-12)
     matrix = np.zeros((n, n))
     for (v, w), value in zip(pairs, z[:-1], strict=True):
         matrix[v, w] = matrix[w, v] = value

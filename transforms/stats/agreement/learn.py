@@ -173,12 +173,14 @@ def learn_agreement(
     )
 
 
-def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame, trust: float = 2.0) -> pl.DataFrame:
     """`pair_id, z` of every pair: log-odds that a is better, given its votes and its length.
 
     Args:
         model: of `learn_agreement`.
         cells, pairs: as there.
+        trust: most log-odds of all voters together where the model is not identified: voters that agree may then all
+            be wrong in the same way, and the sum of their weights says how consistent they are, not how right.
 
     A pair without votes has what its length says.
     """
@@ -205,11 +207,17 @@ def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -
     features = np.column_stack([features, np.sign(family)])
     slope = np.array([(*v.shortcut, 0.0)[:3] for v in who])
     added = _evidence(np.sign(votes["sign"].to_numpy()), weight, (features * slope).sum(axis=1))
-    added = added * np.array([v.discount for v in who])
+    added = added * np.array([v.discount for v in who]) * belief(model, trust)
     sums = votes.select("pair_id").with_columns(pl.Series("_z", added)).group_by("pair_id").agg(pl.col("_z").sum())
     return prior.join(sums, on="pair_id", how="left", maintain_order="left").select(
         "pair_id", (pl.col("z") + pl.col("_z").fill_null(0.0)).alias("z")
     )
+
+
+def belief(model: Agreement, trust: float) -> float:
+    """What the discounted weights are multiplied with so that they do not exceed `trust`; 1 if they are identified."""
+    total = sum(abs(v.weight) * v.discount for v in model.voters)
+    return 1.0 if model.identified or total <= trust else trust / total
 
 
 def _evidence(vote: Floats, weight: Floats, pull: Floats) -> Floats:
