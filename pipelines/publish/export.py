@@ -21,6 +21,7 @@ from transforms.storage.workspace import Workspace
 
 EXPORTS = "exports"
 _LAST = "README.md"  # every exporter writes one; on an object store it says that the others are there
+UNCALIBRATED = "uncalibrated: probabilities, margins and weights rest on prior beliefs about the voters alone"
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,32 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
     """
     workspace = Workspace.open(root)
     exporter = build(Exporter, _use(form, options), 0, Path())
-    rows = open_version(workspace.datasets, dataset).scan("rows")
+    version = open_version(workspace.datasets, dataset)
+    rows = version.scan("rows")
+    notes = [*exporter.notes(rows), *_doubts(version.manifest)]
     if out.exists():
-        return Exported(form, str(out), exporter.export(rows, out), exporter.notes(rows))
+        return Exported(form, str(out), _written(exporter, rows, out, version.manifest), notes)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staged:
         whole = Path(staged) / out.name
-        counts: dict[str, int] = exporter.export(rows, whole)
+        counts = _written(exporter, rows, whole, version.manifest)
         whole.rename(out)
-    return Exported(form, str(out), counts, exporter.notes(rows))
+    return Exported(form, str(out), counts, notes)
+
+
+def _written(exporter: Exporter, rows: pl.LazyFrame, out: Path, manifest: Manifest) -> dict[str, int]:
+    """Export, and say in its README what the version's probabilities lack."""
+    counts = exporter.export(rows, out)
+    doubts = _doubts(manifest)
+    if doubts:
+        with (out / _LAST).open("a", encoding="utf-8") as readme:
+            readme.write("".join(f"{line}\n" for line in doubts))
+    return counts
+
+
+def _doubts(manifest: Manifest) -> list[str]:
+    """A version published before probabilities had a provenance is not called uncalibrated."""
+    return [UNCALIBRATED] if (manifest.estimates or {}).get("calibrated_by", "unknown") is None else []
 
 
 def _use(form: str, options: dict[str, Any]) -> PluginUse:
@@ -92,7 +110,7 @@ def export_all(
         try:
             if not _is_made(workspace.fs, place, exporter.made_by):
                 with TemporaryDirectory(prefix="prefine-") as staged:
-                    counts = exporter.export(rows, Path(staged))
+                    counts = _written(exporter, rows, Path(staged), manifest)
                     with writing(place):
                         _appear(workspace.fs, Path(staged), place)
             done.append(Exported(use.name, f"{root}/{use.name}", counts, exporter.notes(rows)))

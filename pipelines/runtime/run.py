@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.inspect.estimates import outcome_note
 from pipelines.publish.export import export_all
 from pipelines.publish.publication import Publication, report_path
 from pipelines.runtime.beam_options import beam_flags
@@ -151,3 +152,5 @@ def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
     exported = export_all(publication.workspace, outcome.manifest, exports, seed, file.base_dir)
     result.exports = {export.name: export.path for export in exported}
     result.notes += [f"export {export.name}: {note}" for export in exported for note in export.notes]
+    manifest = outcome.manifest
+    result.notes.append(outcome_note(manifest.n_pairs, manifest.n_rows, manifest.estimates, manifest.certificate))

@@ -246,7 +246,12 @@ def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
     for name, estimate in (("wrong source labels", estimates["noise"]), ("by the audit", estimates["audited_noise"])):
         if estimate is not None:
             interval = f"{estimate['level']:.0%} interval {estimate['low']:.1%} to {estimate['high']:.1%}"
-            rows.append((name, f"{estimate['rate']:.1%} ({interval})"))
+            how = f", known by {estimate['how']}" if "how" in estimate else ""
+            rows.append((name, f"{estimate['rate']:.1%} ({interval}{how})"))
+    if estimates.get("unknown"):
+        rows.append(("wrong source labels", f"not known: {estimates['unknown']}"))
+    if estimates.get("calibrated_by", "before") is None:
+        rows.append(("probabilities", "uncalibrated: they rest on prior beliefs about the voters alone"))
     return rows
 
 

@@ -40,13 +40,13 @@ class Stack(Fuser):
     version: ClassVar[int] = 3
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
-        """`intercept` and `weights` by worker."""
+        """`intercept`, `weights` by worker, and `calibrated_by`: "people", or None without any label."""
         pairs = pairs.unique("pair_id").sort("pair_id")
         valid = valid_votes(votes)
         human_labels = labels_of_humans(valid, pairs)
         labelled = pairs.join(human_labels, on="pair_id", how="inner", maintain_order="left").drop_nulls("target")
         if not len(labelled):
-            return {"intercept": 0.0, "weights": {}}
+            return {"intercept": 0.0, "weights": {}, "calibrated_by": None}
         features = _features(valid, labelled)
         workers = sorted(set(features["worker"]))
         position = {w: i + 1 for i, w in enumerate(workers)}
@@ -59,7 +59,8 @@ class Stack(Fuser):
         variance[0] = 1e6  # an intercept is not regularised
         target = labelled["target"].to_numpy()
         weights = fit_logistic(design, target, np.ones(len(target)), np.zeros(len(variance)), variance).weights
-        return {"intercept": float(weights[0]), "weights": dict(zip(workers, weights[1:].tolist(), strict=True))}
+        by_worker = dict(zip(workers, weights[1:].tolist(), strict=True))
+        return {"intercept": float(weights[0]), "weights": by_worker, "calibrated_by": "people"}
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Verdicts of `pairs`."""

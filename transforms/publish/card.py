@@ -77,22 +77,27 @@ Row hash `{manifest.row_hash}`, recipe hash `{manifest.recipe_hash}`, code {mani
 
 
 def _noise(estimates: Mapping[str, Any] | None) -> str:
-    """How many source labels are wrong, by the posterior and by the audit; empty where no source gave labels."""
-    estimators = [] if estimates is None else [("posterior", estimates["noise"]), ("audit", estimates["audited_noise"])]
+    """How many source labels are wrong and how that is known; empty where no source gave labels."""
+    known = estimates or {}
+    estimators = [("the posterior", known.get("noise")), ("a random audit", known.get("audited_noise"))]
     rows = "\n".join(
-        f"| {name} | {noise['rate']:.1%} | {noise['low']:.1%} to {noise['high']:.1%} |"
+        f"| {noise.get('how', name)} | {noise['rate']:.1%} | {noise['low']:.1%} to {noise['high']:.1%} |"
         for name, noise in estimators
         if noise is not None
     )
-    if not rows:
-        return ""
-    return f"""
-How many of the sources' labels are wrong, as the posterior says and, where there is one, as a random audit says:
+    unknown = known.get("unknown")
+    lines = [f"How many of the sources' labels are wrong is not known: {unknown}."] if unknown else []
+    if "calibrated_by" in known and known["calibrated_by"] is None:
+        lines.append(
+            "**Uncalibrated**: `p_chosen`, `margin` and `weight` rest on prior beliefs about the voters alone."
+        )
+    if rows:
+        lines.append(f"""How many of the sources' labels are wrong:
 
-| estimate by | wrong source labels | 95% interval |
+| known by | wrong source labels | 95% interval |
 |---|---|---|
-{rows}
-"""
+{rows}""")
+    return "\n" + "\n\n".join(lines) + "\n" if lines else ""
 
 
 def _certified(certificate: Mapping[str, Any] | None) -> str:

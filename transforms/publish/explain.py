@@ -51,6 +51,14 @@ class Contribution(_Frozen):
     reliability: dict[str, Any] | None  # what the fuser's model knows of it: its weight, its accuracy, ...
 
 
+_UNKNOWN = "unknown"
+_RESTS_ON: dict[str | None, str] = {
+    "people": "calibrated on people's labels",
+    "agreement": "calibrated by the agreement of independent voters",
+    None: "uncalibrated: nothing but the prior says how far voters can be believed",
+}
+
+
 class Explanation(_Frozen):
     """A verdict with its arithmetic done again by hand: `p_a` = 1 / (1 + exp(-(prior + sum of contributions)))."""
 
@@ -76,6 +84,7 @@ class Explanation(_Frozen):
     action: str
     reasons: list[str]
     rule: str  # one sentence: how posterior became action
+    calibrated_by: str | None  # what the probabilities rest on: people, agreement or nothing; "unknown" in old versions
     fuser: str | None  # the plug-in behind the posterior, if it is known
     policy: str | None  # the plug-in that decided
     thresholds: dict[str, Any]  # its settings, and what it had learned of the whole
@@ -134,6 +143,7 @@ def explain(
         p_a_recorded=verdict["p_a"],
         agrees=abs(p_a - verdict["p_a"]) <= TOLERANCE,
         rule=decision_rule(verdict, policy),
+        calibrated_by=fuser.model.get("calibrated_by", _UNKNOWN) if fuser else _UNKNOWN,
         fuser=fuser.plugin if fuser else None,
         policy=policy.plugin if policy else None,
         thresholds={**policy.settings, **{k: v for k, v in policy.model.items() if k != "predicted"}} if policy else {},
@@ -172,6 +182,7 @@ def render(explanation: Explanation) -> RenderableType:
         ("models", f"a = {e.model_a or 'unknown'}, b = {e.model_b or 'unknown'}"),
         ("source says", e.source_label or "nothing"),
         ("decision", e.rule),
+        ("probabilities", _RESTS_ON.get(e.calibrated_by, "it is not known what calibrates them")),
         ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):
         head.add_row(Text(name, style="bold"), cell(value))

@@ -121,7 +121,8 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
     ]
     noise, calibration = ((m.estimates or {}).get(name) for name in ("noise", "calibration"))
     if noise is not None:
-        tiles.append((f"{noise['rate']:.1%}", "of the sources' labels are wrong, by the posterior"))
+        how = noise.get("how", "the posterior")
+        tiles.append((f"{noise['rate']:.1%}", f"of the sources' labels are wrong, known by {how}"))
     if calibration is not None:
         tiles.append((f"{calibration['ece']:.3f}", "calibration error against people, out of fold"))
     return tiles

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import polars as pl
-from scipy.special import logit, ndtri
+from scipy.special import logit
 
 from schemas.tables import Verdicts, conform
+
+_ROUNDING = 1e-9
 
 
 def decision_frame(fused: pl.DataFrame, pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
@@ -83,56 +83,16 @@ def ensemble_moments(votes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def noise_sums(verdicts: pl.DataFrame) -> dict[str, float]:
-    """What `noise_rate` needs of some prompts, to be added up over buckets; all pairs of a prompt must come together.
+def worse_chosen() -> pl.Expr:
+    """P(the source's label names the worse response), given that one is better.
 
-    Args:
-        verdicts: `prompt_id, noise`.
-
-    Returns:
-        With S the sum of `noise` over a prompt's n pairs with a source label: the sums over prompts of n, S, n^2,
-        n S and S^2, and of noise (1 - noise) over pairs.
+    Of a frame with `noise`, `p_a` and `p_tie`; null without a source label, and where that is a tie. `noise` counts a
+    tie against the label, as the policies do; how many labels are wrong is asked of pairs that have a better response.
     """
-    noise = pl.col("noise")
-    prompts = (
-        verdicts.filter(noise.is_not_null())
-        .sort("prompt_id", "noise")
-        .group_by("prompt_id", maintain_order=True)
-        .agg(pl.len().cast(pl.Float64).alias("n"), noise.sum().alias("s"), (noise * (1 - noise)).sum().alias("chance"))
-    )
-    n, s = pl.col("n"), pl.col("s")
-    sums = prompts.select(
-        n.sum(),
-        s.sum(),
-        pl.col("chance").sum(),
-        (n * n).sum().alias("nn"),
-        (n * s).sum().alias("ns"),
-        (s * s).sum().alias("ss"),
-    )
-    by_name: dict[str, float] = sums.row(0, named=True)
-    return by_name
-
-
-def noise_rate(sums: Mapping[str, float], level: float = 0.95) -> dict[str, float | int] | None:
-    """Estimated share of wrong source labels, with an interval; None without source labels.
-
-    Args:
-        sums: `noise_sums`, added up.
-        level: coverage of the interval.
-
-    Returns:
-        `rate`, `low`, `high`, `level`, `n` (pairs with a source label). The rate is the mean of `noise`. Its variance
-        is that of a mean over prompts (pairs of one prompt are not independent) plus the chance that each label falls
-        as its probability says. The interval is right in so far as the posterior is calibrated; a random audit by
-        people needs no such belief.
-    """
-    n = sums["n"]
-    if not n:
-        return None
-    rate = sums["s"] / n
-    spread = max(sums["ss"] - 2 * rate * sums["ns"] + rate * rate * sums["nn"], 0.0)
-    reach = float(ndtri(0.5 + level / 2)) * math.sqrt(spread + sums["chance"]) / n
-    return {"rate": rate, "low": max(0.0, rate - reach), "high": min(1.0, rate + reach), "level": level, "n": int(n)}
+    right, strict = 1 - pl.col("noise"), 1 - pl.col("p_tie")
+    says_a = (right - pl.col("p_a") * strict).abs() < _ROUNDING
+    says_b = (right - (1 - pl.col("p_a")) * strict).abs() < _ROUNDING
+    return pl.when(says_a).then(1 - pl.col("p_a")).when(says_b).then(pl.col("p_a"))
 
 
 def action_shares(decided: pl.DataFrame) -> dict[str, float]:

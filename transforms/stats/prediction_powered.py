@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, t as student
+from scipy.stats import beta
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 MIN_AUDITED = 10  # clusters, below which no interval is given
@@ -30,8 +32,35 @@ class PredictionPoweredRate:
     exact: bool
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Count, sum and sum of squares of predicted probabilities; those of two sets add up."""
+
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Floats) -> Self:
+        """Those of (n,) values."""
+        return cls(len(values), float(values.sum()), float((values**2).sum()))
+
+    def __add__(self, other: Predictions) -> Predictions:
+        return Predictions(self.n + other.n, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def mean(self) -> float:
+        """Their mean, 0 without any."""
+        return self.total / self.n if self.n else 0.0
+
+    @property
+    def variance(self) -> float:
+        """Their population variance."""
+        return max(self.squares / self.n - self.mean**2, 0.0) if self.n else 0.0
+
+
 def ppi_rate(
-    noise_all: Floats,
+    predicted: Predictions,
     audited_noise: Floats,
     audited_wrong: Floats,
     clusters: NDArray[np.int64] | None = None,
@@ -40,19 +69,19 @@ def ppi_rate(
     """PPI++ (Angelopoulos, Duchi & Zrnic 2023) for a mean.
 
     Args:
-        noise_all: (N,) predicted probability that a label is wrong, of every label.
+        predicted: predicted probability that a label is wrong, of all N labels.
         audited_noise: (n,) the same of the labels that people audited, which were drawn at random.
         audited_wrong: (n,) what people found: 1 wrong, 0 right, between for a share.
         clusters: (n,) the prompt of each audited label; labels of one prompt are not independent.
 
     Returns:
-        rate = mean(audited_wrong) + lambda (mean(noise_all) - mean(audited_noise)), with the lambda that makes it most
-        exact: Cov(wrong, noise) / (1 + n / N) Var(noise), in [0, 1]. The answer is right however bad the predictions
-        are; good ones make the interval narrower. The interval is Student's over prompts; where people found fewer
+        rate = mean(audited_wrong) + lambda (mean of all predictions - mean(audited_noise)), with the lambda that makes
+        it most exact: Cov(wrong, noise) / (1 + n / N) Var(noise), in [0, 1]. The answer is right however bad the
+        predictions are; good ones make the interval narrower. The interval is Student's over prompts; where people found fewer
         than `NORMAL_FROM` wrong or right labels it is Clopper and Pearson's of the audit alone, with n over the
         design effect. None for fewer than `MIN_AUDITED` prompts.
     """
-    n, total = len(audited_wrong), len(noise_all)
+    n, total = len(audited_wrong), predicted.n
     clusters = np.arange(n) if clusters is None else clusters
     _, place = np.unique(clusters, return_inverse=True)
     groups = int(place.max()) + 1 if n else 0
@@ -67,10 +96,10 @@ def ppi_rate(
         low = float(beta.ppf(tail, wrong * size, size - wrong * size + 1)) if wrong > 0 else 0.0
         high = float(beta.ppf(1 - tail, wrong * size + 1, size - wrong * size)) if wrong < 1 else 1.0
         return PredictionPoweredRate(wrong, low, high, level, 0.0, n, exact=True)
-    spread = float(noise_all.var())
+    spread = predicted.variance
     common = float(np.mean((audited_wrong - wrong) * (audited_noise - audited_noise.mean())))
     power = float(np.clip(common / ((1 + n / total) * spread), 0.0, 1.0)) if spread > 0 else 0.0
-    rate = wrong + power * float(noise_all.mean() - audited_noise.mean())
+    rate = wrong + power * (predicted.mean - float(audited_noise.mean()))
     residual = audited_wrong - power * audited_noise
     sums = np.bincount(place, residual - residual.mean())
     variance = float((sums**2).sum()) / n**2 * groups / (groups - 1) + power**2 * spread / total
