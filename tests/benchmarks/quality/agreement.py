@@ -338,7 +338,9 @@ def _dependence(case: str, rows: list[dict[str, Any]]) -> list[str]:
             flush=True,
         )
     if case == "longer is better":
-        return _bar(f"{case}: worst loss to the oracle", min(r["accuracy"] - r["oracle"] for r in rows), -0.01)
+        return _bar(
+            f"{case}: mean gain over the oracle", float(np.mean([r["accuracy"] - r["oracle"] for r in rows])), -0.01
+        )
     kept = [
         r["accuracy"] >= r["mean honest"] - 0.02 or (r["named"] and r["certainty"] <= r["accuracy"] + 0.05)
         for r in rows
