@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, t as student
+from scipy.stats import beta
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 MIN_AUDITED = 10  # clusters, below which no interval is given

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from transforms.stats.agreement.ballots import ballots_of, length_scale
 from transforms.stats.agreement.error_rate import ErrorRate
 from transforms.stats.agreement.latent_class import expectation, start, table_of
 from transforms.stats.agreement.learn import Agreement, belief, learn_agreement, truth_log_odds
-from transforms.stats.agreement.ballots import ballots_of, length_scale
 from transforms.stats.calibration import expected_calibration_error
 from transforms.stats.prediction_powered import ppi_rate
 
@@ -112,7 +112,7 @@ def test_planted_reliabilities_are_recovered_and_the_posterior_is_calibrated() -
 
 def test_the_interval_covers_also_no_error_at_all() -> None:
     runs: list[tuple[float, ErrorRate | None]] = []
-    for seed in range(4):
+    for seed in range(2):
         for wrong in (0.0, 0.15, 0.35):
             world = panel(800, 100 + seed, wrong)
             realised = float((world.votes["source"] != world.truth).mean())
@@ -126,9 +126,7 @@ def test_the_interval_covers_also_no_error_at_all() -> None:
 def test_pairs_of_one_prompt_are_not_independent_evidence() -> None:
     world = panel(250, 6, 0.2)
     alone = world.learn().rate
-    copies = [
-        world.pairs.with_columns((pl.col("pair_id") + f"{copy:02x}").alias("pair_id")) for copy in range(8)
-    ]
+    copies = [world.pairs.with_columns((pl.col("pair_id") + f"{copy:02x}").alias("pair_id")) for copy in range(8)]
     cells = [world.cells().with_columns((pl.col("pair_id") + f"{copy:02x}").alias("pair_id")) for copy in range(8)]
     repeated = learn_agreement(pl.concat(cells), pl.concat(copies), world.kinds).rate
     assert alone is not None

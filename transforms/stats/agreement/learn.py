@@ -280,7 +280,7 @@ def _against(ballots: Ballots, v: int, k: int, longer: Floats) -> tuple[Floats, 
 
 
 def _follows(ballots: Ballots, at: Parameters) -> Floats:
-    """(V,) share of a voter's votes that follow the length whatever the truth: mean of P(longer) over T, from -1 to 1."""
+    """(V,) how much more often a voter chooses the longer response than the shorter if either is right as often."""
     sizes = np.diff(ballots.starts).astype(np.float64)
     pull = at.shortcut[:, :2] @ ballots.length.T
     both = expit(pull + at.weight[:, None]) + expit(pull - at.weight[:, None]) - 1.0
@@ -374,7 +374,7 @@ def source_rate(core: Ballots, own: int, begin: Parameters) -> ErrorRate:
 
 
 def _sampled(ballots: Ballots, most: int) -> Ballots:
-    """At most about `most` pairs, by whole prompts; prompts are numbered in the order of their ids, which are hashes."""
+    """About `most` pairs, by whole prompts, which are numbered in the order of their ids: at random, for these are hashes."""
     n = len(ballots.cluster)
     if n <= most:
         return ballots
