@@ -12,7 +12,9 @@ wrong labels, "width" their mean width. Voters are simulated on the real pairs (
 or real: people who annotated the set (whose majority is the truth), and language models as judges.
 
 "Dependence": honest judges of accuracy .7 to .8 and as many that choose the longer response with probability .9 to 1;
-"near-copies": one honest judge of .7 copied (95% of votes) four times beside four independent ones.
+"longer is better": the same where the longer response is the better one in 80% of the pairs, against an oracle that
+knows every weight; "near-copies": one judge of .7 copied (95% of its votes) as often as there are independent ones.
+"repeats": the votes of shared/cases/decisions/contradicting_repeats.py.
 
 Run: python -m tests.benchmarks.quality.agreement [--quick] [--seeds 5] [--data DIR] [--cases fixed drawn ...]
 """
@@ -338,7 +340,11 @@ def _dependence(case: str, rows: list[dict[str, Any]]) -> list[str]:
             flush=True,
         )
     if case == "longer is better":
-        return _bar(f"{case}: worst loss to the oracle", min(r["accuracy"] - r["oracle"] for r in rows), -0.01)
+        return _bar(
+            f"{case}: mean accuracy less the oracle's",
+            float(np.mean([r["accuracy"] - r["oracle"] for r in rows])),
+            -0.01,
+        )
     kept = [
         r["accuracy"] >= r["mean honest"] - 0.02 or (r["named"] and r["certainty"] <= r["accuracy"] + 0.05)
         for r in rows

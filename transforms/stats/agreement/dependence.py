@@ -86,15 +86,17 @@ def consensus(m: Moments) -> Floats:
     """(V,) a that leave the fewest pairs of voters unexplained.
 
     Minimises sum f_vw min(z_vw^2, CUT) + a weak prior, z_vw = (covariance - a_v a_w) / error, by reweighted least
-    squares from what each triple of voters says (a_u^2 = m_uv m_uw / m_vw). f_vw = 1 - follows_v follows_w: if two voters
-    both follow the length, what else they agree in is likely the same shortcut, measured in another way.
+    squares from what each triple of voters says (a_u^2 = m_uv m_uw / m_vw). f_vw = (1 - follows_v follows_w)
+    (1 - covariance^2): if two voters both follow the length, what else they agree in is likely the same shortcut,
+    measured in another way; and if they nearly always agree, they are as likely one opinion as two good ones. That
+    matters only where not all can be explained: consistency is then not taken for competence.
     """
     n = len(m.covariance)
     if n < 3:
         return np.full(n, np.tanh(PRIOR_WEIGHT / 2))
     inverse = np.where(np.isfinite(m.error), 1.0 / m.error**2, 0.0)
     np.fill_diagonal(inverse, 0.0)
-    counts = 1.0 - np.outer(m.follows, m.follows)
+    counts = (1.0 - np.outer(m.follows, m.follows)) * (1.0 - np.clip(m.covariance, 0.0, 1.0) ** 2)
     triples = list(combinations(range(n), 3))
     triples = triples[:: max(1, len(triples) // MAX_STARTS)]
     # (S, V): one row per start.
@@ -109,7 +111,9 @@ def consensus(m: Moments) -> Floats:
             a[:, v] = np.clip(top / ((used * a**2).sum(axis=1) + 1.0), -LIMIT, LIMIT)
     z = (m.covariance[None] - a[:, :, None] * a[:, None, :]) ** 2 * inverse[None]
     gap = 2.0 * np.arctanh(a) - PRIOR_WEIGHT
-    cost = (np.minimum(z, CUT) * counts).sum(axis=(1, 2)) / 2 + 0.5 * (gap**2).sum(axis=1) / CONSENSUS_VARIANCE
+    cost = (np.minimum(z, CUT) * counts).sum(axis=(1, 2)) / 2 + np.minimum(
+        0.5 * gap**2 / CONSENSUS_VARIANCE, CUT / 2
+    ).sum(axis=1)
     return np.asarray(a[int(np.argmin(cost))])
 
 

@@ -313,7 +313,7 @@ def fit(
 
     limits = [(-MAX_WEIGHT, MAX_WEIGHT)] * n_free + [(0.0, MAX_DIFFICULTY)]
     bounds = [limit for limit, is_free in zip(limits, free, strict=True) if is_free]
-    options = {"maxiter": 500, "ftol": 1e-11, "gtol": 1e-4}
+    options = {"maxiter": 500, "ftol": 1e-9, "gtol": 1e-3}
     found = minimize(loss, x0[free], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     x = x0.copy()
     x[free] = found.x

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from transforms.stats.agreement.ballots import Ballots, LengthScale, ballots_of, length_scale, merged
+from transforms.stats.agreement.ballots import NO_OPINION, Ballots, LengthScale, ballots_of, length_scale, merged
 from transforms.stats.agreement.dependence import (
     STRONG,
     Dependence,
@@ -142,7 +142,7 @@ def learn_agreement(
     """
     scale = length_scale(pairs["log_ratio"].to_numpy())
     enough = (
-        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > 1e-6))
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > NO_OPINION))
         .group_by("voter")
         .len()
         .filter(pl.col("len") >= MIN_VOTES)
@@ -184,31 +184,32 @@ def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame, t
 
     A pair without votes has what its length says.
     """
-    voters = {v.voter: v for v in model.voters}
-    ratio = pairs.select("pair_id", "log_ratio")
-    size = pl.col("log_ratio").abs()
-    longer = ratio.with_columns((size > 0).cast(pl.Float64).alias("_is"), (size / model.scale.mean).alias("_much"))
-    side = pl.col("log_ratio").sign()
-    prior = longer.select(
-        "pair_id", (side * (model.length[0] * pl.col("_is") + model.length[1] * pl.col("_much"))).alias("z")
+    size, side = pl.col("log_ratio").abs(), pl.col("log_ratio").sign()
+    # The shortcuts of a pair as it is stored: they turn with its responses.
+    shortcuts = pairs.select(
+        "pair_id",
+        (side * (size > 0).cast(pl.Float64)).alias("_longer"),
+        (side * size / model.scale.mean).alias("_by"),
     )
+    prior = shortcuts.select(
+        "pair_id", (model.length[0] * pl.col("_longer") + model.length[1] * pl.col("_by")).alias("z")
+    )
+    scale = belief(model, trust)
+    rows = [(v.voter, v.weight, v.discount * scale, *(*v.shortcut, 0.0)[:3]) for v in model.voters]
+    names = ("voter", "_weight", "_counts", "_s0", "_s1", "_s2")
+    known = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Float64) | {"voter": pl.String}, orient="row")
+    family = pl.col("own_family").fill_null(0.0).sign() if "own_family" in cells.columns else pl.lit(0.0)
     votes = (
-        cells.filter((pl.col("voter") == pl.col("slot")) & pl.col("voter").is_in(list(voters)))
-        .filter(pl.col("sign").abs() > 1e-6)
-        .join(longer, on="pair_id")
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > NO_OPINION))
+        .with_columns(family.alias("_family"))
+        .join(known, on="voter")
+        .join(shortcuts, on="pair_id")
     )
-    if not votes.height:
-        return prior
-    who = [voters[name] for name in votes["voter"].to_list()]
-    weight = np.array([v.weight for v in who])
-    # (votes, K): shortcuts of the pair as stored, and how the voter follows them.
-    family = votes["own_family"].fill_null(0.0).to_numpy() if "own_family" in votes.columns else np.zeros(len(votes))
-    features = votes.select(side * pl.col("_is"), side.alias("_side") * pl.col("_much")).to_numpy()
-    features = np.column_stack([features, np.sign(family)])
-    slope = np.array([(*v.shortcut, 0.0)[:3] for v in who])
-    added = _evidence(np.sign(votes["sign"].to_numpy()), weight, (features * slope).sum(axis=1))
-    added = added * np.array([v.discount for v in who]) * belief(model, trust)
-    sums = votes.select("pair_id").with_columns(pl.Series("_z", added)).group_by("pair_id").agg(pl.col("_z").sum())
+    pull = pl.col("_s0") * pl.col("_longer") + pl.col("_s1") * pl.col("_by") + pl.col("_s2") * pl.col("_family")
+    numbers = votes.select(pl.col("sign").sign(), "_weight", "_counts", pull.alias("_pull"))
+    vote, weight, counts, along = (numbers[name].to_numpy() for name in numbers.columns)
+    added = pl.Series("_z", counts * _evidence(vote, weight, along), dtype=pl.Float64)
+    sums = votes.select("pair_id").with_columns(added).group_by("pair_id").agg(pl.col("_z").sum())
     return prior.join(sums, on="pair_id", how="left", maintain_order="left").select(
         "pair_id", (pl.col("z") + pl.col("_z").fill_null(0.0)).alias("z")
     )
@@ -280,7 +281,7 @@ def _against(ballots: Ballots, v: int, k: int, longer: Floats) -> tuple[Floats, 
 
 
 def _follows(ballots: Ballots, at: Parameters) -> Floats:
-    """(V,) share of a voter's votes that follow the length whatever the truth: mean of P(longer) over T, from -1 to 1."""
+    """(V,) how much more often a voter chooses the longer response than the shorter if either is right as often."""
     sizes = np.diff(ballots.starts).astype(np.float64)
     pull = at.shortcut[:, :2] @ ballots.length.T
     both = expit(pull + at.weight[:, None]) + expit(pull - at.weight[:, None]) - 1.0
@@ -374,7 +375,7 @@ def source_rate(core: Ballots, own: int, begin: Parameters) -> ErrorRate:
 
 
 def _sampled(ballots: Ballots, most: int) -> Ballots:
-    """At most about `most` pairs, by whole prompts; prompts are numbered in the order of their ids, which are hashes."""
+    """About `most` pairs, by whole prompts; prompts are numbered in the order of their ids, so the first are random."""
     n = len(ballots.cluster)
     if n <= most:
         return ballots
