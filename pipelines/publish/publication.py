@@ -137,6 +137,8 @@ class Publication:
             by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
             causes.append("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in by_count))
             causes.append(f"`prefine rejects -w {workspace.root}` shows them")
+            if "materialise/doubtful" in reasons:
+                causes.append("`doubtful: soften` of the fuse policy publishes doubtful labels with their probability")
         elif not recipe.generate.generators:
             causes.append("the sources hold prompts alone and the recipe has no generators")
         waiting = queue(workspace).height

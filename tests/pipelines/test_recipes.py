@@ -24,7 +24,7 @@ def test_every_recipe_of_the_repository_has_a_test() -> None:
 def test_labelled_pairs_become_a_dataset(tmp_path: Path) -> None:
     result = run_recipe(ROOT / "recipes" / "pairs.yaml", str(tmp_path / "w"), None, None, (), quiet=True)
     assert result.published
-    assert {stage.stage: stage.rejects for stage in result.stages if stage.rejects} == {}
+    assert {(s.stage, reason) for s in result.stages for reason in s.rejects} <= {("materialise", "doubtful")}
     counts = {stage.stage: stage.counts for stage in result.stages}
     assert counts["ingest"]["pairs"] == 60
     assert counts["score"]["votes"] == 3 * 60

@@ -234,6 +234,7 @@ def test_a_sequential_panel_asks_less_and_says_the_same_twice(project: Project) 
     project.recipe["judge"]["judges"] = [
         {"name": f"judge{i}", "plugin": "logprob", "engine": "stub", "top_logprobs": 10 + i} for i in range(3)
     ]
+    project.recipe["fuse"] = {"policy": {"plugin": "posterior", "doubtful": "soften"}}
     whole = project.run("whole")
     project.recipe["judge"]["panel"] = {"stop_certainty": 0.65}
     less = project.run("less")

@@ -77,9 +77,9 @@ def ppi_rate(
     Returns:
         rate = mean(audited_wrong) + lambda (mean of all predictions - mean(audited_noise)), with the lambda that makes
         it most exact: Cov(wrong, noise) / (1 + n / N) Var(noise), in [0, 1]. The answer is right however bad the
-        predictions are; good ones make the interval narrower. The interval is Student's over prompts; where people found fewer
-        than `NORMAL_FROM` wrong or right labels it is Clopper and Pearson's of the audit alone, with n over the
-        design effect. None for fewer than `MIN_AUDITED` prompts.
+        predictions are; good ones make the interval narrower. The interval is Student's over prompts; where people
+        found fewer than `NORMAL_FROM` wrong or right labels it is Clopper and Pearson's of the audit alone, with n
+        over the design effect. None for fewer than `MIN_AUDITED` prompts.
     """
     n, total = len(audited_wrong), predicted.n
     clusters = np.arange(n) if clusters is None else clusters

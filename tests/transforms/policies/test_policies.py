@@ -20,8 +20,7 @@ from transforms.stats.label_noise import (
     action_shares,
     decision_frame,
     ensemble_moments,
-    noise_rate,
-    noise_sums,
+    worse_chosen,
 )
 
 
@@ -279,34 +278,17 @@ def test_decision_frame_adds_noise_and_moments() -> None:
     assert ensemble_moments(votes.clear()).is_empty()
 
 
-def test_noise_rate_covers_the_truth() -> None:
-    """Labels are wrong as often as a calibrated posterior says: the 95% interval holds the truth in 95% of draws."""
-    rng = np.random.default_rng(2)
-    covered = 0
-    for _ in range(200):
-        noise = rng.beta(1, 4, 300)
-        wrong = (rng.random(300) < noise).mean()
-        found = noise_rate(noise_sums(pl.DataFrame({"prompt_id": [str(i) for i in range(300)], "noise": noise})))
-        assert found is not None
-        assert found["rate"] == pytest.approx(noise.mean())
-        covered += found["low"] <= wrong <= found["high"]
-    assert covered >= 185
-    unknown = pl.DataFrame({"prompt_id": ["x"], "noise": [None]}, schema_overrides={"noise": pl.Float64})
-    assert noise_rate(noise_sums(unknown)) is None
-
-
-def test_pairs_of_one_prompt_widen_the_interval_and_buckets_do_not_matter() -> None:
-    noise = np.tile([0.1, 0.9], 50)
-    apart = pl.DataFrame({"prompt_id": [str(i) for i in range(100)], "noise": noise})
-    together = apart.with_columns(pl.Series("prompt_id", ["x", "y"] * 50))
-    width = [noise_rate(noise_sums(t)) for t in (apart, together)]
-    assert width[1]["high"] - width[1]["low"] > width[0]["high"] - width[0]["low"]
-    parts = [noise_sums(together.filter(pl.col("prompt_id") == p)) for p in "xy"]
-    assert noise_rate({key: sum(part[key] for part in parts) for key in parts[0]}) == pytest.approx(width[1])
-    rate, n = noise.mean(), len(noise)
-    spread = sum(float((together.filter(pl.col("prompt_id") == p)["noise"] - rate).sum()) ** 2 for p in "xy")
-    reach = 1.959964 * np.sqrt(spread + (noise * (1 - noise)).sum()) / n
-    assert width[1]["low"] == pytest.approx(max(0.0, rate - reach), abs=1e-6)
+@MANY
+@given(st.lists(ROW, min_size=1, max_size=12))
+def test_a_label_is_wrong_if_the_other_response_is_better_and_a_tie_is_not_counted(rows: list[dict[str, Any]]) -> None:
+    frames = frame(rows)
+    worse = frames.select(worse_chosen()).to_series().to_list()
+    for row, found in zip(rows, worse, strict=True):
+        expected = {"a": 1 - row["p_a"], "b": row["p_a"]}.get(row["source"])
+        if expected is None and row["source"] is None:
+            assert found is None
+        if expected is not None:
+            assert found == pytest.approx(expected)
 
 
 def test_all_policies_are_registered() -> None:

@@ -109,9 +109,40 @@ def test_estimates_are_shown_with_their_intervals_and_calibration_is_the_fusers_
     for shown in ("Out of fold", "12.3%", "10.1%", "14.5%", "20.0%", "87.5%"):
         assert shown in text
     card = dataset_card(version.manifest)
-    assert "| posterior | 12.3% | 10.1% to 14.5% |" in card
-    assert "| audit | 20.0% | 15.0% to 26.0% |" in card
+    assert "| the posterior | 12.3% | 10.1% to 14.5% |" in card  # published before it was said how a figure is known
+    assert "| a random audit | 20.0% | 15.0% to 26.0% |" in card
+    assert "ncalibrated" not in card + text
     assert re.search(r"\| flip \| [\d,]+ \| [\d.]+% \| 12.5% \|", card)
+
+
+def test_what_is_not_known_is_said_and_what_is_known_says_how(tmp_path: Path) -> None:
+    shares = {"predicted": {"keep": 1.0}, "actual": {"keep": 1.0}, "calibration": None, "audited_noise": None}
+    unknown = {
+        "calibrated_by": None,
+        "noise": None,
+        "unknown": "no voter is better than chance",
+        "accuracy": None,
+        "expected": {"wrong": 9.0, "turned": 0.0, "left_out": 3.0},
+        "warnings": ["x, y err together and count as one voter"],
+    }
+    noise = {"rate": 0.123, "low": 0.101, "high": 0.145, "level": 0.95, "n": 40, "how": "agreement of four"}
+    known = unknown | {
+        "calibrated_by": "agreement",
+        "noise": noise,
+        "unknown": None,
+        "accuracy": {"before": 0.877, "after": 0.941},
+        "warnings": [],
+    }
+    for name, estimates in (("unknown", unknown), ("known", known)):
+        version = make(tmp_path / name, *frames.workspace(20), estimates=estimates | shares)
+        text = " ".join(" ".join(Page(render(report_data(version))).text).split())
+        card = dataset_card(version.manifest)
+        for page in (text, card):
+            assert ("Uncalibrated" in page) == (name == "unknown")
+            assert ("no voter is better than chance" in page) == (name == "unknown")
+            assert ("agreement of four" in page) == (name == "known")
+        assert ("err together" in text) == (name == "unknown")
+        assert ("87.7% of the sources' labels, 94.1% of the published ones" in text) == (name == "known")
 
 
 def test_text_of_models_and_sources_is_shown_as_text(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transforms.stats.agreement.error_rate import ErrorRate
 from transforms.stats.agreement.latent_class import expectation, start, table_of
 from transforms.stats.agreement.learn import Agreement, belief, learn_agreement, truth_log_odds
 from transforms.stats.calibration import expected_calibration_error
-from transforms.stats.prediction_powered import ppi_rate
+from transforms.stats.prediction_powered import Predictions, ppi_rate
 
 Floats = NDArray[np.float64]
 
@@ -221,8 +221,8 @@ def test_an_audit_of_some_labels_corrects_the_predictions_of_all() -> None:
         wrong = (rng.random(3000) < 0.15).astype(np.float64)
         noise = np.clip(0.1 + 0.5 * wrong + rng.normal(0, 0.1, 3000), 0, 1)
         audited = rng.choice(3000, 150, replace=False)
-        found = ppi_rate(noise, noise[audited], wrong[audited])
-        alone = ppi_rate(np.zeros(3000), np.zeros(150), wrong[audited])
+        found = ppi_rate(Predictions.of(noise), noise[audited], wrong[audited])
+        alone = ppi_rate(Predictions.of(np.zeros(3000)), np.zeros(150), wrong[audited])
         assert found is not None
         assert alone is not None
         covered += found.low <= wrong.mean() <= found.high
@@ -232,10 +232,12 @@ def test_an_audit_of_some_labels_corrects_the_predictions_of_all() -> None:
 
 
 def test_an_audit_that_found_nothing_wrong_still_has_an_upper_bound_and_a_tiny_one_has_no_interval() -> None:
-    found = ppi_rate(np.full(1000, 0.1), np.full(50, 0.1), np.zeros(50))
+    found = ppi_rate(Predictions.of(np.full(1000, 0.1)), np.full(50, 0.1), np.zeros(50))
     assert found is not None
     assert found.low == 0.0
     assert 0.02 < found.high < 0.15
-    assert ppi_rate(np.full(1000, 0.1), np.full(5, 0.1), np.zeros(5)) is None
-    one_prompt = ppi_rate(np.full(1000, 0.1), np.full(50, 0.1), np.zeros(50), np.zeros(50, dtype=np.int64))
+    assert ppi_rate(Predictions.of(np.full(1000, 0.1)), np.full(5, 0.1), np.zeros(5)) is None
+    one_prompt = ppi_rate(
+        Predictions.of(np.full(1000, 0.1)), np.full(50, 0.1), np.zeros(50), np.zeros(50, dtype=np.int64)
+    )
     assert one_prompt is None

@@ -346,8 +346,9 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
         units = sorted([unit for u, unit in enumerate(units) if u not in (first, second)] + [joined])
     error = np.sqrt(np.diag(weight_covariance(table, at)))
     able = [u for u in others if at.weight[u] > SURE * error[u]]
-    if len(able) < MIN_INDEPENDENT:
-        return _Identification(False, None, _too_few(len(able), "better than chance "), names)
+    # Three voters alone fit any model: without the source a fourth must agree with what three say.
+    if len(able) + (own is not None) <= MIN_INDEPENDENT:
+        return _Identification(False, None, _too_few(len(able), "better than chance and "), names)
     if own is None:
         return _Identification(True, None, f"agreement of {len(able)} independent voters", names)
     rate = source_rate(core, own, at)
@@ -397,9 +398,11 @@ def _sampled(ballots: Ballots, most: int) -> Ballots:
 
 
 def _too_few(n: int, quality: str = "") -> str:
+    found = {0: "no voter", 1: "one voter"}.get(n, f"{n} voters")
+    are = "are" if n > 1 else "is"
     return (
-        f"{n} {quality}independent voters beside the source; reliability needs {MIN_INDEPENDENT}: add judges of "
-        "other families or label pairs by people"
+        f"{found} beside the source {are} {quality}independent, and {MIN_INDEPENDENT} are needed to know how reliable "
+        "voters are: label pairs by people, or add judges of other families"
     )
 
 
