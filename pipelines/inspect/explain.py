@@ -14,6 +14,7 @@ from schemas.ids import ID_PATTERN
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version
 from transforms.publish.recompute import FUSER, POLICY, stored_plugin
+from transforms.publish.rows import PUBLISHED
 from transforms.storage.workspace import Workspace
 
 
@@ -38,7 +39,23 @@ def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explana
     workspace = Workspace.open(root)
     bucket = find_pair(workspace, pair_id)
     frames = {table: workspace.read(table, bucket, TABLE_STAGES[table]) for table in ("pairs", "votes", "verdicts")}
-    return explain(pair_id, frames["pairs"], frames["votes"], frames["verdicts"], **judgement(workspace))
+    return explain(
+        pair_id,
+        frames["pairs"],
+        frames["votes"],
+        frames["verdicts"],
+        **judgement(workspace),
+        published=_published_margins(workspace),
+    )
+
+
+def _published_margins(workspace: Workspace) -> pl.LazyFrame:
+    """`margin` of the rows that the verdicts publish."""
+    margins = []
+    for bucket in workspace.buckets:
+        verdicts = workspace.read("verdicts", bucket, TABLE_STAGES["verdicts"], ["margin", "action"])
+        margins.append(verdicts.filter(pl.col("action").is_in(PUBLISHED)).select("margin"))
+    return pl.concat(margins).lazy()
 
 
 def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
@@ -46,4 +63,5 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
     pairs, votes, verdicts = (
         version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
     )
-    return explain(pair_id, pairs, votes, verdicts, stored_plugin(version, FUSER), stored_plugin(version, POLICY))
+    plugins = stored_plugin(version, FUSER), stored_plugin(version, POLICY)
+    return explain(pair_id, pairs, votes, verdicts, *plugins, published=version.scan("rows").select("margin"))

@@ -79,6 +79,7 @@ class Explanation(_Frozen):
     p_tie: float
     label: str
     margin: float
+    stronger_than: float | None  # share of the published rows whose margin is smaller; None if there are none
     certainty: float
     noise: float | None
     action: str
@@ -100,6 +101,7 @@ def explain(
     verdicts: pl.DataFrame,
     fuser: StoredPlugin | None = None,
     policy: StoredPlugin | None = None,
+    published: pl.LazyFrame | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
@@ -110,6 +112,7 @@ def explain(
         verdicts: `verdicts` rows.
         fuser: what fused them; each voter is shown with what its model knows of it.
         policy: what decided; its thresholds are shown.
+        published: `margin` of the published rows, with which the pair's is compared.
 
     Raises:
         UsageError: the pair is unknown or has no verdict yet.
@@ -136,6 +139,7 @@ def explain(
     return Explanation(
         **{k: pair[k] for k in ("pair_id", "prompt_id", "origin", "origin_ref", "model_a", "model_b", "source_label")},
         **{k: verdict[k] for k in ("prior", "p_tie", "label", "margin", "certainty", "noise", "action", "reasons")},
+        stronger_than=None if published is None else weaker_share(published, verdict["margin"]),
         votes=[_vote(v) for v in cast.iter_rows(named=True)],
         contributions=contributions,
         log_odds=log_odds,
@@ -148,6 +152,17 @@ def explain(
         policy=policy.plugin if policy else None,
         thresholds={**policy.settings, **{k: v for k, v in policy.model.items() if k != "predicted"}} if policy else {},
     )
+
+
+def weaker_share(published: pl.LazyFrame, margin: float) -> float | None:
+    """Share of the rows whose margin is smaller in size, equal ones counting half; None if there are no rows.
+
+    One pass over one column, whatever their number.
+    """
+    size = pl.col("margin").abs()
+    share = (size < abs(margin)).mean() + (size == abs(margin)).mean() / 2
+    found: float | None = published.select(share).collect(engine="streaming").item()
+    return found
 
 
 def decision_rule(verdict: Mapping[str, Any], policy: StoredPlugin | None = None) -> str:
@@ -183,6 +198,7 @@ def render(explanation: Explanation) -> RenderableType:
         ("source says", e.source_label or "nothing"),
         ("decision", e.rule),
         ("probabilities", _RESTS_ON.get(e.calibrated_by, "it is not known what calibrates them")),
+        ("strength", _strength(e)),
         ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):
         head.add_row(Text(name, style="bold"), cell(value))
@@ -203,6 +219,13 @@ def render(explanation: Explanation) -> RenderableType:
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
     )
     return Group(head, Text(), votes, Text(), sums, result)
+
+
+def _strength(e: Explanation) -> str:
+    size = f"margin {abs(e.margin):.3f}"
+    if e.stronger_than is None:
+        return size
+    return f"{size}, stronger than {e.stronger_than:.0%} of the published rows"
 
 
 def _vote(v: Mapping[str, Any]) -> VoteLine:

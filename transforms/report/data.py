@@ -18,6 +18,7 @@ from transforms.publish.rows import PUBLISHED
 from transforms.report import voters
 from transforms.report.census import Census, census_of
 from transforms.report.examples import Example, examples
+from transforms.report.strength import strength_bands
 from transforms.stats.judge_quality import judge_table
 from transforms.stats.people import People
 
@@ -44,6 +45,7 @@ class ReportData:
     shares: pl.DataFrame  # action, predicted (null if it was not), actual
     noise: pl.DataFrame  # bin (lower edge), action, n
     ensemble: pl.DataFrame  # mu (towards the source's label), sigma, action
+    strength: pl.DataFrame  # transforms.report.strength.strength_bands
     length: pl.DataFrame  # voter, longer, longer_fused
     judges: pl.DataFrame  # transforms.stats.judge_quality.judge_table
     yields: pl.DataFrame  # origin, pairs, per action
@@ -98,6 +100,7 @@ def report_data(
         shares=_shares(manifest),
         noise=_noise(census.judged),
         ensemble=_ensemble(decisive, sample),
+        strength=strength_bands(decisive, sample),
         length=voters.length_bias(decisive, sample),
         judges=judge_table(decisive, sample, MOST_JUDGES),
         yields=_yields(census.judged),

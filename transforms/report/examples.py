@@ -12,6 +12,7 @@ from schemas.messages import text_of
 from schemas.tables import ACTIONS
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import Version
+from transforms.publish.rows import PUBLISHED
 
 LIMIT = 1200
 
@@ -34,9 +35,10 @@ def examples(version: Version, sample: pl.DataFrame, votes: pl.DataFrame, per_ac
     ids = chosen["pair_id"].to_list()
     texts = _texts(version, ids)
     pairs, cast = sample.filter(pl.col("pair_id").is_in(ids)), votes.filter(pl.col("pair_id").is_in(ids))
+    rows = sample.lazy().filter(pl.col("action").is_in(PUBLISHED))
     rank = {action: i for i, action in enumerate(ACTIONS)}
     return [
-        Example(action=action, explanation=explain(pair_id, pairs, cast, pairs), **texts[pair_id])
+        Example(action=action, explanation=explain(pair_id, pairs, cast, pairs, published=rows), **texts[pair_id])
         for pair_id, action in sorted(chosen.rows(), key=lambda r: (rank[r[1]], r[0]))
         if pair_id in texts
     ]

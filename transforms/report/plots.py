@@ -105,6 +105,30 @@ def ensemble_scatter(points: pl.DataFrame) -> str:
         return _svg(figure, "Mean and standard deviation of the reward ensemble's margins by action")
 
 
+def strength_curve(bands: pl.DataFrame) -> str:
+    """Agreement with people by band of strength, with intervals; dashed: what the posterior expects."""
+    x = list(range(1, bands.height + 1))
+    side = "source's label" if bands["has_source"][0] else "voters' side"
+    with _figure(6.4, 3.1) as (figure, axes):
+        axes.plot(
+            x, bands["expected"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"{side}, by the posterior"
+        )
+        for name, colour, shift, label in (
+            ("agree", ACTION_COLOURS["flip"], -0.07, f"{side}, by people"),
+            ("agree_published", ACTION_COLOURS["keep"], 0.07, "published label, by people"),
+        ):
+            share, low, high = (bands[column].to_numpy() for column in (name, f"{name}_low", f"{name}_high"))
+            if bands[name].null_count() < bands.height:  # a gap in the line where people labelled nothing
+                moved = [i + shift for i in x]
+                axes.vlines(moved, low, high, color=colour, linewidth=1.2)
+                axes.plot(moved, share, color=colour, marker="o", markersize=4.5, linewidth=1.4, label=label)
+        axes.set(xlabel="lowest strength of each band", ylabel="share that is right", ylim=(-0.02, 1.02))
+        axes.set_xticks(x, [f"{value:+.1f}" for value in bands["low"]])
+        axes.grid(visible=False, axis="x")
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), handlelength=1.4, columnspacing=1.0)
+        return _svg(figure, "Agreement with people by strength of the preference")
+
+
 def agreement_matrix(table: pl.DataFrame) -> str:
     """Pairwise agreement of the voters."""
     names = table["voter"].unique().sort().to_list()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.errors import UsageError
 from tests.transforms.publish import frames
 from tests.transforms.publish.frames import plain_text
-from transforms.publish.explain import explain
+from transforms.publish.explain import explain, weaker_share
 from transforms.publish.version import Provenance, publish
 
 
@@ -60,3 +62,20 @@ def test_voters_markup_is_shown_as_text() -> None:
     v = frames.verdict(row, "keep", {"[red]evil[/red]": 1.0})
     e = explain(row["pair_id"], rows_frame([row], Pairs), rows_frame([cast], Votes), rows_frame([v], Verdicts))
     assert "[red]evil[/red]" in plain_text(e)
+
+
+@given(st.lists(st.integers(-4, 4), max_size=30), st.integers(-5, 5))
+def test_a_pair_is_as_strong_as_the_share_of_rows_below_it(margins: list[int], margin: int) -> None:
+    share = weaker_share(pl.LazyFrame({"margin": margins}, schema={"margin": pl.Float64}), float(margin))
+    ranks = [0.5 * ((abs(m) < abs(margin)) + (abs(m) <= abs(margin))) for m in margins]
+    assert share == (pytest.approx(sum(ranks) / len(ranks)) if ranks else None)
+
+
+def test_how_strong_a_pair_is_stands_beside_its_decision() -> None:
+    pairs, votes, verdicts = frames.workspace(3)
+    pair = pairs["pair_id"][0]
+    size = abs(verdicts.filter(pl.col("pair_id") == pair)["margin"].item())
+    published = pl.LazyFrame({"margin": [size - 0.1, size - 0.1, size - 0.1, size + 0.1]})
+    shown = plain_text(explain(pair, pairs, votes, verdicts, published=published))
+    assert "stronger than 75% of the published rows" in " ".join(shown.split())
+    assert "stronger" not in plain_text(explain(pair, pairs, votes, verdicts))
