@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from transforms.stats.agreement.learn import VoterEstimate
+from transforms.stats.agreement.learn import Agreement, VoterEstimate
 
 Floats = NDArray[np.float64]
 # (own | group | slice | length | agreement, sign | strength | family, slot or group, level)
@@ -104,35 +104,32 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
 
 
 def prior_weights(
-    columns: list[Column], voters: pl.DataFrame, trust: float, known: dict[str, VoterEstimate], *, identified: bool
+    columns: list[Column], voters: pl.DataFrame, trust: float, agreement: Agreement
 ) -> tuple[Floats, Floats]:
     """Prior mean and variance of each column's weight, from what is known without labels.
 
     Where agreement identifies reliabilities, the mean of a slot's weight is what agreement says, discounted for the
-    voters that it depends on; half of it goes to the strength of voters that give numbers. Elsewhere the mean shares
-    `trust` times the voters' mean consistency among the slots in proportion to consistency ** CONSISTENCY_POWER,
-    divided by the size of their group or by how many voters err with them: groups and blocs count alike however many
-    members they have, and a voter that contradicts itself neither counts nor takes from others. The variance of a
-    voter's own weight is proportional to its squared consistency.
+    voters that it depends on; half of it goes to the strength of voters that give numbers. Elsewhere the mean is the
+    slot's part of `trust` (`_shared`). The variance of a voter's own weight is proportional to its squared consistency.
 
     Args:
         columns: `columns_of`.
         voters: `voter, slot, group, numeric, consistency`.
         trust: log-odds of all voters agreeing if nothing is known of any.
-        known: what agreement says of each slot.
-        identified: whether it identifies reliabilities.
+        agreement: what the slots' agreement says.
     """
     slots = voters.filter(pl.col("voter") == pl.col("slot"))
     numeric = dict(slots.select("voter", "numeric").iter_rows())
     steady = {voter: max(value, 0.0) for voter, value in slots.select("voter", "consistency").iter_rows()}
+    known = {v.voter: v for v in agreement.voters}
+    identified = {slot: v.weight * v.discount for slot, v in known.items()}
     believed = _shared(slots, steady, trust, known)
     mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
     for i, (part, form, who, _level) in enumerate(columns):
         if part == "own":
             halves = 2.0 if numeric[who] else 1.0
-            if identified:
-                whole = known[who].weight * known[who].discount if who in known else 0.0
-                mean[i] = whole / halves / (USUAL_STRENGTH if form == "strength" else 1.0)
+            if agreement.identified:
+                mean[i] = identified.get(who, 0.0) / halves / (USUAL_STRENGTH if form == "strength" else 1.0)
             else:
                 mean[i] = believed[who] / halves
             variance[i] = VOTER_VARIANCE * (steady[who] + FLOOR) ** 2 / halves
@@ -146,13 +143,19 @@ def prior_weights(
 def _shared(
     slots: pl.DataFrame, steady: dict[str, float], trust: float, known: dict[str, VoterEstimate]
 ) -> dict[str, float]:
-    """Each slot's share of `trust`, by consistency, and by how many speak for the same group or bloc."""
+    """Each slot's part of `trust` times the voters' mean consistency.
+
+    Parts are in proportion to consistency ** CONSISTENCY_POWER: a voter that contradicts itself neither counts nor
+    takes from others. They are divided by the size of the group, or by how many err together, so that groups and blocs
+    count alike however many members they have. What a voter says by the length alone is no evidence either.
+    """
     size = dict(slots.group_by("group").len().iter_rows())
-    share = {
-        slot: min(1.0 / size[group], known[slot].discount if slot in known else 1.0)
-        for slot, group in slots.select("voter", "group").iter_rows()
-    }
-    raw = {slot: r**CONSISTENCY_POWER * share[slot] for slot, r in steady.items()}
+    raw = {}
+    for slot, group in slots.select("voter", "group").iter_rows():
+        alone, own = 1.0 / size[group], 1.0
+        if slot in known:
+            alone, own = min(alone, known[slot].discount), 1.0 - abs(known[slot].follows)
+        raw[slot] = steady[slot] ** CONSISTENCY_POWER * alone * own
     total = sum(raw.values())
     if total <= 0:
         return dict.fromkeys(raw, 0.0)

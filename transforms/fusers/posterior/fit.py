@@ -67,8 +67,7 @@ def fit_model(
     if agreement.identified:
         labelled = with_offset(agreement, cells, labelled)
     columns = columns_of(voters, labelled, slices, agreement=agreement.identified)
-    estimates = {v.voter: v for v in agreement.voters}
-    mean, variance = prior_weights(columns, voters, trust, estimates, identified=agreement.identified)
+    mean, variance = prior_weights(columns, voters, trust, agreement)
     strict = labelled["target"].is_not_null().to_numpy()
     target = labelled["target"].fill_null(0.5).to_numpy()
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)

@@ -36,10 +36,16 @@ class Posterior(Fuser):
     - A voter's weight is its group's weight shared by the members present, plus its own. Both have Gaussian
       priors, so with few labels a voter is what its group is. Voters that cast exactly the same votes are one voter,
       in one group or several; so are people, from `transforms.stats.human_labels.COPIED_BALLOTS` votes on.
-    - The prior mean and width come from self-consistency: a judge whose verdict does not survive exchanging
-      the responses cannot be right more often than its consistency allows (the attenuation bound of classical
-      test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a good
-      one when there are no labels, where the EM of Dawid & Skene (1979) makes the majority the truth.
+    - Before any label the prior mean is what the agreement of independent voters says, if that identifies it: at least
+      three voters beside the source's label, each better than chance, whose errors no test finds dependent
+      (`transforms.stats.agreement`). Near-copies and voters that err together count as one, and a judge that follows
+      the length says little by preferring the longer response. Certainty is then calibrated without people.
+    - Where agreement identifies nothing, the prior mean comes from self-consistency: a judge whose verdict does not
+      survive exchanging the responses cannot be right more often than its consistency allows (the attenuation bound of
+      classical test theory, Spearman 1904). This is what keeps many weak judges with a common bias from outvoting a
+      good one, where the EM of Dawid & Skene (1979) makes the majority the truth. What voters share with others or
+      with the length is taken off. Such a posterior is uncalibrated: `calibrated_by` is null, and everything that
+      shows its probabilities says so.
     - Slices (task kind, language, origin) move a group's weight with a prior pulled to zero.
     - Human labels may show that humans prefer the longer response; that goes into `prior`, not to a voter.
     - Widths of the priors are averaged by evidence (MacKay 1992); one temperature, fitted out of fold by prompt
@@ -50,7 +56,7 @@ class Posterior(Fuser):
     teaches the model about everybody but its source, and no vote turns it: it appears as a contribution of the voter
     "control". Invalid, refused and
     failed votes, and voters unknown to the model, add nothing. There is no intercept, so exchanging the
-    responses mirrors the verdict. With no label at all the prior mean is the model.
+    responses mirrors the verdict. With no label at all the prior mean is the model, with the agreement's view of lengths.
     """
 
     class Config(PluginConfig):
@@ -58,7 +64,7 @@ class Posterior(Fuser):
 
         human_accuracy: float = Field(0.85, gt=0.5, lt=1.0)  # before any evidence about a human
         prior_tie: float = Field(0.05, gt=0.0, lt=0.5)  # share of ties before any evidence
-        trust: float = Field(2.0, ge=0.0)  # log-odds of all voters agreeing when nothing is labelled
+        trust: float = Field(2.0, ge=0.0)  # log-odds of all voters agreeing when nothing identifies their reliability
         slices: tuple[str, ...] = ("kind", "language", "origin")
         folds: int = Field(5, ge=2)
         calibration: Literal["temperature", "isotonic"] = (
@@ -80,7 +86,8 @@ class Posterior(Fuser):
         Returns:
             The model as JSON: `voters` (reliability table: votes, ties, position bias, self-consistency, accuracy
             on labelled pairs, weights, and `log_odds` of each vote value cast alone), `humans`, `slices`,
-            `length`, `tie`, `temperature`, `isotonic` (knots of the map, null without one), `widths` (of the priors,
+            `length`, `agreement` (`Agreement.to_json`, and the `weight` of its view of lengths), `calibrated_by`
+            ("people", "agreement" or null), `tie`, `temperature`, `isotonic` (knots of the map, null without one), `widths` (of the priors,
             with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins of the reliability
             diagram), `n_pairs`, `n_votes`, `n_labels`.
         """
