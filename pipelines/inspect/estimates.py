@@ -22,6 +22,7 @@ from transforms.stats.prediction_powered import MIN_AUDITED, PredictionPoweredRa
 from transforms.storage.workspace import Workspace
 
 _NAME = "estimates"
+NOTHING = Predictions(0.0, 0.0, 0)
 _VERDICTS = ("prompt_id", "p_a", "p_tie", "noise", "action", "label", "margin", "n_human")
 NOBODY = "no voter has been measured: label pairs by people, or add judges of other families"
 
@@ -67,7 +68,7 @@ def kept_estimates(workspace: Workspace) -> dict[str, Any] | None:
 
 
 def _computed(workspace: Workspace) -> dict[str, Any]:
-    predicted, after = Predictions(), Predictions()
+    predicted, after = NOTHING, NOTHING
     expected = dict.fromkeys(("wrong", "turned", "left_out"), 0.0)
     actions: Counter[str] = Counter()
     labelled = []
@@ -76,8 +77,8 @@ def _computed(workspace: Workspace) -> dict[str, Any]:
         if (verdicts["n_human"] > 0).any():
             labelled.append(_by_people(workspace, bucket, verdicts))
         worse = verdicts.filter(pl.col("worse").is_not_null())
-        predicted += Predictions.of(worse["worse"].to_numpy())
-        after += Predictions.of(_published_right(verdicts))
+        predicted = predicted.with_more(Predictions.of(worse["worse"].to_numpy()))
+        after = after.with_more(Predictions.of(_published_right(verdicts)))
         expected["wrong"] += float(worse["worse"].sum())
         expected["turned"] += float(worse.filter(pl.col("action") == "flip")["worse"].sum())
         expected["left_out"] += float(worse.filter(~pl.col("action").is_in(PUBLISHED))["worse"].sum())

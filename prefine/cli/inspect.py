@@ -25,6 +25,7 @@ from schemas.manifest import version_name
 from transforms.publish.explain import render
 from transforms.publish.query import SECONDS
 from transforms.publish.store import Datasets
+from transforms.stats.certificate_text import notes_of
 from transforms.storage.workspace import Workspace
 
 Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
@@ -129,7 +130,7 @@ def show(dataset: Dataset, workspace: WorkspaceRoot, as_json: AsJson = False) ->
         *_estimated(manifest.estimates),
         ("rejects", f"{manifest.n_rejects} ({_counts(manifest.rejects_by_reason)})"),
         ("voters", _voters(manifest.voters)),
-        ("certificate", orjson.dumps(manifest.certificate).decode() if manifest.certificate else "none"),
+        *_certified(manifest.certificate),
         ("code", manifest.code_version),
         ("row hash", manifest.row_hash),
         ("path", store.url(manifest.name, f"v{manifest.version:04d}")),
@@ -236,6 +237,26 @@ def sql(
     if again:
         raise UsageError(f"SQL: several columns are named {again[0]!r}; give each a name of its own (AS)")
     print_json([dict(zip(columns, row, strict=True)) for row in answer])
+
+
+def _certified(certificate: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What the audit says of the labels, what that rests on, and which slices it says nothing of."""
+    if certificate is None:
+        return [("certificate", "NOT_AUDITED")]
+    slices = [
+        (f"{column}: {value}", figures) for column, of in certificate["slices"].items() for value, figures in of.items()
+    ]
+    unaudited = [name for name, figures in slices if figures["accuracy"] is None]
+    audited = [(name, _accuracy(figures)) for name, figures in slices if figures["accuracy"] is not None]
+    rows = [("certificate", _accuracy(certificate)), *(("", note) for note in notes_of(certificate)), *audited]
+    return [*rows, *([("NOT_AUDITED", ", ".join(unaudited))] if unaudited else [])]
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    if figures["accuracy"] is None:
+        return "NOT_AUDITED"
+    interval = f"{figures['level']:.0%} interval {figures['low']:.1%} to {figures['high']:.1%}"
+    return f"{figures['accuracy']:.1%} right ({interval}, {figures['audited']:,} pairs audited)"
 
 
 def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:

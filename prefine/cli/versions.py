@@ -11,6 +11,7 @@ from pipelines.inspect.sql import rebuild_catalog
 from prefine.cli.options import AsJson, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
 from transforms.publish.diff import SLICES, render
+from transforms.stats.certificate_text import notes_of
 
 _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
 
@@ -72,6 +73,8 @@ def audit(
             if audits[when]
         ]
         print_table(f"audit {audits['version']}", ("when", "accuracy", "low", "high", "audited pairs"), rows)
+        for note in notes_of(audits["now"] or {}):
+            say(note)
     if audits["worse"]:
         raise typer.Exit(1)
 

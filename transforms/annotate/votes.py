@@ -43,7 +43,7 @@ def votes_of(annotations: pl.DataFrame, queue: pl.DataFrame | None = None) -> pl
 
 
 def held_out_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataFrame:
-    """The answers that serve the audit alone: `annotation_id`, `pair_id`, `answer`.
+    """The answers that serve the audit alone: `annotation_id`, `pair_id`, `answer`, `at` (when it was given).
 
     Of each audited pair the first `held_out` by a hash of (pair, annotator): a choice that neither the
     answers nor their order in time can influence.
@@ -54,7 +54,14 @@ def held_out_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataF
     keys = [hash_fields("held-out", p, a) for p, a in zip(rows["pair_id"], rows["annotator"], strict=True)]
     rows = rows.with_columns(pl.Series("_key", keys, dtype=pl.String)).sort("pair_id", "_key")
     kept = rows.filter(pl.int_range(pl.len()).over("pair_id") < pl.col("held_out"))
-    return kept.select("annotation_id", "pair_id", pl.col("label").alias("answer"))
+    return kept.select("annotation_id", "pair_id", pl.col("label").alias("answer"), pl.col("updated_at").alias("at"))
+
+
+def known_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataFrame:
+    """Answers to pairs whose answer is known, but for those in the audit: `pair_id, known, answer, at`."""
+    controls = queue.filter(pl.col("known_label").is_not_null() & (pl.col("purpose") != "audit"))
+    rows = _counted(annotations).join(controls.select("pair_id", known="known_label"), on="pair_id", how="inner")
+    return rows.select("pair_id", "known", answer="label", at="updated_at").sort("pair_id", "at", "answer")
 
 
 def _counted(annotations: pl.DataFrame) -> pl.DataFrame:

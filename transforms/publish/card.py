@@ -10,6 +10,7 @@ import yaml
 from schemas.manifest import Manifest
 from schemas.tables import DatasetRows, polars_schema
 from transforms.publish.features import features
+from transforms.stats.certificate_text import notes_of
 
 SIZES = (
     (1_000, "n<1K"),
@@ -109,13 +110,17 @@ def _certified(certificate: Mapping[str, Any] | None) -> str:
         parts += [(f"{name}: {value}", f) for value, f in values.items()]
     rows = "\n".join(
         f"| {name} | {f['accuracy']:.1%} | {f['low']:.1%} to {f['high']:.1%} | {f['audited']:,} |"
-        for name, f in parts
         if f["accuracy"] is not None
+        else f"| {name} | NOT_AUDITED | | {f['audited']:,} |"
+        for name, f in parts
     )
+    notes = "\n\n".join(notes_of(certificate))
     return f"""
 How many labels are right, estimated from a random audit whose answers took no part in any label:
 
 | labels | right | {certificate["level"]:.0%} interval | audited pairs |
 |---|---|---|---|
 {rows}
+
+{notes}
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 from schemas.manifest import Manifest
 from transforms.report.people_tables import interval, sentences
+from transforms.stats.certificate_text import notes_of
 from transforms.stats.people import People
 
 
@@ -19,6 +20,7 @@ def people_context(people: People | None, manifest: Manifest) -> dict[str, Any]:
         "sentences": sentences(people),
         "alpha": interval(people.alpha),
         "certificate": _certificate(manifest.certificate),
+        "certificate_notes": notes_of(manifest.certificate or {}),
     }
 
 
@@ -26,10 +28,10 @@ _FRAMES = ("annotators", "drift", "suspicions", "judges", "agreeing")
 
 
 def _certificate(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """One row for all published labels, then one a slice with audited pairs."""
+    """One row for all published labels, then one per slice; `state` is that of versions that know none as well."""
     if certificate is None:
         return []
     rows = [{"slice": "all", "value": "", **certificate}]
     for name, values in certificate["slices"].items():
-        rows += [{"slice": name, "value": value, **figures} for value, figures in values.items() if figures["audited"]]
-    return rows
+        rows += [{"slice": name, "value": value, **figures} for value, figures in values.items()]
+    return [{**row, "state": "NOT_AUDITED" if row["accuracy"] is None else "AUDITED"} for row in rows]

@@ -31,7 +31,7 @@ class BtHeads(HeadScorer):
         siblings: bool = Field(True, description="let the labels of a prompt's other pairs count")
 
     measures: ClassVar[str] = "P(a better) by reward heads trained on the labels of other prompts."
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:
@@ -44,6 +44,7 @@ class BtHeads(HeadScorer):
             feature_share=self.config.feature_share,
             losses=self.config.losses,
             use_siblings=self.config.siblings,
+            whole_groups=self.keeps_groups_whole,
             seed=self.seed,
         )
         return fit_ensemble(sample.blocks, sample.y, sample.weight, sample.groups, sample.graph, settings, sample.drawn)

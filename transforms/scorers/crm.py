@@ -10,7 +10,8 @@ from pydantic import Field
 from transforms.plugins.registry import register
 from transforms.scorers._crm import peer_review
 from transforms.scorers.heads.base import HeadConfig, HeadScorer, Sample
-from transforms.scorers.heads.ensemble import Design, Ensemble, Settings, folds_of, random_part
+from transforms.scorers.heads.ensemble import Design, Ensemble, Settings, random_part
+from transforms.scorers.heads.partition import Partition, hashed_folds
 from transforms.scorers.heads.siblings import Siblings
 from transforms.stats.noise_rate import FlipRate, estimate_flip_rate
 
@@ -29,7 +30,7 @@ class Crm(HeadScorer):
         flip: float | None = Field(None, ge=0.0, lt=0.5, description="noise rate; null: estimated")
 
     measures: ClassVar[str] = "P(a better) by two reward heads that select clean training pairs for each other."
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     config: Config
 
     def train(self, sample: Sample) -> Ensemble:
@@ -40,11 +41,13 @@ class Crm(HeadScorer):
             n_interaction=self.config.interaction_directions,
             seed=self.seed,
         )
-        design = Design.of(sample.blocks, sample.y, sample.weight, sample.groups, settings)
-        halves = folds_of(sample.groups, 2, self.seed + 1)
+        partition = Partition.of(sample.groups, sample.graph, settings.n_folds, self.seed, self.keeps_groups_whole)
+        folds = partition.folds(sample.groups, sample.graph)
+        design = Design.of(sample.blocks, sample.y, sample.weight, folds, settings)
+        halves = hashed_folds(partition.units(sample.groups, sample.graph), 2, self.seed + 1)
         weights = np.zeros((settings.n_folds, 2, design.x.shape[1]))
         for fold in range(settings.n_folds):
-            rows = design.known & (design.folds != fold)
+            rows = design.training(fold)
             scale = design.scales(fold, 1)[0]
             ridge = 1.0 / max(float(sample.weight[rows].sum()), 1.0)
             peers = peer_review(
@@ -57,8 +60,8 @@ class Crm(HeadScorer):
                 self.config.flip,
             )
             weights[fold] = peers.weights * scale
-        heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
+        heads = Ensemble(design.projection, weights, Siblings(), FlipRate(), partition)
         mean = heads.margins(sample.blocks, design.folds).mean(axis=1)
         rows = random_part(design.known, sample.drawn)
         rate = estimate_flip_rate(mean[rows], sample.y[rows], sample.weight[rows])
-        return Ensemble(design.projection, weights, Siblings(), rate)
+        return Ensemble(design.projection, weights, Siblings(), rate, partition)

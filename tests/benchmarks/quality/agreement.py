@@ -1,4 +1,4 @@
-"""Table 6: error rates without labels, and dependence between voters.
+"""Table 7: error rates without labels, and dependence between voters.
 
 "Rates": 0, 10, 20, 30 and 40% of the human-majority labels are flipped and become the source; no person's answer is
 shown. "printed" is the share of runs with an interval, "covers" the share of those that hold the true share of
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     sets, seeds = (["pandalm_test", "tarm_webgpt_hh"], 2) if args.quick else (args.sets, args.seeds)
     missed, everything = [], []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        print("\nTable 6: error rates of the source from agreement alone")
+        print("\nTable 7: error rates of the source from agreement alone")
         for case in [c for c in args.cases if c not in ("dependence", "repeats")]:
             started = time.perf_counter()
             used = [s for s in REAL.get(case, sets) if s in sets]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.quality.real_data import load
 from transforms.scorers.heads.base import pair_graph
+from transforms.scorers.heads.graph import PairGraph
 from transforms.scorers.heads.pair_features import Blocks, PairTexts, difference_blocks
-from transforms.scorers.heads.siblings import PairGraph
 from transforms.text.embedding import Embedder, Vectors
 
 SETS = ("ukpconvarg1", "wmt23_mqm_sxs_ende", "hh_harmless_test", "finegrained_qa_dev")

@@ -21,7 +21,7 @@ import numpy as np
 from tests.benchmarks.quality.noise import interval
 from tests.benchmarks.quality.noise_curation import held_out_accuracy_of_few
 from tests.benchmarks.quality.noise_data import SETS, Array, FolderCache, Pairs, inject, prepare
-from transforms.scorers.heads.ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers.heads.ensemble import Settings, fit_ensemble, score_pairs
 
 
 def auroc(pairs: Pairs, labels: Array, seed: int) -> float:
@@ -31,8 +31,7 @@ def auroc(pairs: Pairs, labels: Array, seed: int) -> float:
 
     settings = Settings(seed=seed, use_siblings=False)
     ensemble = fit_ensemble(pairs.blocks, labels, np.ones(len(labels)), pairs.groups, pairs.graph, settings)
-    folds = folds_of(pairs.groups, settings.n_folds, seed)
-    margin = score_pairs(ensemble, pairs.blocks, folds, labels, pairs.graph).margins.mean(axis=1)
+    margin = score_pairs(ensemble, pairs.blocks, pairs.groups, labels, pairs.graph).margins.mean(axis=1)
     rows = np.isnan(labels) if np.isnan(labels).any() else np.ones(len(labels), dtype=bool)
     return float(roc_auc_score(pairs.y[rows], margin[rows]))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from tests.benchmarks.quality.noise_data import Array, Pairs
-from transforms.scorers.heads.ensemble import Settings, fit_ensemble, folds_of, score_pairs
+from transforms.scorers.heads.ensemble import Settings, fit_ensemble, score_pairs
 from transforms.scorers.heads.pair_features import Projection
 from transforms.stats.bradley_terry import deviance, fit_head
 from transforms.stats.noise_rate import FlipRate
@@ -107,8 +107,7 @@ def heads_view(pairs: Pairs, given: Array, seed: int) -> tuple[Array, Array, flo
     """
     settings = Settings(seed=seed)
     ensemble = fit_ensemble(pairs.blocks, given, np.ones(len(given)), pairs.groups, pairs.graph, settings)
-    folds = folds_of(pairs.groups, settings.n_folds, seed)
-    scores = score_pairs(ensemble, pairs.blocks, folds, given, pairs.graph)
+    scores = score_pairs(ensemble, pairs.blocks, pairs.groups, given, pairs.graph)
     mu = (scores.margins - scores.siblings[:, None]).mean(axis=1)
     return np.clip(scores.p_a, 1e-9, 1.0 - 1e-9), mu, ensemble.noise.flip
 

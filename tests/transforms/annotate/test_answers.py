@@ -35,7 +35,7 @@ from transforms.annotate.tasks import (
     without,
 )
 from transforms.annotate.terminal import annotate
-from transforms.annotate.votes import held_out_answers, votes_of
+from transforms.annotate.votes import held_out_answers, known_answers, votes_of
 
 CONFIG = PageConfig()
 IDS = [hash_fields("pair", str(i)) for i in range(4)]
@@ -274,6 +274,18 @@ def test_votes_leave_out_skips_and_the_audit_and_keep_both_bad_visible() -> None
     fused = votes_of(rows, queue())
     assert fused.height == 4
     assert fused.filter(pair_id=IDS[2]).height == 1
+
+
+def test_answers_to_known_pairs_are_those_outside_the_audit() -> None:
+    known = pl.Series(["b", "a", "a", None], dtype=pl.String)
+    purpose = pl.Series(["control", "control", "audit", "value"])
+    asked = queue().with_columns(known.alias("known_label"), purpose.alias("purpose"))
+    found = known_answers(annotations(), asked)
+    # Two answers to the first pair, one and a skip to the second; the third is audited, the fourth unknown.
+    assert found["pair_id"].to_list() == [IDS[0], IDS[0], IDS[1]]
+    assert dict(found.select("pair_id", "known").iter_rows()) == {IDS[0]: "b", IDS[1]: "a"}
+    assert sorted(found["answer"]) == ["a", "both_bad", "tie"]
+    assert found["at"].null_count() == 0
 
 
 def test_files_come_back_as_they_went() -> None:

@@ -87,8 +87,8 @@ class Posterior(Fuser):
             The model as JSON: `voters` (reliability table: votes, ties, position bias, self-consistency, accuracy
             on labelled pairs, weights, and `log_odds` of each vote value cast alone), `humans`, `slices`,
             `length`, `agreement` (`Agreement.to_json`, and the `weight` of its view of lengths), `calibrated_by`
-            ("people", "agreement" or null), `tie`, `temperature`, `isotonic` (knots of the map, null without one), `widths` (of the priors,
-            with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins of the reliability
+            ("people", "agreement" or null), `tie`, `temperature`, `isotonic` (knots of the map, null without one),
+            `widths` (of the priors, with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins of the reliability
             diagram), `n_pairs`, `n_votes`, `n_labels`.
         """
         # The matrices are small: with several workers a host, BLAS threads waiting for each other cost 10x.

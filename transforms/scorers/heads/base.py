@@ -18,9 +18,9 @@ from schemas.messages import messages_id
 from schemas.tables import Votes, polars_schema
 from transforms.plugins.base import PluginConfig
 from transforms.scorers.base import Opinion, Scorer, ScorerConfig, label_by_difference, vote_frame
-from transforms.scorers.heads.ensemble import Ensemble, PairScores, folds_of, score_pairs
+from transforms.scorers.heads.ensemble import Ensemble, PairScores, score_pairs
+from transforms.scorers.heads.graph import PairGraph
 from transforms.scorers.heads.pair_features import Blocks, PairTexts, difference_blocks
-from transforms.scorers.heads.siblings import PairGraph
 from transforms.scorers.heads.targets import TargetWeights, answered, stratified_prompts, targets
 from transforms.stats.ensemble import moments
 from transforms.text.embedding import PACKAGED, Embedder
@@ -39,7 +39,9 @@ class HeadConfig(ScorerConfig):
     embedding_directions: int = Field(96, ge=0, description="principal directions of the embedding difference")
     interaction_directions: int = Field(48, ge=0, description="the same for response times prompt")
     group_by: Literal["prompt_id", "group_id"] = Field(
-        "prompt_id", description="what a fold keeps together; group_id falls back to prompt_id where null"
+        "prompt_id",
+        description="what a fold keeps together; group_id falls back to prompt_id where null. A prompt too large for "
+        "one fold is divided by its responses; with group_id nothing is",
     )
     max_pairs: int = Field(20_000, ge=100, description="pairs trained on at most")
     source_weight: float = Field(1.0, ge=0.0, description="weight of a source label")
@@ -88,6 +90,11 @@ class HeadScorer(Scorer):
         """Everything that can change the votes, the embeddings' weights among it."""
         return {**super().identity, "seed": self.seed, "embedder": self._embedder.identity}
 
+    @property
+    def keeps_groups_whole(self) -> bool:
+        """Whether no group is divided among folds, however large it is: groups of `group_id` are the user's own."""
+        return self.config.group_by == "group_id"
+
     @abstractmethod
     def train(self, sample: Sample) -> Ensemble:
         """Fit the heads of every fold."""
@@ -118,9 +125,8 @@ class HeadScorer(Scorer):
         if not model or pairs.is_empty():
             return vote_frame([], self.name, "reward", self.group)
         blocks = difference_blocks(PairTexts.of(pairs), self._embedder, self._cache)
-        folds = folds_of(self._groups(pairs), self.config.folds, self.seed)
         labels, _ = self._targets(pairs, _NO_VOTES if answers is None else answers)
-        scores = score_pairs(Ensemble.from_bytes(model), blocks, folds, labels, pair_graph(pairs))
+        scores = score_pairs(Ensemble.from_bytes(model), blocks, self._groups(pairs), labels, pair_graph(pairs))
         return vote_frame(self._opinions(pairs["pair_id"].to_list(), scores), self.name, "reward", self.group)
 
     def _targets(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

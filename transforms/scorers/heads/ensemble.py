@@ -2,13 +2,14 @@
 
 Folds are hashes of a pair's group. For each fold the heads are trained on the other folds alone, the choice of
 their priors included, so no pair is scored by a head that saw its group, and a pair outside the training
-sample finds its heads by its group's hash.
+sample finds its heads by its group's hash. A prompt too large for that is divided by its responses (`Partition`), and
+the ensemble remembers how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import orjson
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from schemas.errors import WorkspaceError
-from schemas.ids import unit_interval
+from transforms.scorers.heads.graph import PairGraph
 from transforms.scorers.heads.pair_features import Blocks, Projection
+from transforms.scorers.heads.partition import Partition
 from transforms.scorers.heads.shrinkage import PRIORS, evidence, in_proportion
-from transforms.scorers.heads.siblings import PairGraph, Siblings, fit_siblings, held_out_margins, predictive
+from transforms.scorers.heads.siblings import Siblings, fit_siblings, held_out_margins, predictive
 from transforms.stats.bradley_terry import Array, Loss, LossName, fit_head
 from transforms.stats.noise_rate import FlipRate, estimate_flip_rate
 
-_MAGIC = b"prefine-bt-heads-2\n"
+_MAGIC = b"prefine-bt-heads-3\n"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Settings:
     losses: tuple[LossName, ...] = ("logistic", "gce")
     tune_pairs: int = 4000
     use_siblings: bool = True
+    whole_groups: bool = False
     seed: int = 0
 
 
@@ -50,14 +53,17 @@ class Ensemble:
     weights: Array
     siblings: Siblings
     noise: FlipRate
+    partition: Partition
 
     def margins(self, blocks: Blocks, folds: NDArray[np.int64]) -> Array:
-        """r(a) - r(b) by each head of the pair's own fold, shape (n, heads), log-odds."""
+        """r(a) - r(b) by each head, the mean of the pair's two folds (n, 2); shape (n, heads), log-odds."""
         x = self.projection.apply(blocks)
         out = np.zeros((len(x), self.weights.shape[1]))
         for fold in range(self.weights.shape[0]):
-            rows = folds == fold
+            rows = (folds == fold).all(axis=1)
             out[rows] = x[rows] @ self.weights[fold].T
+            rows = (folds == fold).any(axis=1) & ~rows
+            out[rows] += 0.5 * (x[rows] @ self.weights[fold].T)
         return out
 
     def to_bytes(self) -> bytes:
@@ -67,9 +73,10 @@ class Ensemble:
             "arrays": {name: list(array.shape) for name, array in arrays.items()},
             "siblings": [self.siblings.scale, self.siblings.spread, self.siblings.flip],
             "noise": [self.noise.flip, self.noise.scale],
+            "partition": asdict(self.partition),
         }
         body = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays.values())
-        return _MAGIC + orjson.dumps(header) + b"\n" + body
+        return _MAGIC + orjson.dumps(header, option=orjson.OPT_SORT_KEYS) + b"\n" + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Ensemble:
@@ -92,6 +99,7 @@ class Ensemble:
             arrays["weights"],
             Siblings(*header["siblings"]),
             FlipRate(*header["noise"]),
+            Partition.from_dict(header["partition"]),
         )
 
 
@@ -106,14 +114,14 @@ class PairScores:
 
 
 def score_pairs(
-    ensemble: Ensemble, blocks: Blocks, folds: NDArray[np.int64], labels: Array, graph: PairGraph
+    ensemble: Ensemble, blocks: Blocks, groups: Sequence[str], labels: Array, graph: PairGraph
 ) -> PairScores:
-    """Score pairs by the heads of their fold and by the labels of their prompt's other pairs.
+    """Score pairs by the heads of their folds and by the labels of their prompt's other pairs.
 
     Args:
         labels: soft labels in [0, 1], NaN where there is none, shape (n,); a pair's own is not used.
     """
-    heads = ensemble.margins(blocks, folds)
+    heads = ensemble.margins(blocks, ensemble.partition.folds(groups, graph))
     average = heads.mean(axis=1)
     mean, variance = held_out_margins(average, labels, graph, ensemble.siblings)
     # Uncertainty shrinks the margins (MacKay's probit approximation) before they are scaled to log-odds.
@@ -121,12 +129,6 @@ def score_pairs(
     shift = scale * (mean - ensemble.siblings.scale * average)
     margins = ensemble.siblings.scale * scale[:, None] * heads + shift[:, None]
     return PairScores(margins, shift, expit(margins).mean(axis=1))
-
-
-def folds_of(groups: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold in [0, n_folds) of each group: a hash, so the same in every sample and every bucket."""
-    cached = {group: int(unit_interval(str(seed), "fold", group) * n_folds) for group in set(groups)}
-    return np.array([cached[group] for group in groups], dtype=np.int64)
 
 
 def fit_ensemble(
@@ -148,12 +150,14 @@ def fit_ensemble(
         graph: prompts and responses of the pairs, for the evidence of sibling pairs.
         drawn: rows that are a random sample, on which it is estimated how often labels are wrong; None: all.
     """
-    design = Design.of(blocks, y, weight, groups, settings)
+    partition = Partition.of(groups, graph, settings.n_folds, settings.seed, settings.whole_groups)
+    units = partition.units(groups, graph)
+    design = Design.of(blocks, y, weight, partition.folds(groups, graph), settings)
     x, known = design.x, design.known
     weights = np.zeros((settings.n_folds, settings.n_heads, x.shape[1]))
     for fold in range(settings.n_folds):
-        rows = known & (design.folds != fold)
-        names = [group for group, used in zip(groups, rows, strict=True) if used]
+        rows = design.training(fold)
+        names = [unit for unit, used in zip(units, rows, strict=True) if used]
         rng = np.random.default_rng([settings.seed, fold])
         draws = _bootstrap(names, settings.n_heads, rng)
         for head, deviations in enumerate(design.scales(fold, settings.n_heads)):
@@ -165,7 +169,7 @@ def fit_ensemble(
             used = np.flatnonzero(scale)
             head_weights = fit_head(x[np.ix_(rows, used)] * scale[used], y[rows], resampled, ridge, loss)
             weights[fold, head, used] = scale[used] * head_weights
-    heads = Ensemble(design.projection, weights, Siblings(), FlipRate())
+    heads = Ensemble(design.projection, weights, Siblings(), FlipRate(), partition)
     mean = heads.margins(blocks, design.folds).mean(axis=1)
     labels = np.where(known, y, np.nan)
     siblings = fit_siblings(mean, labels, graph)
@@ -173,7 +177,7 @@ def fit_ensemble(
         siblings = Siblings(siblings.scale, 0.0, siblings.flip)
     log_odds = logit(predictive(*held_out_margins(mean, labels, graph, siblings)))
     noise = estimate_flip_rate(*(column[random_part(known, drawn)] for column in (log_odds, y, weight)))
-    return Ensemble(design.projection, weights, siblings, noise)
+    return Ensemble(design.projection, weights, siblings, noise, partition)
 
 
 def random_part(known: NDArray[np.bool_], drawn: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -184,7 +188,7 @@ def random_part(known: NDArray[np.bool_], drawn: NDArray[np.bool_] | None) -> ND
 
 @dataclass(frozen=True)
 class Design:
-    """A training sample ready for heads: features x (n, d), folds (n,), which rows are labelled, the prior standard
+    """A training sample ready for heads: features x (n, d), folds (n, 2), which rows are labelled, the prior standard
     deviation of each weight under each prior (priors, d), and the evidence for it (priors, folds) in the labels
     outside the fold."""
 
@@ -196,20 +200,23 @@ class Design:
     evidence: Array
 
     @classmethod
-    def of(cls, blocks: Blocks, y: Array, weight: Array, groups: Sequence[str], settings: Settings) -> Design:
-        """Project the features, assign folds and weigh the priors, each on at most `tune_pairs` labels."""
+    def of(cls, blocks: Blocks, y: Array, weight: Array, folds: NDArray[np.int64], settings: Settings) -> Design:
+        """Project the features and weigh the priors, each on at most `tune_pairs` labels."""
         projection = Projection.fit(blocks, settings.n_embedding, settings.n_interaction)
         x = projection.apply(blocks)
-        folds = folds_of(groups, settings.n_folds, settings.seed)
         known = ~np.isnan(y) & (weight > 0.0)
         ends = np.cumsum([projection.embedding.shape[1], projection.interaction.shape[1]])
         embedding, interaction, surface = np.split((x**2).mean(axis=0) if len(x) else np.zeros(x.shape[1]), ends)
         deviations = np.stack([prior.deviations((embedding, interaction, surface)) for prior in PRIORS])
         table = np.zeros((len(PRIORS), settings.n_folds))
         for fold in range(settings.n_folds):
-            rows = _drawn(np.flatnonzero(known & (folds != fold)), settings, fold)
+            rows = _drawn(np.flatnonzero(known & (folds != fold).all(axis=1)), settings, fold)
             table[:, fold] = [evidence(x[rows], y[rows], weight[rows], d) for d in deviations]
         return cls(projection, x, folds, known, deviations, table)
+
+    def training(self, fold: int) -> NDArray[np.bool_]:
+        """The labelled rows no part of which lies in the fold."""
+        return np.asarray(self.known & (self.folds != fold).all(axis=1))
 
     def scales(self, fold: int, n_heads: int) -> list[Array]:
         """Prior standard deviations of the weights of each of a fold's heads, priors in proportion to evidence."""

@@ -4,7 +4,8 @@ If c beats b and a beats c, then a probably beats b. Within one prompt each resp
 r_i = o_i + d_i, where o_i is what the reward heads give it and d_i ~ N(0, spread^2) what they miss. A
 label of (i, j) is a with probability flip + (1 - 2 flip) sigmoid(r_i - r_j). The posterior of d is found
 by Fisher scoring (Laplace approximation), always without the label of the pair in question: pairs of
-a prompt are held out in turn, so a pair's own label never speaks for itself.
+a prompt are held out in turn, so a pair's own label never speaks for itself. Prompts of many responses are solved
+by sparse matrices (`large_prompts`).
 
 The model is ours: a Bradley-Terry model with random item effects around a feature-based mean, with the
 symmetric-flip likelihood of CrowdBT (Chen et al., WSDM 2013).
@@ -13,17 +14,20 @@ symmetric-flip likelihood of CrowdBT (Chen et al., WSDM 2013).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-Array = NDArray[np.float64]
-Index = NDArray[np.int64]
+from transforms.scorers.heads.graph import Index, PairGraph, components, near_order
+from transforms.scorers.heads.large_prompts import Array, posterior_of_large
+
 _STEPS = 15
+_SMALL = 64  # responses up to which a prompt's posterior is found by dense matrices, many prompts at a time
 _CHUNK = 4_000_000  # numbers held at once by one batch of prompts
 
 
@@ -34,15 +38,6 @@ class Siblings:
     scale: float = 1.0  # what a head's margin is multiplied with
     spread: float = 0.0  # prior standard deviation of what the heads miss, log-odds
     flip: float = 0.0  # probability that a label is wrong, [0, 0.5)
-
-
-@dataclass(frozen=True)
-class PairGraph:
-    """Which responses meet in which pairs: ids of prompt and responses of each pair, all of length n."""
-
-    prompts: Sequence[str]
-    first: Sequence[str]
-    second: Sequence[str]
 
 
 def held_out_margins(
@@ -65,8 +60,16 @@ def held_out_margins(
     if model.spread <= 0.0:
         return mean, variance
     labels = np.asarray(labels, dtype=np.float64)
-    for rows, incidence in _problems(graph, max_folds):
+    problems = _problems(graph)
+    for rows, incidence in _batches([p for p in problems if p.n_items <= _SMALL], max_folds):
         shift, var = _posterior(mean[rows], labels[rows], incidence, model, max_folds, tolerance)
+        mean[rows] += shift
+        variance[rows] = var
+    for problem in (p for p in problems if p.n_items > _SMALL):
+        rows = np.array(problem.rows)
+        shift, var = posterior_of_large(
+            mean[rows], labels[rows], np.array(problem.ends), model, max_folds, tolerance, _STEPS
+        )
         mean[rows] += shift
         variance[rows] = var
     return mean, variance
@@ -79,14 +82,14 @@ def fit_siblings(offsets: Array, labels: Array, graph: PairGraph, max_pairs: int
     nothing (a flip rate cannot be told from small margins, a spread needs prompts with several pairs):
     log-normal on scale and spread, and on the flip rate one with its mode at 0.245, inside the 20-40% that the
     literature finds in preference data (Gao et al. 2024). Whole prompts are taken, in order of their id, until
-    there are `max_pairs`.
+    there are `max_pairs`; of a prompt with more, whole components, and of a component with more, neighbours.
     """
-    rows = _whole_prompts(graph.prompts, ~np.isnan(labels), max_pairs)
+    rows = _few_prompts(graph, ~np.isnan(labels), max_pairs)
     if not len(rows):
         return Siblings()
     offsets, labels = np.asarray(offsets)[rows], np.asarray(labels)[rows]
-    graph = PairGraph(*([column[r] for r in rows] for column in (graph.prompts, graph.first, graph.second)))
-    connected = any(True for _ in _problems(graph, 2))
+    graph = graph.take(rows)
+    connected = bool(_problems(graph))
 
     def loss(parameters: Array) -> float:
         model = _unpack(parameters, connected)
@@ -124,42 +127,95 @@ def _unpack(parameters: Array, connected: bool) -> Siblings:
     return Siblings(float(np.exp(np.clip(parameters[0], -5.0, 5.0))), spread, 0.49 * float(expit(parameters[1])))
 
 
-def _whole_prompts(prompts: Sequence[str], known: NDArray[np.bool_], max_pairs: int) -> list[int]:
-    by_prompt: dict[str, list[int]] = defaultdict(list)
-    for row, prompt in enumerate(prompts):
-        by_prompt[prompt].append(row)
+def _few_prompts(graph: PairGraph, known: NDArray[np.bool_], max_pairs: int) -> list[int]:
+    """Rows of labelled pairs of whole prompts, about `max_pairs`; of a larger prompt only so many."""
     rows: list[int] = []
-    for prompt in sorted(by_prompt):
+    for _, members in sorted(_by_prompt(graph).items()):
         if len(rows) >= max_pairs:
             break
-        rows.extend(row for row in by_prompt[prompt] if known[row])
+        labelled = [row for row in members if known[row]]
+        rows.extend(labelled if len(labelled) <= max_pairs else _neighbours(graph, labelled, max_pairs - len(rows)))
     return rows
 
 
-def _problems(graph: PairGraph, max_folds: int) -> Iterator[tuple[Index, Array]]:
-    """Batches of prompts of one shape: rows (p, n) and incidence matrices (p, n, items), +1 for a and -1 for b.
+def _neighbours(graph: PairGraph, rows: list[int], most: int) -> list[int]:
+    """About `most` of a prompt's pairs that share many responses: in the order of components and of neighbours."""
+    items, ends = _numbered(graph, rows)
+    edges = np.array(ends)
+    place = np.zeros(len(items), dtype=np.int64)
+    place[np.concatenate([near_order(edges, nodes, len(items)) for nodes in components(edges, len(items))])] = (
+        np.arange(len(items))
+    )
+    # A pair is inside the first k responses of the order once both of its ends are.
+    last = place[edges].max(axis=1)
+    return [rows[i] for i in np.argsort(last, kind="stable")[:most]]
 
-    Prompts in which no two pairs share a response are left out: their pairs say nothing of each other.
-    """
+
+class _Problem(NamedTuple):
+    """Pairs that say something of each other: n rows, the numbers of their two responses, how many responses."""
+
+    rows: list[int]
+    ends: list[tuple[int, int]]
+    n_items: int
+
+
+def _by_prompt(graph: PairGraph) -> dict[str, list[int]]:
     by_prompt: dict[str, list[int]] = defaultdict(list)
     for row, prompt in enumerate(graph.prompts):
         by_prompt[prompt].append(row)
-    shapes: dict[tuple[int, int], list[tuple[list[int], list[tuple[int, int]]]]] = defaultdict(list)
+    return by_prompt
+
+
+def _numbered(graph: PairGraph, rows: list[int]) -> tuple[list[str], list[tuple[int, int]]]:
+    """The responses of some rows, sorted, and each row's pair as numbers of them."""
+    items = sorted({response for row in rows for response in (graph.first[row], graph.second[row])})
+    number = {response: i for i, response in enumerate(items)}
+    return items, [(number[graph.first[row]], number[graph.second[row]]) for row in rows]
+
+
+def _problems(graph: PairGraph) -> list[_Problem]:
+    """One problem per prompt, of a large prompt one per component.
+
+    Prompts in which no two pairs share a response are left out: their pairs say nothing of each other.
+    """
     first, second = graph.first, graph.second
-    for prompt in sorted(by_prompt):
-        items: dict[str, int] = {}
+    problems: list[_Problem] = []
+    for _, rows in sorted(_by_prompt(graph).items()):
         # Sorted by content, so that folds (and with them results) do not depend on row order.
-        members = sorted(by_prompt[prompt], key=lambda r: (min(first[r], second[r]), max(first[r], second[r])))
-        edges = [(items.setdefault(first[r], len(items)), items.setdefault(second[r], len(items))) for r in members]
-        if len(items) < 2 * len(members):
-            shapes[len(members), len(items)].append((members, edges))
-    for (n, n_items), prompts in sorted(shapes.items()):
+        members = sorted(rows, key=lambda r: (min(first[r], second[r]), max(first[r], second[r])))
+        items, ends = _numbered(graph, members)
+        problem = _Problem(members, ends, len(items))
+        problems.extend([problem] if len(items) <= _SMALL else _components(problem))
+    return [problem for problem in problems if problem.n_items < 2 * len(problem.rows)]
+
+
+def _components(problem: _Problem) -> Iterator[_Problem]:
+    """The problem in parts that say nothing of each other."""
+    edges = np.array(problem.ends)
+    number, component = (np.zeros(problem.n_items, dtype=np.int64) for _ in range(2))
+    sizes: list[int] = []
+    for nodes in components(edges, problem.n_items):
+        component[nodes], number[nodes] = len(sizes), np.arange(len(nodes))
+        sizes.append(len(nodes))
+    component_of = component[edges[:, 0]]
+    by_component = np.split(np.argsort(component_of, kind="stable"), np.cumsum(np.bincount(component_of))[:-1])
+    for size, part in zip(sizes, by_component, strict=True):
+        ends = [(int(a), int(b)) for a, b in number[edges[part]]]
+        yield _Problem([problem.rows[i] for i in part], ends, size)
+
+
+def _batches(problems: list[_Problem], max_folds: int) -> Iterator[tuple[Index, Array]]:
+    """Problems of one shape together: rows (p, n) and incidence matrices (p, n, items), +1 for a and -1 for b."""
+    shapes: dict[tuple[int, int], list[_Problem]] = defaultdict(list)
+    for problem in problems:
+        shapes[len(problem.rows), problem.n_items].append(problem)
+    for (n, n_items), alike in sorted(shapes.items()):
         size = max(1, _CHUNK // (min(n, max_folds) * n_items * max(n, n_items)))
-        for start in range(0, len(prompts), size):
-            batch = prompts[start : start + size]
-            ends = np.array([edges for _, edges in batch])
+        for start in range(0, len(alike), size):
+            batch = alike[start : start + size]
+            ends = np.array([problem.ends for problem in batch])
             incidence = np.eye(n_items)[ends[..., 0]] - np.eye(n_items)[ends[..., 1]]
-            yield np.array([members for members, _ in batch]), incidence
+            yield np.array([problem.rows for problem in batch]), incidence
 
 
 def _posterior(

@@ -9,10 +9,13 @@ import pytest
 
 from schemas.errors import WorkspaceError
 from schemas.ids import hash_fields
+from schemas.pairs import mirrored
 from schemas.tables import Votes, rows_frame
 from tests.transforms.scorers.pair_rows import LetterEmbedder, frame, no_votes, pair_row, planted, swapped
 from transforms.plugins.registry import find
-from transforms.scorers.heads.ensemble import Ensemble, folds_of
+from transforms.scorers.heads.base import pair_graph
+from transforms.scorers.heads.ensemble import Ensemble
+from transforms.scorers.heads.partition import hashed_folds
 from transforms.scorers.heads.targets import TargetWeights, stratified_prompts, targets
 
 HEADS = ("bt_heads", "crm")
@@ -110,9 +113,57 @@ def test_no_head_saw_the_prompt_it_scores() -> None:
         .otherwise("source_label")
     )
     models = [Ensemble.from_bytes(scorer(siblings=False).fit(p, no_votes())) for p in (pairs, other)]
-    fold = int(folds_of([target], 5, 0)[0])
+    fold = int(hashed_folds([target], 5, 0)[0])
     assert np.array_equal(models[0].weights[fold], models[1].weights[fold])
     assert not np.array_equal(models[0].weights, models[1].weights)
+
+
+def one_prompt(n: int, flip: float) -> tuple[pl.DataFrame, list[str]]:
+    """Pairs of one prompt whose responses meet in a ring and across it, so that they cannot be divided without cuts."""
+    pairs, _ = planted(n)
+    texts = pairs["response_a"].to_list()
+    merit = [text[0]["content"].split().count("good") for text in texts]
+    rng, rows, truth = np.random.default_rng(4), [], []
+    for i in range(n):
+        for j in ((i + 1) % n, (i + n // 3) % n):
+            if merit[i] != merit[j]:
+                truth.append("a" if merit[i] > merit[j] else "b")
+                given = mirrored(truth[-1]) if rng.random() < flip else truth[-1]
+                rows.append(pair_row("p", texts[i][0]["content"], texts[j][0]["content"], given))
+    return frame(rows), truth
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_one_prompt_teaches_and_no_head_saw_the_label_it_scores(name: str) -> None:
+    pairs, truth = one_prompt(150, flip=0.2)
+    plugin = scorer(name, **({"siblings": False} if name == "bt_heads" else {}))
+    model = plugin.fit(pairs, no_votes())
+    assert accuracy(plugin.votes(pairs, model), pairs, truth) > 0.85
+    one = pairs["pair_id"][7]
+    turned = pairs.with_columns(
+        source_label=pl.when(pl.col("pair_id") == one)
+        .then(pl.col("source_label").replace({"a": "b", "b": "a"}))
+        .otherwise("source_label")
+    )
+    before, after = Ensemble.from_bytes(model), Ensemble.from_bytes(plugin.fit(turned, no_votes()))
+    assert before.partition.divided
+    folds = before.partition.folds([pairs["prompt_id"][0]], pair_graph(pairs.filter(pair_id=one)))
+    for fold in range(5):
+        assert np.array_equal(before.weights[fold], after.weights[fold]) == (fold in folds[0])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_divided_prompt_is_mirrored_and_read_again(name: str) -> None:
+    pairs, _ = one_prompt(60, flip=0.1)
+    one, two = scorer(name), scorer(name)
+    model = one.fit(pairs, no_votes())
+    assert Ensemble.from_bytes(model).to_bytes() == model
+    assert one.fit(pairs.sample(fraction=1.0, shuffle=True, seed=3), no_votes()) == model
+    votes, mirror = one.votes(pairs, model), two.votes(swapped(pairs), two.fit(swapped(pairs), no_votes()))
+    assert np.allclose(votes["p_a"], 1 - mirror["p_a"], atol=1e-4)
+    # A pair that was not in the sample is scored too, and a response that was in none.
+    few = one.fit(pairs.head(70), no_votes())
+    assert one.votes(pairs, few).height == pairs.height
 
 
 def hidden_ranks(n_prompts: int) -> pl.DataFrame:
