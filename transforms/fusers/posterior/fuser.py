@@ -56,7 +56,7 @@ class Posterior(Fuser):
     teaches the model about everybody but its source, and no vote turns it: it appears as a contribution of the voter
     "control". Invalid, refused and
     failed votes, and voters unknown to the model, add nothing. There is no intercept, so exchanging the
-    responses mirrors the verdict. With no label at all the prior mean is the model, with the agreement's view of lengths.
+    responses mirrors the verdict. With no label at all the prior mean is the model.
     """
 
     class Config(PluginConfig):
@@ -88,8 +88,8 @@ class Posterior(Fuser):
             on labelled pairs, weights, and `log_odds` of each vote value cast alone), `humans`, `slices`,
             `length`, `agreement` (`Agreement.to_json`, and the `weight` of its view of lengths), `calibrated_by`
             ("people", "agreement" or null), `tie`, `temperature`, `isotonic` (knots of the map, null without one),
-            `widths` (of the priors, with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins of the reliability
-            diagram), `n_pairs`, `n_votes`, `n_labels`.
+            `widths` (of the priors, with their probability), `calibration` (out of fold: ECE, accuracy, log loss, bins
+            of the reliability diagram), `n_pairs`, `n_votes`, `n_labels`.
         """
         # The matrices are small: with several workers a host, BLAS threads waiting for each other cost 10x.
         with threadpool_limits(limits=1, user_api="blas"):
