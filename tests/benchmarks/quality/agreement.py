@@ -14,6 +14,7 @@ or real: people who annotated the set (whose majority is the truth), and languag
 "Dependence", by the fuser `posterior` without a label: honest judges of accuracy .7 to .8 and as many that choose the
 longer response with probability .9 to 1; "longer is better": the same where the longer response is the better one in
 80%; "near-copies": as many near-copies (95% of votes) of one more honest judge of .7. "majority" is that of all voters.
+"Decisions", by fuser and policy: three honest judges of accuracy .7 to .9 and a source with flipped labels.
 
 Run: python -m tests.benchmarks.quality.agreement [--quick] [--seeds 5] [--data DIR] [--cases fixed drawn ...]
 """
@@ -42,8 +43,10 @@ from tests.benchmarks.quality.fusion import DATA, interval
 from tests.benchmarks.quality.real_data import fuser_pairs, load
 from transforms.fusers.posterior.design import length_feature
 from transforms.plugins.registry import find
+from transforms.publish.rows import PUBLISHED
 from transforms.stats.agreement.learn import learn_agreement, truth_log_odds
 from transforms.stats.calibration import expected_calibration_error
+from transforms.stats.label_noise import source_noise
 from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, valid_votes
 
 Floats = NDArray[np.float64]
@@ -179,8 +182,8 @@ def _accuracy(z: Floats, truth: Floats) -> float:
     return float(np.where(z == 0, 0.5, z * truth > 0).mean())
 
 
-def fused(pairs: pl.DataFrame, votes: dict[str, Floats], kinds: dict[str, str]) -> tuple[Any, Floats]:
-    """The fuser's model and its log-odds of each pair, from single votes given as signs by pair (0: a tie)."""
+def fused(pairs: pl.DataFrame, votes: dict[str, Floats], kinds: dict[str, str]) -> tuple[Any, pl.DataFrame]:
+    """The fuser's model and its verdicts in the order of `pairs`, from votes given as signs by pair (0: a tie)."""
     label = {1.0: "a", -1.0: "b", 0.0: "tie"}
     rows = pl.concat(
         pairs.select(
@@ -198,8 +201,8 @@ def fused(pairs: pl.DataFrame, votes: dict[str, Floats], kinds: dict[str, str]) 
     fuser = find("fusers", "posterior")
     built = fuser("posterior", fuser.Config(), 0)
     model = built.fit(rows, frame)
-    verdicts = built.apply(model, rows, frame).select("pair_id", "margin")
-    return model, pairs.join(verdicts, on="pair_id", how="left", maintain_order="left")["margin"].to_numpy()
+    verdicts = built.apply(model, rows, frame)
+    return model, pairs.select("pair_id").join(verdicts, on="pair_id", how="left", maintain_order="left")
 
 
 def _named(model: Any) -> set[str]:
@@ -234,7 +237,8 @@ def dependence_run(name: str, data_dir: Path, case: str, n_honest: int, seed: in
         everyone = votes | biased
         if case == "near-copies":
             best = best + logit(0.7) * np.mean(list(biased.values()), axis=0)
-        model, z = fused(data.pairs, everyone, {})
+        model, verdicts = fused(data.pairs, everyone, {})
+        z = verdicts["margin"].to_numpy()
         return {
             "set": name,
             "case": case,
@@ -264,8 +268,57 @@ def repeats_run(seed: int, n: int = 600) -> dict[str, Any]:
     ids = [f"{i:016x}" for i in range(n)]
     pairs = pl.DataFrame({"pair_id": ids, "prompt_id": ids, "log_ratio": ratio})
     everyone = votes | {"source": source, "length": np.sign(ratio)}
-    _, z = fused(pairs, everyone, {"source": "source", "length": "rule"})
+    _, verdicts = fused(pairs, everyone, {"source": "source", "length": "rule"})
+    z = verdicts["margin"].to_numpy()
     return {"right": _accuracy(z, truth), "certainty": float(expit(np.abs(z)).mean())}
+
+
+def decisions_run(name: str, data_dir: Path, rate: float, seed: int) -> dict[str, Any]:
+    """Three honest judges and a source with `rate` of its labels flipped: what the policy `posterior` publishes."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        data = read(name, data_dir)
+        rng = np.random.default_rng([seed, round(100 * rate), len(data.truth), 5])
+        source = planted(data.truth, rate, rng)
+        n = len(source)
+        accuracy = rng.uniform(0.7, 0.9, 3)
+        judges = {f"judge {v}": np.where(rng.random(n) < p, data.truth, -data.truth) for v, p in enumerate(accuracy)}
+        _, verdicts = fused(data.pairs, judges | {"source": source}, {"source": "source"})
+        label = pl.DataFrame({"pair_id": data.pairs["pair_id"], "source_label": np.where(source > 0, "a", "b")})
+        frame = verdicts.join(label, on="pair_id", how="left", maintain_order="left").with_columns(
+            source_noise().alias("noise")
+        )
+        policy = find("policies", "posterior")
+        decided = policy("posterior", policy.Config(), 0).decide({}, frame)
+        published = decided["action"].is_in(PUBLISHED).to_numpy()
+        chosen = np.where(decided["label"] == "a", 1.0, -1.0)
+        wrong = source != data.truth
+        return {
+            "set": name,
+            "rate": rate,
+            "published": float(published.mean()),
+            "wrong labels published": float((published & wrong & (chosen == source))[wrong].mean())
+            if wrong.any()
+            else 0.0,
+            "before": float(1 - wrong.mean()),
+            "after": float((chosen == data.truth)[published].mean()),
+            "expected": float((0.5 + np.abs(decided["p_a"].to_numpy()[published] - 0.5)).mean()),
+        }
+
+
+def _decisions(rows: list[dict[str, Any]]) -> list[str]:
+    missed = []
+    for rate in sorted({row["rate"] for row in rows}):
+        runs = [row for row in rows if row["rate"] == rate]
+        shown = {name: interval([run[name] for run in runs]) for name in runs[0] if name not in ("set", "rate")}
+        print(
+            f"{rate:>6.0%} flipped: " + ", ".join(f"{name} {m:.3f} ±{r:.3f}" for name, (m, r) in shown.items()),
+            flush=True,
+        )
+        if rate == 0:
+            missed += _bar("clean labels: published", shown["published"][0], 0.9)
+        if rate == 0.2:
+            missed += _bar("20% flipped: 1 - wrong labels published", 1 - shown["wrong labels published"][0], 0.75)
+    return missed
 
 
 def summary(rows: Sequence[dict[str, Any]], keys: tuple[str, ...]) -> None:
@@ -302,7 +355,7 @@ def _gather(pool: ProcessPoolExecutor, run: Callable[..., dict[str, Any]], tasks
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit 1 when a bar is missed."""
-    cases = (*INDEPENDENT, *UNEQUAL, *NONE, *REAL, "dependence", "repeats")
+    cases = (*INDEPENDENT, *UNEQUAL, *NONE, *REAL, "dependence", "repeats", "decisions")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small sets and two seeds")
     parser.add_argument("--data", type=Path, default=DATA)
@@ -316,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
     missed, everything = [], []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         print("\nTable 7: error rates of the source from agreement alone")
-        for case in [c for c in args.cases if c not in ("dependence", "repeats")]:
+        for case in [c for c in args.cases if c not in ("dependence", "repeats", "decisions")]:
             started = time.perf_counter()
             used = [s for s in REAL.get(case, sets) if s in sets]
             tasks = [(s, args.data, case, rate, seed) for s in used for rate in RATES for seed in range(seeds)]
@@ -342,6 +395,10 @@ def main(argv: list[str] | None = None) -> int:
                 rows = _gather(pool, dependence_run, tasks)
                 everything += rows
                 missed += _dependence(case, rows)
+        if "decisions" in args.cases:
+            print("\nDecisions: three honest judges, no people")
+            tasks = [(s, args.data, rate, seed) for s in sets for rate in RATES for seed in range(seeds)]
+            missed += _decisions(_gather(pool, decisions_run, tasks))
         if "repeats" in args.cases:
             rows = _gather(pool, repeats_run, [(seed,) for seed in range(seeds)])
             right, reach = interval([row["right"] for row in rows])
