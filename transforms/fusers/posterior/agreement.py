@@ -8,7 +8,7 @@ from transforms.fusers.posterior.design import length_feature
 from transforms.stats.agreement.learn import Agreement, learn_agreement, truth_log_odds
 from transforms.stats.vote_cells import cells_of
 
-MAX_PAIRS = 50_000  # of which agreement is learned: a correlation of so many is right to half a hundredth
+MAX_PAIRS = 20_000  # of which agreement is learned: a correlation of so many is right to a hundredth
 TAUGHT = "reward"  # kind of voters that may have learned from the source's labels, and so bear no witness of them
 
 
