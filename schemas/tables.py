@@ -130,7 +130,7 @@ class Verdicts(dy.Schema):
     reasons = dy.List(dy.String(nullable=False), nullable=False)
     n_votes = dy.Int32(nullable=False, min=0)
     n_human = dy.Int32(nullable=False, min=0)
-    prior = dy.Float64(nullable=False)  # log-odds before any vote
+    prior = dy.Float64(nullable=False)  # log-odds that no voter adds: what the lengths of the responses say
     contributions = dy.List(dy.Struct(CONTRIBUTION_FIELDS), nullable=False)
 
 

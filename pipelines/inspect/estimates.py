@@ -18,13 +18,14 @@ from transforms.annotate.votes import HUMAN
 from transforms.publish.rows import PUBLISHED
 from transforms.stats.human_labels import human_label
 from transforms.stats.label_noise import worse_chosen
-from transforms.stats.prediction_powered import MIN_AUDITED, PredictionPoweredRate, Predictions, ppi_rate
+from transforms.stats.prediction_powered import MIN_AUDITED, Predictions, ppi_rate
 from transforms.storage.workspace import Workspace
 
 _NAME = "estimates"
 NOTHING = Predictions(0.0, 0.0, 0)
-_VERDICTS = ("prompt_id", "p_a", "p_tie", "noise", "action", "label", "margin", "n_human")
-NOBODY = "no voter has been measured: label pairs by people, or add judges of other families"
+_VERDICTS = ("prompt_id", "p_a", "action", "label", "margin", "n_human")
+NOBODY = "no voter has been measured: label pairs by people"
+CHOSEN = "people's answers are on pairs that were chosen for their doubt; an audit (`audit_share` of the queue) says it"
 
 
 def fused_artefact(workspace: Workspace, name: str) -> Any:
@@ -43,12 +44,13 @@ def estimates(workspace: Workspace, *, finished: bool = False) -> dict[str, Any]
 
     Returns:
         `calibrated_by` (what probabilities rest on: "people", "agreement" of independent voters, or None: the prior
-        alone); `noise` (share of the sources' labels that name the worse response: `rate, low, high, level, n` and
-        `how` it is known; None where it is not) and `unknown` (why not; None without source labels); `accuracy`
-        (`before`: of the sources' labels, `after`: of the published ones; None where nothing calibrates them);
-        `expected` (how many labels are wrong, `turned` and `left_out` by the decisions); `warnings` (voters that err
-        together or follow the length); `predicted` and `actual` (share of each action, from the random part of the
-        fitting sample and in all verdicts); `calibration` (the fuser's own, against people's labels, out of fold).
+        alone) and `uncalibrated` (why, if so); `noise` (share of the sources' labels that name the worse response:
+        `rate, low, high, level, n` and `how` it is known; None where it is not) and `unknown` (why not; None without
+        source labels); `accuracy` (`before`: of the sources' labels, `after`: of the published ones; None where nothing
+        calibrates them); `expected` (of the wrong labels the shares that the decisions turn, `turned`, and leave out,
+        `left_out`); `warnings` (voters that err together or follow the length); `predicted` and `actual` (share of each
+        action, from the random part of the fitting sample and in all verdicts); `calibration` (the fuser's own, against
+        people's labels, out of fold).
     """
     current = workspace.read_artefact("fuse", CURRENT)
     if current is None:
@@ -68,38 +70,88 @@ def kept_estimates(workspace: Workspace) -> dict[str, Any] | None:
 
 
 def _computed(workspace: Workspace) -> dict[str, Any]:
-    predicted, after = NOTHING, NOTHING
-    expected = dict.fromkeys(("wrong", "turned", "left_out"), 0.0)
+    predicted, after, wrong, turned, left_out = NOTHING, NOTHING, 0.0, 0.0, 0.0
     actions: Counter[str] = Counter()
     labelled = []
     for bucket in workspace.buckets:
-        verdicts = workspace.read("verdicts", bucket, ("fuse",), _VERDICTS).with_columns(worse=worse_chosen())
-        if (verdicts["n_human"] > 0).any():
-            labelled.append(_by_people(workspace, bucket, verdicts))
-        worse = verdicts.filter(pl.col("worse").is_not_null())
-        predicted = predicted.with_more(Predictions.of(worse["worse"].to_numpy()))
+        verdicts = _sourced_verdicts(workspace, bucket)
+        sided = verdicts.filter(pl.col("worse").is_not_null())
+        by_people = sided.filter(pl.col("people").is_in(["a", "b"]))
+        labelled.append(by_people.select("prompt_id", "source_label", "unseen", "people"))
+        predicted = predicted.with_more(Predictions.of(sided["unseen"].to_numpy()))
         after = after.with_more(Predictions.of(_published_right(verdicts)))
-        expected["wrong"] += float(worse["worse"].sum())
-        expected["turned"] += float(worse.filter(pl.col("action") == "flip")["worse"].sum())
-        expected["left_out"] += float(worse.filter(~pl.col("action").is_in(PUBLISHED))["worse"].sum())
+        wrong += float(sided["worse"].sum())
+        turned += float(sided.filter(pl.col("action") == "flip")["worse"].sum())
+        left_out += float(sided.filter(~pl.col("action").is_in(PUBLISHED))["worse"].sum())
         actions.update(dict(verdicts["action"].value_counts().iter_rows()))
     fuser = fused_artefact(workspace, "fuser") or {}
-    noise = _noise(predicted, labelled, fuser)
-    calibrated_by, calibration = fuser.get("calibrated_by"), fuser.get("calibration")
-    agreement = fuser.get("agreement") or {}
-    before = None if noise is None else 1 - noise["rate"]
+    calibrated_by, calibration, agreement = (fuser.get(key) for key in ("calibrated_by", "calibration", "agreement"))
+    agreement = agreement or {"why": NOBODY, "unknown": NOBODY, "rate": None}
+    noise = _noise(predicted, pl.concat(labelled), agreement) if predicted.n else None
+    unknown = CHOSEN if calibrated_by == "people" else agreement["unknown"]
     total = sum(actions.values())
     return {
         "calibrated_by": calibrated_by,
+        "uncalibrated": None if calibrated_by else agreement["why"],
         "noise": noise,
-        "unknown": agreement.get("why", NOBODY) if noise is None and (predicted.n or not calibrated_by) else None,
-        "accuracy": {"before": before, "after": after.mean} if calibrated_by and after.n else None,
-        "expected": expected,
+        "unknown": unknown if predicted.n and noise is None else None,
+        "accuracy": {"before": noise and 1 - noise["rate"], "after": after.mean} if calibrated_by and after.n else None,
+        "expected": {"turned": turned / wrong, "left_out": left_out / wrong} if wrong else None,
         "warnings": _warnings(agreement),
         "predicted": (fused_artefact(workspace, "policy") or {}).get("predicted", {}),
         "actual": {action: n / total for action, n in sorted(actions.items())},
         "calibration": calibration if calibration and calibration["n"] else None,
     }
+
+
+def _sourced_verdicts(workspace: Workspace, bucket: int) -> pl.DataFrame:
+    """The bucket's verdicts with `source_label`, `worse` (`worse_chosen`), `unseen` and `people`.
+
+    `unseen` is `worse` without people's own votes: what was predicted before they spoke. `people` is their label on
+    pairs that came with it; pairs that we asked people about were chosen for their doubt and say nothing of the others,
+    and the audit has an estimate of its own.
+    """
+    verdicts = workspace.read("verdicts", bucket, ("fuse",), _VERDICTS)
+    pairs = workspace.read("pairs", bucket, PAIR_STAGES, ("source_label",)).select("pair_id", "source_label")
+    verdicts = verdicts.join(pairs, on="pair_id", how="left", maintain_order="left").with_columns(worse=worse_chosen())
+    if not (verdicts["n_human"] > 0).any():
+        return verdicts.with_columns(unseen="worse", people=pl.lit(None, dtype=pl.String))
+    votes = workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter", "label"))
+    people = votes.filter(pl.col("kind") == "human")
+    contributions = workspace.read("verdicts", bucket, ("fuse",), ("pair_id", "contributions"))
+    return with_people(verdicts, people, contributions)
+
+
+def with_people(verdicts: pl.DataFrame, people: pl.DataFrame, contributions: pl.DataFrame) -> pl.DataFrame:
+    """`verdicts` with `unseen` and `people` (see `_sourced_verdicts`).
+
+    Args:
+        verdicts: `pair_id, source_label, margin, worse`.
+        people: `pair_id, kind, voter, label` of people's votes.
+        contributions: `pair_id, contributions` of the verdicts.
+    """
+    own = (
+        contributions.join(people.select("pair_id").unique(), on="pair_id", how="semi", maintain_order="left")
+        .explode("contributions")
+        .unnest("contributions")
+        .filter(pl.col("voter").is_in(people["voter"].unique().implode()))
+        .group_by("pair_id", maintain_order=True)
+        .agg(pl.col("log_odds").sum().alias("_own"))
+    )
+    asked = people.filter(pl.col("voter").str.starts_with(HUMAN))
+    labels = human_label(people).join(asked, on="pair_id", how="anti").rename({"label": "people"})
+    towards = pl.when(pl.col("source_label") == "a").then(1.0).when(pl.col("source_label") == "b").then(-1.0)
+    odds = towards * (pl.col("margin") - pl.col("_own"))
+    return (
+        verdicts.join(own, on="pair_id", how="left", maintain_order="left")
+        .join(labels, on="pair_id", how="left", maintain_order="left")
+        .with_columns(unseen=pl.coalesce((-odds).map_batches(_expit, return_dtype=pl.Float64), "worse"))
+        .drop("_own")
+    )
+
+
+def _expit(z: pl.Series) -> pl.Series:
+    return pl.Series(expit(z.to_numpy())).fill_nan(None)
 
 
 def _published_right(verdicts: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -109,56 +161,23 @@ def _published_right(verdicts: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.floa
     return published.select(p_label).to_series().to_numpy()
 
 
-def _by_people(workspace: Workspace, bucket: int, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """`prompt_id, predicted, wrong` of the bucket's pairs that people labelled unasked.
+def _noise(predicted: Predictions, labelled: pl.DataFrame, agreement: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How many of the sources' labels are wrong: by people if they labelled enough, else by agreement, else None.
 
-    `predicted` is what the verdict says of the source's label without the people's own votes. Pairs that we asked
-    people about were chosen for their doubt and say nothing of the others; the audit has an estimate of its own.
+    Args:
+        predicted: of all pairs whose source names a side.
+        labelled: those of them that people labelled: `prompt_id, source_label, unseen, people`.
+        agreement: what the fuser's model says of it.
     """
-    votes = workspace.read("votes", bucket, VOTE_STAGES, ("pair_id", "kind", "voter", "label"))
-    labels = human_label(votes).filter(pl.col("label").is_in(["a", "b"])).rename({"label": "people"})
-    asked = votes.filter((pl.col("kind") == "human") & pl.col("voter").str.starts_with(HUMAN))
-    labels = labels.join(asked, on="pair_id", how="anti")
-    people = votes.filter(pl.col("kind") == "human")["voter"].unique()
-    contributions = workspace.read("verdicts", bucket, ("fuse",), ("pair_id", "contributions"))
-    own = (
-        contributions.join(labels, on="pair_id", how="semi")
-        .explode("contributions")
-        .unnest("contributions")
-        .filter(pl.col("voter").is_in(people.implode()))
-        .group_by("pair_id")
-        .agg(pl.col("log_odds").sum())
-    )
-    sources = workspace.read("pairs", bucket, PAIR_STAGES, ("pair_id", "source_label"))
-    sided = sources.filter(pl.col("source_label").is_in(["a", "b"]))
-    found = labels.join(sided, on="pair_id").join(verdicts.select("pair_id", "prompt_id", "margin"), on="pair_id")
-    found = found.join(own, on="pair_id", how="left").sort("pair_id")
-    towards = pl.when(pl.col("source_label") == "a").then(1.0).otherwise(-1.0)
-    odds = towards * (pl.col("margin") - pl.col("log_odds").fill_null(0.0))
-    return found.select(
-        "prompt_id",
-        odds.map_batches(lambda z: pl.Series(expit(-z.to_numpy())), return_dtype=pl.Float64).alias("predicted"),
-        (pl.col("people") != pl.col("source_label")).cast(pl.Float64).alias("wrong"),
-    )
-
-
-def _noise(predicted: Predictions, labelled: list[pl.DataFrame], fuser: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How many of the sources' labels are wrong: by people if they labelled enough, else by agreement, else None."""
-    if not predicted.n:
-        return None
-    people = _rate_by_people(predicted, pl.concat(labelled)) if labelled else None
+    prompts = labelled["prompt_id"].rank("dense").to_numpy().astype(np.int64)
+    wrong = (labelled["people"] != labelled["source_label"]).to_numpy().astype(np.float64)
+    people = ppi_rate(predicted, labelled["unseen"].to_numpy(), wrong, prompts)
     if people is not None:
         words = f"{people.n:,} labels of people that came with the sources, if their pairs are like the others"
         return _figures(asdict(people), predicted.n, words)
-    agreement = fuser.get("agreement") or {}
-    if fuser.get("calibrated_by") == "agreement" and agreement["rate"] is not None:
+    if agreement["rate"] is not None:
         return _figures(agreement["rate"], predicted.n, agreement["why"])
     return None
-
-
-def _rate_by_people(predicted: Predictions, labelled: pl.DataFrame) -> PredictionPoweredRate | None:
-    prompts = labelled["prompt_id"].rank("dense").to_numpy().astype(np.int64)
-    return ppi_rate(predicted, labelled["predicted"].to_numpy(), labelled["wrong"].to_numpy(), prompts)
 
 
 def _figures(rate: Mapping[str, Any], n: int, how: str) -> dict[str, Any]:
@@ -179,22 +198,31 @@ def estimate_notes(values: dict[str, Any] | None) -> list[str]:
 
 
 def _notes(values: Mapping[str, Any]) -> Iterator[str]:
-    noise, expected = values["noise"], values.get("expected", {})
+    noise, expected, unknown = (values.get(key) for key in ("noise", "expected", "unknown"))
+    uncalibrated = "calibrated_by" in values and values["calibrated_by"] is None
     if noise is not None:
-        yield (
-            f"wrong source labels: {noise['rate']:.1%} ({noise['level']:.0%} interval {noise['low']:.1%} to "
-            f"{noise['high']:.1%}), known by {noise['how']}; of about {expected['wrong']:,.0f} the decisions turn "
-            f"{expected['turned']:,.0f} and leave out {expected['left_out']:,.0f}"
-        )
-    elif values.get("unknown"):
-        yield f"how many source labels are wrong is not known: {values['unknown']}"
-    if not values.get("calibrated_by"):
-        yield "probabilities are uncalibrated: nothing but the prior says how far voters can be believed"
+        known = f", known by {noise['how']}" if "how" in noise else ""
+        interval = f"{noise['level']:.0%} interval {noise['low']:.1%} to {noise['high']:.1%}"
+        yield f"wrong source labels: {noise['rate']:.1%} ({interval}){known}{_corrections(noise, expected)}"
+    elif unknown:
+        yield f"how many source labels are wrong is not known: {unknown}"
+    if uncalibrated:
+        why = values["uncalibrated"]
+        yield "probabilities are uncalibrated" + ("" if why == unknown else f": {why}")
     yield from (f"warning: {line}" for line in values.get("warnings", []))
     predicted, actual = values["predicted"], values["actual"]
     shares = [f"{a} {predicted.get(a, 0.0):.1%} / {actual.get(a, 0.0):.1%}" for a in sorted({*predicted, *actual})]
     if shares:
         yield f"actions, predicted / actual: {', '.join(shares)}"
+
+
+def _corrections(noise: Mapping[str, Any], expected: Mapping[str, float] | None) -> str:
+    """What becomes of the wrong labels: their number by the rate, their fate by the posterior."""
+    if not expected:
+        return ""
+    n = noise["rate"] * noise["n"]
+    turned, left_out = n * expected["turned"], n * expected["left_out"]
+    return f"; of about {n:,.0f} the decisions turn {turned:,.0f} and leave out {left_out:,.0f}"
 
 
 def outcome_note(
@@ -206,16 +234,18 @@ def outcome_note(
         values: `estimates` with `audited_noise`.
         certificate: of the published labels, by an audit.
     """
-    sentence = f"in {n_pairs:,} pairs, out {n_rows:,} rows; expected label accuracy "
     values = values or {}
+    if "calibrated_by" not in values:  # published before probabilities said what they rest on
+        return f"in {n_pairs:,} pairs, out {n_rows:,} rows"
+    sentence = f"in {n_pairs:,} pairs, out {n_rows:,} rows; expected label accuracy "
     audited = values.get("audited_noise")
     if certificate is not None and certificate["accuracy"] is not None and certificate["audited"] >= MIN_AUDITED:
         before = f"{1 - audited['rate']:.1%} -> " if audited else ""
         return f"{sentence}{before}{certificate['accuracy']:.1%}, known by an audit of {certificate['audited']:,} pairs"
     accuracy = values.get("accuracy")
     if accuracy is None:
-        return f"{sentence}not known: {values.get('unknown') or NOBODY}"
+        return f"{sentence}not known: {values['uncalibrated'] or NOBODY}"
     noise = values["noise"]
     known = {"people": "people's labels", "agreement": "agreement of independent voters"}[values["calibrated_by"]]
-    before = "" if noise is None else f"{accuracy['before']:.1%} -> "
+    before = f"{accuracy['before']:.1%} -> " if noise else ""
     return f"{sentence}{before}{accuracy['after']:.1%}, known by {noise['how'] if noise else known}"

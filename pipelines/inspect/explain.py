@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import polars as pl
 
@@ -49,13 +50,11 @@ def explain_pair(root: str, pair_id: str, dataset: str | None = None) -> Explana
     )
 
 
-def _published_margins(workspace: Workspace) -> pl.LazyFrame:
-    """`margin` of the rows that the verdicts publish."""
-    margins = []
+def _published_margins(workspace: Workspace) -> Iterator[pl.LazyFrame]:
+    """`margin` of the rows that the verdicts publish, bucket by bucket."""
     for bucket in workspace.buckets:
         verdicts = workspace.read("verdicts", bucket, TABLE_STAGES["verdicts"], ["margin", "action"])
-        margins.append(verdicts.filter(pl.col("action").is_in(PUBLISHED)).select("margin"))
-    return pl.concat(margins).lazy()
+        yield verdicts.lazy().filter(pl.col("action").is_in(PUBLISHED)).select("margin")
 
 
 def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
@@ -64,4 +63,4 @@ def _from_version(root: str, pair_id: str, dataset: str) -> Explanation:
         version.scan(table).filter(pl.col("pair_id") == pair_id).collect() for table in ("pairs", "votes", "verdicts")
     )
     plugins = stored_plugin(version, FUSER), stored_plugin(version, POLICY)
-    return explain(pair_id, pairs, votes, verdicts, *plugins, published=version.scan("rows").select("margin"))
+    return explain(pair_id, pairs, votes, verdicts, *plugins, published=[version.scan("rows").select("margin")])

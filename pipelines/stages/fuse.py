@@ -77,7 +77,7 @@ def fit_fusion(fusion: Fusion, pairs: pl.DataFrame, votes: pl.DataFrame) -> dict
         The artefacts of `_ARTEFACTS`: both models, and which plug-ins they are of.
     """
     pairs = fusion_columns(pairs)
-    model = fusion.fuser.fit(votes, pairs)
+    model = {"calibrated_by": None, **fusion.fuser.fit(votes, pairs)}  # a fuser that does not say is not calibrated
     # Shares of the others say nothing about the data set. Pairs lie in the order of their hash: any will do.
     drawn = pairs.filter(pl.col("drawn")).head(_POLICY_PAIRS)
     plugins = {"fuser": described(fusion.fuser), "policy": described(fusion.policy)}

@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.errors import DataError
 from schemas.ids import canonical_json, unit_interval
@@ -64,12 +64,16 @@ class PreferenceConfig(FileConfig):
             raise ValueError("context_template must hold {context} exactly once")
         return template
 
-    @field_validator("soft_labels")
-    @classmethod
-    def _has_margins(cls, soft_labels: str) -> str:
-        if soft_labels == "margin" and "margin" not in cls.model_fields:
-            raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
-        return soft_labels
+    @model_validator(mode="after")
+    def _has_margins(self) -> Self:
+        if self.soft_labels == "margin":
+            if "margin" not in type(self).model_fields:
+                raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
+            if getattr(self, "margin", None) is False:
+                raise ValueError(
+                    "margin: false leaves doubtful rows without their margin; say soft_labels: filter or ignore, too"
+                )
+        return self
 
 
 class Exporter(Plugin):
@@ -138,23 +142,27 @@ class PreferenceExporter(Exporter):
         """How many of the eligible rows are left out and how many go with a doubtful label, and how to change that."""
         config = self.config
         doubtful, unlikely = pl.col("action") == "soften", ~_is_likely(config)
+        training = pl.col("split") == "train"
         counted = {
             "rows": pl.len(),
             "unlikely": unlikely.sum(),
             "doubtful": (doubtful & ~unlikely).sum(),
-            "training": ((pl.col("split") == "train") & ~unlikely).sum(),
+            "training": (training & ~unlikely).sum(),
+            "tested": (~training & doubtful & ~unlikely).sum(),
         }
         n = self.eligible(rows).select(**counted).collect().row(0, named=True)
         lines = []
         if n["unlikely"]:
             least = f"p_chosen below min_p_chosen {config.min_p_chosen:.3g}"
             lines.append(f"{n['unlikely']:,} of {n['rows']:,} rows left out: {least}")
-        if config.soft_labels == "duplicate":
+        if config.soft_labels == "duplicate" and n["tested"]:
+            lines.append(f"{n['tested']:,} of {n['rows']:,} rows outside of training are {_DOUBTFUL['ignore']}")
+        if config.soft_labels == "duplicate" and n["training"]:
             lines.append(
                 f"{n['training']:,} training rows written {config.copies} times each, with chosen and rejected "
                 "exchanged in a share 1 - p_chosen of the copies"
             )
-        elif n["doubtful"]:
+        if config.soft_labels != "duplicate" and n["doubtful"]:
             lines.append(f"{n['doubtful']:,} of {n['rows']:,} rows {_DOUBTFUL[config.soft_labels]}")
         return lines
 

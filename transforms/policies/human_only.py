@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.tables import Row
 from transforms.plugins.registry import register
@@ -29,6 +29,12 @@ class HumanOnly(DoubtPolicy):
 
         min_humans: int = Field(1, ge=1)
         otherwise: Literal["route", "drop"] = "route"
+
+        @model_validator(mode="after")
+        def _somebody_is_asked(self) -> Self:
+            if self.doubtful == "ask" and self.otherwise == "drop":
+                raise ValueError("doubtful: ask asks about pairs that wait for people; with otherwise: drop none does")
+            return self
 
     config: Config
     version: ClassVar[int] = 2

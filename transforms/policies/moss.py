@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -36,6 +36,13 @@ class Moss(DoubtPolicy):
         flip_share: float = Field(0.1, ge=0.0, le=1.0)
         doubt_share: float = Field(0.3, ge=0.0, le=1.0)
         spread_share: float = Field(0.05, ge=0.0, le=1.0)
+
+        @model_validator(mode="before")
+        @classmethod
+        def _replaced(cls, given: Any) -> Any:
+            if isinstance(given, dict) and "soften_share" in given:
+                raise ValueError("soften_share: replaced by doubt_share, and doubtful says what happens to these pairs")
+            return given
 
         @model_validator(mode="after")
         def _ordered(self) -> Self:

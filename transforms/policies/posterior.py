@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from schemas.tables import Row
 from transforms.plugins.registry import register
-from transforms.policies.base import CertaintyConfig, DoubtPolicy, doubtful_action, is_certain
+from transforms.policies.base import ROUNDING, CertaintyConfig, DoubtPolicy, doubtful_action, is_certain
 from transforms.stats.label_noise import action_shares, with_actions
 
 _FORMER = ("keep_noise", "flip_noise", "keep_certainty", "soften_certainty", "below")
@@ -63,8 +63,10 @@ class PosteriorPolicy(DoubtPolicy):
             return "nobody voted"
         if verdict["action"] == "tie":
             return f"P(neither is better) = {certainty:.3f} is the largest and at least 1/3"
+        if verdict["label"] == "tie":
+            return f"a and b are equally probable, so `doubtful: {c.doubtful}` decides"
         chance = f"P({verdict['label']} is better) = {certainty:.3f}"
-        if certainty >= c.certainty:
+        if certainty >= c.certainty - ROUNDING:
             return f"{chance} >= certainty {c.certainty:.3g}"
         return f"{chance} < certainty {c.certainty:.3g}, so `doubtful: {c.doubtful}` decides"
 

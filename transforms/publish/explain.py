@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -53,7 +53,7 @@ class Contribution(_Frozen):
 
 _UNKNOWN = "unknown"
 _RESTS_ON: dict[str | None, str] = {
-    "people": "calibrated on people's labels",
+    "people": "calibrated on labels of people, or known answers",
     "agreement": "calibrated by the agreement of independent voters",
     None: "uncalibrated: nothing but the prior says how far voters can be believed",
 }
@@ -101,7 +101,7 @@ def explain(
     verdicts: pl.DataFrame,
     fuser: StoredPlugin | None = None,
     policy: StoredPlugin | None = None,
-    published: pl.LazyFrame | None = None,
+    published: Iterable[pl.LazyFrame] | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
@@ -112,7 +112,7 @@ def explain(
         verdicts: `verdicts` rows.
         fuser: what fused them; each voter is shown with what its model knows of it.
         policy: what decided; its thresholds are shown.
-        published: `margin` of the published rows, with which the pair's is compared.
+        published: `margin` of the published rows, in parts, with which the pair's is compared.
 
     Raises:
         UsageError: the pair is unknown or has no verdict yet.
@@ -154,15 +154,18 @@ def explain(
     )
 
 
-def weaker_share(published: pl.LazyFrame, margin: float) -> float | None:
+def weaker_share(published: Iterable[pl.LazyFrame], margin: float) -> float | None:
     """Share of the rows whose margin is smaller in size, equal ones counting half; None if there are no rows.
 
     One pass over one column, whatever their number.
     """
     size = pl.col("margin").abs()
-    share = (size < abs(margin)).mean() + (size == abs(margin)).mean() / 2
-    found: float | None = published.select(share).collect(engine="streaming").item()
-    return found
+    counts = (pl.len(), (size < abs(margin)).sum(), (size == abs(margin)).sum())
+    n, weaker, equal = 0, 0, 0
+    for part in published:
+        found = part.select(c.alias(str(i)) for i, c in enumerate(counts)).collect(engine="streaming").row(0)
+        n, weaker, equal = n + found[0], weaker + found[1], equal + found[2]
+    return (weaker + equal / 2) / n if n else None
 
 
 def decision_rule(verdict: Mapping[str, Any], policy: StoredPlugin | None = None) -> str:

@@ -38,7 +38,7 @@ def examples(version: Version, sample: pl.DataFrame, votes: pl.DataFrame, per_ac
     rows = sample.lazy().filter(pl.col("action").is_in(PUBLISHED))
     rank = {action: i for i, action in enumerate(ACTIONS)}
     return [
-        Example(action=action, explanation=explain(pair_id, pairs, cast, pairs, published=rows), **texts[pair_id])
+        Example(action=action, explanation=explain(pair_id, pairs, cast, pairs, published=[rows]), **texts[pair_id])
         for pair_id, action in sorted(chosen.rows(), key=lambda r: (rank[r[1]], r[0]))
         if pair_id in texts
     ]

@@ -10,8 +10,6 @@ from scipy.special import logit
 
 from schemas.tables import Verdicts, conform
 
-_ROUNDING = 1e-9
-
 
 def decision_frame(fused: pl.DataFrame, pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
     """What a policy decides on: a fuser's output with `noise`, and `source_label`, `mu`, `sigma` beside it.
@@ -84,15 +82,13 @@ def ensemble_moments(votes: pl.DataFrame) -> pl.DataFrame:
 
 
 def worse_chosen() -> pl.Expr:
-    """P(the source's label names the worse response), given that one is better.
+    """P(the source's label names the worse response), given that one is better; null unless it names one.
 
-    Of a frame with `noise`, `p_a` and `p_tie`; null without a source label, and where that is a tie. `noise` counts a
-    tie against the label, as the policies do; how many labels are wrong is asked of pairs that have a better response.
+    Of a frame with `source_label` and `p_a`. `noise` counts a tie against the label, as the policies do; how many
+    labels are wrong is asked of pairs that have a better response.
     """
-    right, strict = 1 - pl.col("noise"), 1 - pl.col("p_tie")
-    says_a = (right - pl.col("p_a") * strict).abs() < _ROUNDING
-    says_b = (right - (1 - pl.col("p_a")) * strict).abs() < _ROUNDING
-    return pl.when(says_a).then(1 - pl.col("p_a")).when(says_b).then(pl.col("p_a"))
+    source = pl.col("source_label")
+    return pl.when(source == "a").then(1 - pl.col("p_a")).when(source == "b").then(pl.col("p_a"))
 
 
 def action_shares(decided: pl.DataFrame) -> dict[str, float]:

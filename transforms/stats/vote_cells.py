@@ -183,7 +183,8 @@ def cells_of(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
         voters: `voter, slot, group, bias, scale, numeric`.
 
     Returns:
-        `pair_id, voter, slot, group, n_votes, labels` ("a+b"), `sign` (mean of signs less position bias),
+        `pair_id, voter, slot, group, n_votes, labels` ("a+b"), `opinion` (mean of signs: 0 if its votes are ties or
+        cancel), `sign` (the same less position bias),
         `strength` (mean of tanh(raw / 2 scale); equals `sign` where the voter gives no number), `ties` (share),
         `share` (1 / voters of this slot on this pair) and `present` (slots of this group on this pair).
     """
@@ -203,6 +204,7 @@ def cells_of(votes: pl.DataFrame, voters: pl.DataFrame) -> pl.DataFrame:
             pl.len().cast(pl.Int32).alias("n_votes"),
             pl.col("label").first().alias("labels"),
             pl.col("label").last().alias("_last"),
+            pl.col("sign").mean().alias("opinion"),
             (pl.col("sign") - shift).mean().alias("sign"),
             (pl.col("_number") - shift).mean().alias("strength"),
             (pl.col("sign") == 0).mean().alias("ties"),

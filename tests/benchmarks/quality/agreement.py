@@ -94,7 +94,7 @@ def read(name: str, data_dir: Path) -> Set:
 def simulated_cells(pairs: pl.DataFrame, votes: dict[str, Floats]) -> pl.DataFrame:
     """Cells of voters given as signs by pair; 0 is no vote."""
     return pl.concat(
-        pairs.select("pair_id", pl.lit(name).alias("voter"), pl.Series("sign", sign)) for name, sign in votes.items()
+        pairs.select("pair_id", pl.lit(name).alias("voter"), pl.Series("opinion", sign)) for name, sign in votes.items()
     ).with_columns(pl.col("voter").alias("slot"), pl.col("voter").alias("group"))
 
 
@@ -169,7 +169,7 @@ def rate_run(name: str, data_dir: Path, case: str, rate: float, seed: int) -> di
             "ece": expected_calibration_error(expit(z), (data.truth > 0).astype(np.float64)),
             "certainty": float(expit(np.abs(z)).mean()),
             "accuracy": _accuracy(z, data.truth),
-            "why": model.why,
+            "why": model.unknown,
         }
 
 

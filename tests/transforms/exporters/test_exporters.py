@@ -225,13 +225,17 @@ def test_a_reward_model_gets_margins_where_labels_are_in_doubt(tmp_path: Path) -
         ("sure", [sure], {}, False),
         ("soft", [sure, soft], {}, True),
         ("asked for", [sure], {"margin": True}, True),
-        ("not wanted", [sure, soft], {"margin": False}, False),
+        ("not wanted", [sure, soft], {"margin": False, "soft_labels": "ignore"}, False),
         ("left out", [sure, soft], {"soft_labels": "filter"}, False),
     )
     for name, given_rows, options, has_margin in cases:
         export("trl-reward", table(*given_rows), tmp_path / name, **options)
         frames = [pl.read_parquet(path) for path in (tmp_path / name).glob("*.parquet")]
         assert {"margin" in frame.columns for frame in frames} == {has_margin}, name
+    with pytest.raises(ValidationError, match="without their margin"):
+        notes("trl-reward", table(sure), margin=False)
+    copied = notes("trl-dpo", table(soft), soft_labels="duplicate")
+    assert copied == ["1 of 1 rows outside of training are in doubt (action soften) exported as if they were certain"]
     with pytest.raises(ValidationError, match="formats with the option margin"):
         notes("trl-dpo", table(sure), soft_labels="margin")
 

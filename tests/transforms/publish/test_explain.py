@@ -64,9 +64,14 @@ def test_voters_markup_is_shown_as_text() -> None:
     assert "[red]evil[/red]" in plain_text(e)
 
 
+def _parts(margins: list[float]) -> list[pl.LazyFrame]:
+    schema = {"margin": pl.Float64}
+    return [pl.LazyFrame({"margin": part}, schema=schema) for part in (margins[:2], margins[2:])]
+
+
 @given(st.lists(st.integers(-4, 4), max_size=30), st.integers(-5, 5))
 def test_a_pair_is_as_strong_as_the_share_of_rows_below_it(margins: list[int], margin: int) -> None:
-    share = weaker_share(pl.LazyFrame({"margin": margins}, schema={"margin": pl.Float64}), float(margin))
+    share = weaker_share(_parts(margins), float(margin))
     ranks = [0.5 * ((abs(m) < abs(margin)) + (abs(m) <= abs(margin))) for m in margins]
     assert share == (pytest.approx(sum(ranks) / len(ranks)) if ranks else None)
 
@@ -76,6 +81,6 @@ def test_how_strong_a_pair_is_stands_beside_its_decision() -> None:
     pair = pairs["pair_id"][0]
     size = abs(verdicts.filter(pl.col("pair_id") == pair)["margin"].item())
     published = pl.LazyFrame({"margin": [size - 0.1, size - 0.1, size - 0.1, size + 0.1]})
-    shown = plain_text(explain(pair, pairs, votes, verdicts, published=published))
+    shown = plain_text(explain(pair, pairs, votes, verdicts, published=[published]))
     assert "stronger than 75% of the published rows" in " ".join(shown.split())
     assert "stronger" not in plain_text(explain(pair, pairs, votes, verdicts))

@@ -42,7 +42,7 @@ def with_offset(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -> p
 
     Args:
         model: the agreement, identified.
-        cells: `pair_id, voter, slot, sign` of the pairs.
+        cells: `pair_id, voter, slot, opinion` of the pairs.
         pairs: `pair_id, prompt_id` and lengths.
     """
     parts = {v.voter: v.weight * v.discount for v in model.voters}
@@ -51,9 +51,9 @@ def with_offset(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -> p
     )
     linear = (
         cells.filter(pl.col("voter") == pl.col("slot"))
-        .join(known, on="voter")
-        .group_by("pair_id")
-        .agg((pl.col("_part") * pl.col("sign").sign()).sum().alias("_linear"))
+        .join(known, on="voter", maintain_order="left")
+        .group_by("pair_id", maintain_order=True)
+        .agg((pl.col("_part") * pl.col("opinion").sign()).sum().alias("_linear"))
     )
     whole = truth_log_odds(model, cells, lengths(pairs.unique("pair_id", maintain_order=True)))
     offset = whole.join(linear, on="pair_id", how="left").select(

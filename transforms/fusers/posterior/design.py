@@ -23,6 +23,7 @@ LENGTH_CLIP = 4.0  # e-folds; beyond this a text is a blank or a dump, and how l
 SLICE_VARIANCE = 1.0
 CONSISTENCY_POWER = 4.0
 AGREEMENT_VARIANCE = 0.25
+MISFIT_VARIANCE = 0.25  # of a weight beyond its standard error: agreement's model is no more than a model
 FLOOR = 0.03  # of a voter's consistency, so that labels can rescue one that contradicts itself
 USUAL_STRENGTH = 0.46  # tanh(1/2): of a vote whose score or logit is its voter's median
 
@@ -110,7 +111,8 @@ def prior_weights(
 
     Where agreement identifies reliabilities, the mean of a slot's weight is what agreement says, discounted for the
     voters that it depends on; half of it goes to the strength of voters that give numbers. Elsewhere the mean is the
-    slot's part of `trust` (`_shared`). The variance of a voter's own weight is proportional to its squared consistency.
+    slot's part of `trust` (`_shared`), and the variance of a voter's own weight is proportional to its squared
+    consistency; where agreement knows a weight, its variance is that of its error and of the model.
 
     Args:
         columns: `columns_of`.
@@ -122,17 +124,21 @@ def prior_weights(
     numeric = dict(slots.select("voter", "numeric").iter_rows())
     steady = {voter: max(value, 0.0) for voter, value in slots.select("voter", "consistency").iter_rows()}
     known = {v.voter: v for v in agreement.voters}
-    identified = {slot: v.weight * v.discount for slot, v in known.items()}
+    identified = {
+        slot: (v.weight * v.discount, (v.error * v.discount) ** 2 + MISFIT_VARIANCE)
+        for slot, v in known.items()
+        if agreement.identified
+    }
     believed = _shared(slots, steady, trust, known)
     mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
     for i, (part, form, who, _level) in enumerate(columns):
         if part == "own":
             halves = 2.0 if numeric[who] else 1.0
-            if agreement.identified:
-                mean[i] = identified.get(who, 0.0) / halves / (USUAL_STRENGTH if form == "strength" else 1.0)
-            else:
-                mean[i] = believed[who] / halves
-            variance[i] = VOTER_VARIANCE * (steady[who] + FLOOR) ** 2 / halves
+            usual = (believed[who], VOTER_VARIANCE * (steady[who] + FLOOR) ** 2)
+            whole, spread = identified.get(who, usual)
+            mean[i], variance[i] = whole / halves, spread / halves
+            if who in identified and form == "strength":
+                mean[i] /= USUAL_STRENGTH
         elif part == "agreement":
             mean[i], variance[i] = 1.0, AGREEMENT_VARIANCE
         else:

@@ -97,7 +97,7 @@ def fit_model(
         },
         "length": table.get(LENGTH, 0.0),
         "agreement": agreement.to_json() | {"weight": table.get(AGREEMENT, 0.0)},
-        "calibrated_by": _calibrated_by(int(strict.sum()), identified=agreement.identified),
+        "calibrated_by": _calibrated_by(fold[strict], identified=agreement.identified),
         "temperature": averaged.temperature,
         "isotonic": knots,
         "widths": averaged.widths,
@@ -109,11 +109,20 @@ def fit_model(
     }
 
 
-def _calibrated_by(n_labels: int, *, identified: bool) -> str | None:
-    """What probabilities rest on: "people" (labels), "agreement" (of independent voters), or nothing but the prior."""
-    if n_labels >= MIN_LABELS_TO_CALIBRATE:
+def _calibrated_by(fold: NDArray[np.int64], *, identified: bool) -> str | None:
+    """What probabilities rest on: "people" (labels or known answers), "agreement" (of independent voters), or None.
+
+    Args:
+        fold: (n,) the folds of the labels that name a side.
+    """
+    if _can_calibrate(fold):
         return "people"
     return "agreement" if identified else None
+
+
+def _can_calibrate(fold: NDArray[np.int64]) -> bool:
+    """Whether a temperature can be fitted out of fold."""
+    return len(fold) >= MIN_LABELS_TO_CALIBRATE and len(np.unique(fold)) > 1
 
 
 def _described(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -157,7 +166,7 @@ def _averaged(
     weights = np.sum([s * f.weights for s, f in zip(share, fits, strict=True)], axis=0)
     used = [(s, point) for s, point in zip(share.tolist(), grid, strict=True) if s > 0]
     widths = [{"voters": w, "slices": s, "probability": p} for p, (w, s) in used]
-    if counts.sum() < MIN_LABELS_TO_CALIBRATE or len(np.unique(fold[counts > 0])) < 2:
+    if not _can_calibrate(fold[counts > 0]):
         return _Weights(weights, 1.0, np.asarray(design @ mean), widths)
     z: Floats = np.zeros(len(target), dtype=np.float64)
     for f in np.unique(fold):

@@ -121,7 +121,7 @@ class Posterior(Fuser):
         return verdicts(priors, valid, with_known_answers(cells, priors, known), with_known_ties(p_tie, known))
 
     def _priors(self, model: Row, machine: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-        """`pairs` with `prior`, the log-odds that no voter brings: what the lengths say."""
+        """`pairs` with `prior`, the log-odds that no voter adds: what lengths say, and what they take off the votes."""
         prior = length_feature() * model["length"] if model["length"] else pl.lit(0.0)
         if model["agreement"]["weight"]:
             pairs = with_offset(Agreement.from_json(model["agreement"]), machine, pairs)

@@ -283,7 +283,8 @@ def _with_value(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
     open_ = pl.col("known_label").is_null() & pl.col("priority").is_not_null()
     new = open_ & (pl.col("asked") == 0)
     answered = (pl.col("answered") >= pl.col("asked")).fill_null(False)
-    again = open_ & (pl.col("asked") > 0) & answered & (pl.col("asked") < config.overlap_max)
+    wanted = (pl.col("overlap") > 0).fill_null(True)
+    again = open_ & (pl.col("asked") > 0) & answered & (pl.col("asked") < config.overlap_max) & wanted
     frame = frame.with_columns(new.alias("_new"), (again & config.one_by_one).alias("_again"))
     places = frame.filter(open_).sort(["_new", "priority", "draw"], descending=[False, True, False])
     places = places.with_columns(

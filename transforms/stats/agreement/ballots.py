@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 N_BINS = 8
-NO_OPINION = 1e-6  # |sign| up to which a cell is a tie: opposite votes of one voter cancel
+NO_OPINION = 1e-6  # |opinion| up to which a cell is a tie: opposite votes of one voter cancel
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def ballots_of(cells: pl.DataFrame, pairs: pl.DataFrame, kinds: dict[str, str], 
     """Arrays of the votes in `cells`.
 
     Args:
-        cells: `pair_id, voter, slot, group, sign`, optionally `own_family` (+1: the voter's family wrote a, -1: b,
+        cells: `pair_id, voter, slot, group, opinion`, optionally `own_family` (+1: the voter's family wrote a, -1: b,
             0: both, none or unknown). One voter per slot counts: the others cast the same votes.
         pairs: `pair_id, prompt_id, log_ratio` (log of length_a / length_b, 0 if unknown).
         kinds: the kind of each voter that counts.
@@ -103,9 +103,9 @@ def ballots_of(cells: pl.DataFrame, pairs: pl.DataFrame, kinds: dict[str, str], 
     """
     family = pl.col("own_family").fill_null(0.0) if "own_family" in cells.columns else pl.lit(0.0)
     opinions = (
-        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > NO_OPINION))
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("opinion").abs() > NO_OPINION))
         .filter(pl.col("voter").is_in(list(kinds)))
-        .select("pair_id", "voter", "group", pl.col("sign").sign().alias("vote"), family.sign().alias("family"))
+        .select("pair_id", "voter", "group", pl.col("opinion").sign().alias("vote"), family.sign().alias("family"))
     )
     frame = pairs.select("pair_id", "prompt_id", "log_ratio").join(
         opinions.select("pair_id").unique(), on="pair_id", how="semi", maintain_order="left"

@@ -39,6 +39,8 @@ from transforms.stats.agreement.latent_class import (
 
 MIN_VOTES = 30  # a voter with fewer keeps its prior
 MIN_INDEPENDENT = 3  # voters beside the source; four voters leave three degrees of freedom for a test of the model
+MIN_PROMPTS = 30  # which are the units of all tests: fewer cannot contradict anything
+MIN_SHARE = 0.05  # of all source labels from which a source of unknown rate leaves the rate of all unknown
 SURE = 2.6  # standard errors by which a weight must exceed 0 before its voter identifies anything
 FOLLOWS = 0.3  # share of votes that follow a shortcut from which a voter is named
 MAX_PAIRS_FOR_RATE = 40_000  # its standard error is then far below what the model's own mistakes may be
@@ -80,8 +82,10 @@ class Agreement:
         shortcuts: names of voters that follow the length more than `FOLLOWS`.
         identified: whether reliabilities are known: at least three voters beside the source that no test finds
             dependent are each better than chance.
-        rate: the source's error rate; None if it is not identified.
-        why: what identifies the rate, or what is missing, in plain English.
+        rate: the sources' error rate; None if it is not known.
+        n_rate: how many source labels it is about.
+        why: what identifies reliabilities, or what is missing, in plain English.
+        unknown: why the rate is not known; None if it is.
         used: the voters that identify it (the first of each bloc), the source among them.
     """
 
@@ -93,7 +97,9 @@ class Agreement:
     shortcuts: tuple[str, ...]
     identified: bool
     rate: ErrorRate | None
+    n_rate: int
     why: str
+    unknown: str | None
     used: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -115,17 +121,27 @@ class Agreement:
             shortcuts=tuple(row["shortcuts"]),
             identified=row["identified"],
             rate=None if row["rate"] is None else ErrorRate(**row["rate"]),
+            n_rate=row["n_rate"],
             why=row["why"],
+            unknown=row["unknown"],
             used=tuple(row["used"]),
         )
 
 
 @dataclass(frozen=True)
 class _Identification:
+    """What one source, or none, and the others identify; `n` is how many labels the source gave."""
+
     identified: bool
     rate: ErrorRate | None
     why: str
+    unknown: str | None
     used: tuple[str, ...]
+    n: int = 0
+
+
+def _refused(why: str, used: tuple[str, ...] = ()) -> _Identification:
+    return _Identification(False, None, why, why, used)
 
 
 def learn_agreement(
@@ -134,15 +150,15 @@ def learn_agreement(
     """Learn the model of `latent_class` from votes that are not people's.
 
     Args:
-        cells: `cells_of` (`pair_id, voter, slot, group, sign`), optionally with `own_family` (+1: the voter's family
+        cells: `cells_of` (`pair_id, voter, slot, group, opinion`), optionally with `own_family` (+1: the voter's family
             wrote response a, -1: b, 0: neither, both or unknown).
         pairs: `pair_id, prompt_id, log_ratio` (`length_feature`).
-        kinds: the kind of each voter; of kind "source" there is at most one that counts, the first by name.
+        kinds: the kind of each voter; those of kind "source" are set against the others one at a time.
         dependent: voters that learned from the source's labels (heads); they have weights but identify nothing.
     """
     scale = length_scale(pairs["log_ratio"].to_numpy())
     enough = (
-        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > NO_OPINION))
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("opinion").abs() > NO_OPINION))
         .group_by("voter")
         .len()
         .filter(pl.col("len") >= MIN_VOTES)
@@ -150,14 +166,14 @@ def learn_agreement(
     counted = {name: kinds.get(name, "judge") for name in sorted(enough["voter"])}
     ballots = ballots_of(cells, pairs, counted, scale)
     if not ballots.names:
-        nothing = "no voter has enough votes; label pairs by people"
-        return Agreement((), (0.0, 0.0), scale, (), (), (), identified=False, rate=None, why=nothing, used=())
+        nothing = f"no voter has voted on {MIN_VOTES} pairs; label pairs by people"
+        return Agreement((), (0.0, 0.0), scale, (), (), (), False, None, 0, nothing, nothing, ())
     m = moments(ballots)
     found = dependences(m, consensus(m))
     discount = discounts(found, len(ballots.names))
     linked = blocs([(d.first, d.second) for d in found if d.correlation >= STRONG], len(ballots.names))
     at, covariance = _weights(ballots, linked)
-    identification = _identify(ballots, found, dependent)
+    identification = _identified(ballots, found, dependent)
     follows = _follows(ballots, at)
     return Agreement(
         voters=_estimates(ballots, at, covariance, discount, follows, linked),
@@ -168,19 +184,19 @@ def learn_agreement(
         shortcuts=tuple(name for name, share in zip(ballots.names, follows, strict=True) if abs(share) > FOLLOWS),
         identified=identification.identified,
         rate=identification.rate,
+        n_rate=identification.n,
         why=identification.why,
+        unknown=identification.unknown,
         used=identification.used,
     )
 
 
-def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame, trust: float = 2.0) -> pl.DataFrame:
+def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     """`pair_id, z` of every pair: log-odds that a is better, given its votes and its length.
 
     Args:
         model: of `learn_agreement`.
         cells, pairs: as there.
-        trust: most log-odds of all voters together where the model is not identified: voters that agree may then all
-            be wrong in the same way, and the sum of their weights says how consistent they are, not how right.
 
     A pair without votes has what its length says.
     """
@@ -194,31 +210,24 @@ def truth_log_odds(model: Agreement, cells: pl.DataFrame, pairs: pl.DataFrame, t
     prior = shortcuts.select(
         "pair_id", (model.length[0] * pl.col("_longer") + model.length[1] * pl.col("_by")).alias("z")
     )
-    scale = belief(model, trust)
-    rows = [(v.voter, v.weight, v.discount * scale, *(*v.shortcut, 0.0)[:3]) for v in model.voters]
+    rows = [(v.voter, v.weight, v.discount, *(*v.shortcut, 0.0)[:3]) for v in model.voters]
     names = ("voter", "_weight", "_counts", "_s0", "_s1", "_s2")
     known = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Float64) | {"voter": pl.String}, orient="row")
     family = pl.col("own_family").fill_null(0.0).sign() if "own_family" in cells.columns else pl.lit(0.0)
     votes = (
-        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("sign").abs() > NO_OPINION))
+        cells.filter((pl.col("voter") == pl.col("slot")) & (pl.col("opinion").abs() > NO_OPINION))
         .with_columns(family.alias("_family"))
-        .join(known, on="voter")
-        .join(shortcuts, on="pair_id")
+        .join(known, on="voter", maintain_order="left")
+        .join(shortcuts, on="pair_id", maintain_order="left")
     )
     pull = pl.col("_s0") * pl.col("_longer") + pl.col("_s1") * pl.col("_by") + pl.col("_s2") * pl.col("_family")
-    numbers = votes.select(pl.col("sign").sign(), "_weight", "_counts", pull.alias("_pull"))
+    numbers = votes.select(pl.col("opinion").sign(), "_weight", "_counts", pull.alias("_pull"))
     vote, weight, counts, along = (numbers[name].to_numpy() for name in numbers.columns)
     added = pl.Series("_z", counts * _evidence(vote, weight, along), dtype=pl.Float64)
-    sums = votes.select("pair_id").with_columns(added).group_by("pair_id").agg(pl.col("_z").sum())
+    sums = votes.select("pair_id").with_columns(added).group_by("pair_id", maintain_order=True).agg(pl.col("_z").sum())
     return prior.join(sums, on="pair_id", how="left", maintain_order="left").select(
         "pair_id", (pl.col("z") + pl.col("_z").fill_null(0.0)).alias("z")
     )
-
-
-def belief(model: Agreement, trust: float) -> float:
-    """What the discounted weights are multiplied with so that they do not exceed `trust`; 1 if they are identified."""
-    total = sum(abs(v.weight) * v.discount for v in model.voters)
-    return 1.0 if model.identified or total <= trust else trust / total
 
 
 def _evidence(vote: Floats, weight: Floats, pull: Floats) -> Floats:
@@ -311,15 +320,51 @@ def _estimates(
     )
 
 
-def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[str]) -> _Identification:
+def _identified(ballots: Ballots, found: list[Dependence], dependent: frozenset[str]) -> _Identification:
+    """`_identify` with each source in turn; the rate of all is the mean of theirs, weighted by their labels."""
+    if len(np.unique(ballots.cluster)) < MIN_PROMPTS:
+        return _refused(
+            f"voters that err together cannot be told from good ones on fewer than {MIN_PROMPTS} prompts: label pairs "
+            "by people"
+        )
+    sources = [v for v, kind in enumerate(ballots.kinds) if kind == SOURCE]
+    if not sources:
+        return _identify(ballots, found, dependent, None)
+    counts = (ballots.voters_vote()[:, sources] != 0).sum(axis=0)
+    each = [replace(_identify(ballots, found, dependent, v), n=int(n)) for v, n in zip(sources, counts, strict=True)]
+    known = [one for one in each if one.rate is not None]
+    lacking = [(one.n, ballots.names[v], one) for v, one in zip(sources, each, strict=True) if one.rate is None]
+    largest = max(each, key=lambda one: (one.identified, one.n))
+    n_known, n_lacking = sum(one.n for one in known), sum(n for n, _, _ in lacking)
+    if n_lacking > MIN_SHARE * (n_known + n_lacking):
+        _, name, first = max(lacking, key=lambda entry: entry[0])
+        unknown = f"{first.unknown} (source {name})" if len(sources) > 1 else first.unknown
+        return replace(largest, rate=None, unknown=unknown, n=0)
+    return replace(largest, rate=_mean_rate(known), unknown=None, n=n_known)
+
+
+def _mean_rate(known: list[_Identification]) -> ErrorRate:
+    """Of sources whose labels are on different pairs: the distances to the bounds add up as independent errors do."""
+    rates = [(one.n, one.rate) for one in known if one.rate is not None]
+    if len(rates) == 1:
+        return rates[0][1]
+    total = sum(n for n, _ in rates)
+    rate = sum(n * found.rate for n, found in rates) / total
+    below = sum((n / total * (found.rate - found.low)) ** 2 for n, found in rates) ** 0.5
+    above = sum((n / total * (found.high - found.rate)) ** 2 for n, found in rates) ** 0.5
+    return ErrorRate(rate, max(rate - below, 0.0), min(rate + above, 1.0), rates[0][1].level, False)
+
+
+def _identify(
+    ballots: Ballots, found: list[Dependence], dependent: frozenset[str], source: int | None
+) -> _Identification:
     """Merge what depends on each other until the model fits, then ask whether enough voters are left."""
     links = [(d.first, d.second) for d in found]
     for group in set(ballots.groups):
         members = [v for v, g in enumerate(ballots.groups) if g == group]
         links += [(members[0], other) for other in members[1:]]
-    sources = [v for v, kind in enumerate(ballots.kinds) if kind == SOURCE]
-    source = sources[0] if sources else None
-    allowed = [v for v, name in enumerate(ballots.names) if name not in dependent and v not in sources[1:]]
+    other_sources = {v for v, kind in enumerate(ballots.kinds) if kind == SOURCE and v != source}
+    allowed = [v for v, name in enumerate(ballots.names) if name not in dependent and v not in other_sources]
     units = [[v for v in bloc if v in allowed] for bloc in blocs(links, len(ballots.names))]
     # What depends on the source is no witness of it.
     units = [[source] if source is not None and source in unit else unit for unit in units if unit]
@@ -329,8 +374,8 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
         own = next((u for u, unit in enumerate(units) if source in unit), None) if source is not None else None
         others = [u for u in range(len(units)) if u != own]
         names = tuple(core.names)
-        if len(others) < MIN_INDEPENDENT:
-            return _Identification(False, None, _too_few(len(others)), names)
+        if len(others) + (own is not None) <= MIN_INDEPENDENT:
+            return _refused(_too_few(len(others), own is not None), names)
         table = table_of(core)
         # The prior of the source's weight would make labels without an error look dependent on everybody.
         at = fit_upright(table, start(table, consensus(moments(core))), flat=own)
@@ -339,7 +384,7 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
             break
         worst = np.unravel_index(int(np.argmax(test.z)), test.z.shape)
         if test.z[worst] <= test.limit:
-            return _Identification(False, None, _no_fit(test), names)
+            return _refused(_no_fit(test), names)
         first, second = sorted((int(worst[0]), int(worst[1])))
         joined = sorted(units[first] + units[second])
         joined = [source] if source is not None and source in joined else joined
@@ -348,14 +393,16 @@ def _identify(ballots: Ballots, found: list[Dependence], dependent: frozenset[st
     able = [u for u in others if at.weight[u] > SURE * error[u]]
     # Three voters alone fit any model: without the source a fourth must agree with what three say.
     if len(able) + (own is not None) <= MIN_INDEPENDENT:
-        return _Identification(False, None, _too_few(len(able), "better than chance and "), names)
+        return _refused(_too_few(len(able), own is not None, "better than chance and "), names)
     if own is None:
-        return _Identification(True, None, f"agreement of {len(able)} independent voters", names)
+        why = f"agreement of {len(able)} independent voters"
+        return _Identification(True, None, why, f"no source has labelled {MIN_VOTES} of the pairs", names)
     rate = source_rate(core, own, at)
+    why = f"agreement of the source with {len(able)} independent voters"
     if rate.coin:
-        why = "the source's labels cannot be told from coin flips; label pairs of it by people"
-        return _Identification(True, None, why, names)
-    return _Identification(True, rate, f"agreement of the source with {len(able)} independent voters", names)
+        unknown = "the source's labels cannot be told from coin flips; label pairs of it by people"
+        return _Identification(True, None, why, unknown, names)
+    return _Identification(True, rate, why, None, names)
 
 
 def source_rate(core: Ballots, own: int, begin: Parameters) -> ErrorRate:
@@ -397,12 +444,12 @@ def _sampled(ballots: Ballots, most: int) -> Ballots:
     )
 
 
-def _too_few(n: int, quality: str = "") -> str:
+def _too_few(n: int, with_source: bool, quality: str = "") -> str:
     found = {0: "no voter", 1: "one voter"}.get(n, f"{n} voters")
-    are = "are" if n > 1 else "is"
+    beside, are = " beside the source" if with_source else "", "are" if n > 1 else "is"
     return (
-        f"{found} beside the source {are} {quality}independent, and {MIN_INDEPENDENT} are needed to know how reliable "
-        "voters are: label pairs by people, or add judges of other families"
+        f"{found}{beside} {are} {quality}independent, and {MIN_INDEPENDENT + (not with_source)} are needed to know how "
+        "reliable voters are: label pairs by people, or add judges of other families"
     )
 
 
