@@ -125,6 +125,29 @@ def gain(runs: Sequence[dict[str, float]], lesson: str) -> str:
     return f"{mean:+.3f} ±{half:.3f}"
 
 
+def contrasts(runs: Sequence[dict[str, float]], posterior: str) -> Iterator[str]:
+    """A line for every bound: what dropping gains over keeping, and flipping and softening over dropping; and what the
+    policy gains over dropping all it drops or flips."""
+    for bound in BOUNDS:
+        accuracy = {name: [run.get(f"{posterior}: {name} below {bound}") for run in runs] for name in TREATMENTS}
+        accuracy |= {"keep": [run["keep"] for run in runs], "policy": [run[f"{posterior}: policy"] for run in runs]}
+        pairs = [
+            ("drop", "keep"),
+            ("flip", "drop"),
+            ("soften", "drop"),
+            *([("policy", "drop")] if bound == "2/3" else []),
+        ]
+        cells = []
+        for better, worse in pairs:
+            both = zip(accuracy[better], accuracy[worse], strict=True)
+            gains = [one - other for one, other in both if one is not None and other is not None]
+            if gains:
+                mean, half = interval(gains)
+                cells.append(f"{better} - {worse} {mean:+.4f} ±{half:.4f}")
+        if cells:
+            yield f"{posterior}, below {bound}: {', '.join(cells)}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table of all sets and rates, then the means over sets; `--runs` keeps every run in a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,19 +175,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for rate in options.rates:
         for name in options.sets:
-            _print(name, rate, [known[name, rate, seed] for seed in range(options.seeds)])
+            _print(name, f"{rate:.0%}", [known[name, rate, seed] for seed in range(options.seeds)])
+    # A seed's mean over sets is one observation: sets differ in size and level, seeds are drawn anew.
     for rate in options.rates:
-        # A seed's mean over sets is one observation: sets differ in size and level, seeds are drawn anew.
         per_seed = [[known[name, rate, seed] for name in options.sets] for seed in range(options.seeds)]
-        _print("mean of the sets", rate, [_mean(runs) for runs in per_seed])
+        _print("mean of the sets", f"{rate:.0%}", [_mean(runs) for runs in per_seed])
+    for chosen in [[name] for name in options.sets] + [options.sets]:
+        per_seed = [
+            [known[name, rate, seed] for name in chosen for rate in options.rates] for seed in range(options.seeds)
+        ]
+        means = [_mean(runs) for runs in per_seed]
+        _print(" ".join(chosen), "mean", means)
+        for posterior in ("fuser", "bayes"):
+            print("\n".join(contrasts(means, posterior)))
     return 0
 
 
-def _print(name: str, rate: float, runs: Sequence[dict[str, float]]) -> None:
+def _print(name: str, rate: str, runs: Sequence[dict[str, float]]) -> None:
     keep = np.mean([run["keep"] for run in runs])
     for posterior in ("fuser", "bayes"):
         for line in table(runs, posterior):
-            print(f"| {name} | {rate:.0%} | {keep:.3f} {line}", flush=True)
+            print(f"| {name} | {rate} | {keep:.3f} {line}", flush=True)
 
 
 def _mean(runs: Sequence[dict[str, float]]) -> dict[str, float]:
