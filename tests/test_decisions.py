@@ -26,16 +26,16 @@ DOUBTFUL = PAIRS[1]
 def decided(points: list[Point], name: str = "posterior", **config: Any) -> pl.DataFrame:
     """Verdicts of pairs whose source says a, with these P(a), P(b), P(tie), by a policy."""
     p = np.array(points)
-    p_a = p[:, 0] / (p[:, 0] + p[:, 1])
+    p_a, even = p[:, 0] / (p[:, 0] + p[:, 1]), p[:, 0] == p[:, 1]
     frame = pl.DataFrame(
         {
             "pair_id": [hash_fields("pair", str(i)) for i in range(len(p))],
             "prompt_id": [hash_fields("prompt", str(i)) for i in range(len(p))],
             "p_a": p_a,
             "p_tie": p[:, 2],
-            "label": np.where(p[:, 0] == p[:, 1], "tie", np.array(["a", "b", "tie"])[p.argmax(axis=1)]),
+            "label": np.where(even, "tie", np.array(["a", "b", "tie"])[p.argmax(axis=1)]),
             "margin": np.log(p_a / (1 - p_a)),
-            "certainty": p.max(axis=1),
+            "certainty": np.where(even, p[:, 2], p.max(axis=1)),
             "disagreement": np.zeros(len(p)),
             "noise": 1 - p[:, 0],
             "n_votes": [3] * len(p),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,14 @@ def held_out_accuracy_of_few(pairs: Pairs, rate: float, seed: int) -> float:
     return exam.accuracy(y, np.isin(np.arange(len(y)), few).astype(np.float64), y)
 
 
-def tuned_ridge(x: Array, y: Array, weight: Array, given: Array, folds: NDArray[np.int64]) -> float:
+def tuned_ridge(
+    x: Array,
+    y: Array,
+    weight: Array,
+    given: Array,
+    folds: NDArray[np.int64],
+    ridges: Sequence[float] = (*RIDGES, *MORE_RIDGES),
+) -> float:
     """The ridge whose heads, trained on `y`, predict the *given* labels of held-out folds best.
 
     Curated labels of a held-out fold hold what models learnt from the training folds, so they would favour whoever
@@ -88,7 +96,7 @@ def tuned_ridge(x: Array, y: Array, weight: Array, given: Array, folds: NDArray[
         factor = max(float(fit_head(z[:, None], given, one, 1e-9)[0]), 0.0)
         return deviance(factor * z, given, one)
 
-    return min((*RIDGES, *MORE_RIDGES), key=score)
+    return min(ridges, key=score)
 
 
 def split(groups: list[str], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -116,9 +124,21 @@ def curate(pairs: Pairs, noisy: Array, seed: int) -> dict[str, Array]:
 def publish(pairs: Pairs, noisy: Array, p: Array) -> tuple[Array, Array]:
     """What a recipe without people publishes: labels and weights by row, weight 0 for what is left out.
 
-    The source's label and `bt_heads`' vote `p` are fused by `posterior` and decided by the policy of that name, both as
-    they come; `soften` has the weight 2 P(label) - 1, as published rows have.
+    The `verdicts` are decided by the policy `posterior` as it comes; rows of action `soften` have the weight
+    2 P(label) - 1, as published rows have.
     """
+    policy = find("policies", "posterior")
+    decided = policy("policy", policy.Config(), 0).decide({}, verdicts(pairs, noisy, p))
+    sure = 2 * pl.max_horizontal("p_a", 1 - pl.col("p_a")) - 1
+    weight = pl.when(pl.col("action") == "soften").then(sure)
+    weight = weight.when(pl.col("action").is_in(["keep", "flip"])).then(1.0).otherwise(0.0)
+    found = decided.select(y=(pl.col("label") == "a").cast(pl.Float64), weight=weight)
+    return found["y"].to_numpy(), found["weight"].to_numpy()
+
+
+def verdicts(pairs: Pairs, noisy: Array, p: Array) -> pl.DataFrame:
+    """What the fuser `posterior`, as it comes, makes of the source's label and `bt_heads`' vote `p`: a `decision_frame`
+    in the pairs' order."""
     ids = [hash_fields("row", str(i)) for i in range(len(noisy))]
     source = ["a" if y > 0.5 else "b" for y in noisy]
     frame = pl.DataFrame(
@@ -132,13 +152,7 @@ def publish(pairs: Pairs, noisy: Array, p: Array) -> tuple[Array, Array]:
     own = rows_frame([row | shared | {"vote_id": hash_fields("source", row["pair_id"])} for row in cast], Votes)
     opinions = (Opinion(i, "a" if q > 0.5 else "b", p_a=float(q)) for i, q in zip(ids, p, strict=True))
     votes = pl.concat([own, vote_frame(opinions, "bt_heads", "reward", "reward_heads")])
-    fuser, policy = (find(kind, "posterior") for kind in ("fusers", "policies"))
-    fuser, policy = fuser("fuser", fuser.Config(), 0), policy("policy", policy.Config(), 0)
-    columns = pl.lit(100).alias("length_a"), pl.lit(100).alias("length_b")
-    fused = fuser.apply(fuser.fit(votes, frame.with_columns(columns)), votes, frame.with_columns(columns))
-    decided = policy.decide({}, decision_frame(fused, frame, votes))
-    sure = 2 * pl.max_horizontal("p_a", 1 - pl.col("p_a")) - 1
-    weight = pl.when(pl.col("action") == "soften").then(sure)
-    weight = weight.when(pl.col("action").is_in(["keep", "flip"])).then(1.0).otherwise(0.0)
-    found = decided.select(y=(pl.col("label") == "a").cast(pl.Float64), weight=weight)
-    return found["y"].to_numpy(), found["weight"].to_numpy()
+    cls = find("fusers", "posterior")
+    fuser = cls("fuser", cls.Config(), 0)
+    frame = frame.with_columns(length_a=pl.lit(100), length_b=pl.lit(100))
+    return decision_frame(fuser.apply(fuser.fit(votes, frame), votes, frame), frame, votes)

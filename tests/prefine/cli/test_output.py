@@ -94,6 +94,7 @@ def test_every_command_shows_hostile_data_as_text(
         ],
         "hygiene": {"sanity": {}},
         "score": {"scorers": [{"plugin": "length"}]},
+        "fuse": {"policy": {"plugin": "posterior", "doubtful": "soften"}},  # so few people leave every label in doubt
         "route": {"queue": {"budget": 3}},
     }
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
