@@ -21,7 +21,7 @@ class HumanOnly(DoubtPolicy):
     flipped if it says otherwise, and a tie if that is the answer; below that certainty `doubtful` decides.
 
     Reasons: `human_decided`, `source_agrees`, `source_contradicted`, `no_source_label`, `doubtful`,
-    `no_human_vote`.
+    `no_human_vote`, `tie_most_probable`.
     """
 
     class Config(CertaintyConfig):
@@ -68,6 +68,7 @@ class HumanOnly(DoubtPolicy):
             [
                 ("doubtful", has_humans & ~sure),
                 ("no_human_vote", ~has_humans),
+                ("tie_most_probable", is_tie),
                 ("human_decided", sure),
                 ("source_agrees", sure & agrees),
                 ("source_contradicted", sure & ~agrees & ~silent),

@@ -39,7 +39,9 @@ def strengths(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     )
     if pairs["side"].null_count() == pairs.height:
         pairs = pairs.with_columns(side=pl.col("log_odds").sign())
-    return pairs.drop_nulls().select("pair_id", "side", strength=pl.col("log_odds") * pl.col("side"))
+    # Rounded, and without a minus before zero: the last bit of a sum depends on the machine, a report's bytes must not.
+    strength = (pl.col("log_odds") * pl.col("side")).round(9) + 0.0
+    return pairs.drop_nulls().select("pair_id", "side", strength=strength)
 
 
 def strength_bands(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
@@ -65,11 +67,12 @@ def strength_bands(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
         .join(published, on="pair_id")
         .join(human_majority(votes), on="pair_id", how="left")
         .with_columns(band=(pl.col("strength").rank("min") - 1) * BANDS // pl.len(), expected=p_side)
+        .sort("pair_id")
     )
     people = pl.col("human").is_not_null()
     both = people & pl.col("published").is_not_null()
     counted = (
-        pairs.group_by("band")
+        pairs.group_by("band", maintain_order=True)
         .agg(
             low=pl.col("strength").min(),
             high=pl.col("strength").max(),

@@ -145,10 +145,10 @@ def dependences(m: Moments, a: Floats) -> list[Dependence]:
     return found
 
 
-def discounts(found: list[Dependence], n_voters: int) -> Floats:
+def discounts(pairs: list[Dependence], n_voters: int) -> Floats:
     """(V,) 1 / (1 + sum of a voter's correlations with the others it depends on): 1 / m for m copies."""
     shared = np.zeros(n_voters)
-    for pair in found:
+    for pair in pairs:
         shared[pair.first] += pair.correlation
         shared[pair.second] += pair.correlation
     return 1.0 / (1.0 + shared)

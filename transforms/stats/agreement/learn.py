@@ -320,7 +320,7 @@ def _estimates(
     )
 
 
-def _identified(ballots: Ballots, found: list[Dependence], dependent: frozenset[str]) -> _Identification:
+def _identified(ballots: Ballots, dependences: list[Dependence], dependent: frozenset[str]) -> _Identification:
     """`_identify` with each source in turn; the rate of all is the mean of theirs, weighted by their labels."""
     if len(np.unique(ballots.cluster)) < MIN_PROMPTS:
         return _refused(
@@ -329,9 +329,11 @@ def _identified(ballots: Ballots, found: list[Dependence], dependent: frozenset[
         )
     sources = [v for v, kind in enumerate(ballots.kinds) if kind == SOURCE]
     if not sources:
-        return _identify(ballots, found, dependent, None)
+        return _identify(ballots, dependences, dependent, None)
     counts = (ballots.voters_vote()[:, sources] != 0).sum(axis=0)
-    each = [replace(_identify(ballots, found, dependent, v), n=int(n)) for v, n in zip(sources, counts, strict=True)]
+    each = [
+        replace(_identify(ballots, dependences, dependent, v), n=int(n)) for v, n in zip(sources, counts, strict=True)
+    ]
     known = [one for one in each if one.rate is not None]
     lacking = [(one.n, ballots.names[v], one) for v, one in zip(sources, each, strict=True) if one.rate is None]
     largest = max(each, key=lambda one: (one.identified, one.n))
@@ -345,21 +347,21 @@ def _identified(ballots: Ballots, found: list[Dependence], dependent: frozenset[
 
 def _mean_rate(known: list[_Identification]) -> ErrorRate:
     """Of sources whose labels are on different pairs: the distances to the bounds add up as independent errors do."""
-    rates = [(one.n, one.rate) for one in known if one.rate is not None]
+    rates = [(each.n, each.rate) for each in known if each.rate is not None]
     if len(rates) == 1:
         return rates[0][1]
     total = sum(n for n, _ in rates)
-    rate = sum(n * found.rate for n, found in rates) / total
-    below = sum((n / total * (found.rate - found.low)) ** 2 for n, found in rates) ** 0.5
-    above = sum((n / total * (found.high - found.rate)) ** 2 for n, found in rates) ** 0.5
+    rate = sum(n * one.rate for n, one in rates) / total
+    below = sum((n / total * (one.rate - one.low)) ** 2 for n, one in rates) ** 0.5
+    above = sum((n / total * (one.high - one.rate)) ** 2 for n, one in rates) ** 0.5
     return ErrorRate(rate, max(rate - below, 0.0), min(rate + above, 1.0), rates[0][1].level, False)
 
 
 def _identify(
-    ballots: Ballots, found: list[Dependence], dependent: frozenset[str], source: int | None
+    ballots: Ballots, dependences: list[Dependence], dependent: frozenset[str], source: int | None
 ) -> _Identification:
     """Merge what depends on each other until the model fits, then ask whether enough voters are left."""
-    links = [(d.first, d.second) for d in found]
+    links = [(d.first, d.second) for d in dependences]
     for group in set(ballots.groups):
         members = [v for v, g in enumerate(ballots.groups) if g == group]
         links += [(members[0], other) for other in members[1:]]
