@@ -88,7 +88,7 @@ def test_bands_count_every_pair_once_and_agree_with_a_count_by_hand() -> None:
     strong = [(row["heads"] * (1 if row["source"] == "a" else -1), row) for row in rows]
     assert bands["pairs"].to_list() == [n // 10] * 10
     for band in bands.iter_rows(named=True):
-        inside = [row for strength, row in strong if band["low"] - 1e-12 <= strength <= band["high"] + 1e-12]
+        inside = [row for strength, row in strong if band["low"] - 1e-8 <= strength <= band["high"] + 1e-8]
         asked = [row for row in inside if row["people"]]
         shown = [row for row in asked if row["action"] == "keep"]
         assert len(inside) == band["pairs"]
