@@ -37,6 +37,20 @@ def test_a_coin_moves_almost_nothing_once_there_are_labels() -> None:
     assert np.abs(with_coin["p_a"].to_numpy() - alone["p_a"].to_numpy()).mean() < 0.03
 
 
+def test_a_few_labels_do_not_spoil_what_agreement_knows() -> None:
+    voters = {"one": 0.7, "two": 0.75, "three": 0.8, "four": 0.8, "five": 0.85}
+    fuser, loss = posterior(), []
+    for seed in range(3):
+        for labels in (0, 40):
+            votes, pairs, truth = simulated(800, voters, seed=seed, humans=labels)
+            model = fuser.fit(votes, pairs)
+            assert model["calibrated_by"] == ("people" if labels else "agreement")
+            verdicts = fuser.apply(model, votes.filter(pl.col("kind") != "human"), pairs)
+            side = np.array([1.0 if label == "a" else -1.0 for label in truth])
+            loss.append(np.logaddexp(0.0, -verdicts["margin"].to_numpy() * side)[40:].mean())
+    assert np.mean(loss[1::2]) < np.mean(loss[::2]) + 0.01
+
+
 def test_a_voter_that_is_mostly_wrong_counts_against_itself() -> None:
     votes, pairs, truth = simulated(800, {"liar": 0.2}, seed=3, humans=400)
     fuser = posterior()

@@ -22,8 +22,7 @@ LENGTH_VARIANCE = 1.0
 LENGTH_CLIP = 4.0  # e-folds; beyond this a text is a blank or a dump, and how long it is says nothing more
 SLICE_VARIANCE = 1.0
 CONSISTENCY_POWER = 4.0
-AGREEMENT_VARIANCE = 0.25
-MISFIT_VARIANCE = 0.25  # of a weight beyond its standard error: agreement's model is no more than a model
+MISFIT_VARIANCE = 0.04  # of any weight where agreement knows them, beyond its standard error: a model is a model
 FLOOR = 0.03  # of a voter's consistency, so that labels can rescue one that contradicts itself
 USUAL_STRENGTH = 0.46  # tanh(1/2): of a vote whose score or logit is its voter's median
 
@@ -112,7 +111,7 @@ def prior_weights(
     Where agreement identifies reliabilities, the mean of a slot's weight is what agreement says, discounted for the
     voters that it depends on; half of it goes to the strength of voters that give numbers. Elsewhere the mean is the
     slot's part of `trust` (`_shared`), and the variance of a voter's own weight is proportional to its squared
-    consistency; where agreement knows a weight, its variance is that of its error and of the model.
+    consistency; where agreement knows the weights, variances are those of their errors and of the model.
 
     Args:
         columns: `columns_of`.
@@ -131,6 +130,8 @@ def prior_weights(
     }
     believed = _shared(slots, steady, trust, known)
     mean, variance = np.zeros(len(columns)), np.zeros(len(columns))
+    shared = dict.fromkeys(("group", "length", "agreement"), MISFIT_VARIANCE) if agreement.identified else {}
+    variances = {"group": GROUP_VARIANCE, "slice": SLICE_VARIANCE, "length": LENGTH_VARIANCE} | shared
     for i, (part, form, who, _level) in enumerate(columns):
         if part == "own":
             halves = 2.0 if numeric[who] else 1.0
@@ -139,10 +140,8 @@ def prior_weights(
             mean[i], variance[i] = whole / halves, spread / halves
             if who in identified and form == "strength":
                 mean[i] /= USUAL_STRENGTH
-        elif part == "agreement":
-            mean[i], variance[i] = 1.0, AGREEMENT_VARIANCE
         else:
-            variance[i] = {"group": GROUP_VARIANCE, "slice": SLICE_VARIANCE, "length": LENGTH_VARIANCE}[part]
+            mean[i], variance[i] = float(part == "agreement"), variances[part]
     return mean, variance
 
 

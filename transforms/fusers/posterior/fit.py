@@ -20,7 +20,13 @@ from transforms.stats.logistic import fit_logistic
 from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 
 Floats = NDArray[np.float64]
-WIDTHS = (0.3, 1.0, 3.0)  # what the prior variances of weights are multiplied with
+WIDTHS = {0.3: 1 / 3, 1.0: 1 / 3, 3.0: 1 / 3}  # what prior variances of weights are multiplied with: how probable it is
+KNOWN_WIDTHS = {
+    1.0: 0.9,
+    6.0: 0.09,
+    36.0: 0.01,
+}  # the same where agreement knows the weights: wide if labels contradict
+KNOWN_SPREAD = 0.1  # of the logarithm of the temperature, there
 SLICE_WIDTHS = (0.01, 0.1, 1.0, 5.0)  # and those of the slices' changes to them
 NEGLIGIBLE = 0.05  # posterior probability of a pair of widths below which it is left out
 MIN_LABELS_TO_CALIBRATE = 10
@@ -73,7 +79,14 @@ def fit_model(
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)
     is_slice = np.array([column[0] == "slice" for column in columns], dtype=bool)
     averaged = _averaged(
-        design_matrix(cells, labelled, columns), target, strict.astype(np.float64), fold, mean, variance, is_slice
+        design_matrix(cells, labelled, columns),
+        target,
+        strict.astype(np.float64),
+        fold,
+        mean,
+        variance,
+        is_slice,
+        known=agreement.identified,
     )
     table = dict(zip(columns, averaged.weights.tolist(), strict=True))
     everyone = everyone.with_columns(
@@ -145,6 +158,8 @@ def _averaged(
     mean: Floats,
     variance: Floats,
     is_slice: NDArray[np.bool_],
+    *,
+    known: bool,
 ) -> _Weights:
     """Weights averaged over prior widths in proportion to their evidence (MacKay 1992), then calibrated.
 
@@ -157,9 +172,10 @@ def _averaged(
 
     if counts.sum() < 1:
         return _Weights(mean, 1.0, np.asarray(design @ mean), [])
-    grid = [(w, s) for w in WIDTHS for s in (SLICE_WIDTHS if is_slice.any() else SLICE_WIDTHS[:1])]
+    chance = KNOWN_WIDTHS if known else WIDTHS
+    grid = [(w, s) for w in chance for s in (SLICE_WIDTHS if is_slice.any() else SLICE_WIDTHS[:1])]
     fits = [fit_logistic(design, target, counts, mean, prior_variance(*point)) for point in grid]
-    evidence = np.array([f.evidence for f in fits])
+    evidence = np.array([f.evidence + np.log(chance[w]) for f, (w, _) in zip(fits, grid, strict=True)])
     share = np.exp(evidence - evidence.max())
     share = np.where(share / share.sum() < NEGLIGIBLE, 0.0, share)
     share /= share.sum()
@@ -174,7 +190,8 @@ def _averaged(
         for probability, point in used:
             fit = fit_logistic(design[~test], target[~test], counts[~test], mean, prior_variance(*point))
             z[test] += probability * (design[test] @ fit.weights)
-    return _Weights(weights, fit_temperature(z, target, counts), z, widths)
+    temperature = fit_temperature(z, target, counts, **({"spread": KNOWN_SPREAD} if known else {}))
+    return _Weights(weights, temperature, z, widths)
 
 
 def _tie_features(labelled: pl.DataFrame, cells: pl.DataFrame, voters: pl.DataFrame, z: Floats) -> pl.DataFrame:
