@@ -118,6 +118,7 @@ def test_what_attacks_is_shown_and_published_as_it_is(
         "name": "hostile",
         "buckets": 2,
         "sources": [{"name": "mine", "kind": "pairs", "path": "pairs.jsonl", "max_reject_share": 0.2}],
+        "fuse": {"policy": {"plugin": "posterior", "doubtful": "soften"}},
         "route": {"queue": {"audit_share": 0, "control_share": 0}},
         "annotate": {"plugin": "label_studio", "url": label_studio.url, "token_env": "PREFINE_TEST_TOKEN"},
         "materialise": {"splits": {"fractions": {"train": 1.0}}},

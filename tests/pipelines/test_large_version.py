@@ -122,13 +122,16 @@ def test_every_export_loads(published: Published, form: str, monkeypatch: pytest
     loaded = datasets.load_dataset(str(out), cache_dir=str(published.folder / "cache"))
     assert {name: len(table) for name, table in loaded.items()} == {name: n for name, n in counts.items() if n}
     everything = published.version(2).manifest.rows_by_split
-    likely = published.version(2).scan("rows").filter(pl.col("p_chosen") >= 2 / 3)
+    certain = published.version(2).scan("rows").filter(pl.col("action") != "soften")
     if form in ("jsonl", "datasets"):
         assert counts == everything
     elif form == "trl-kto":
-        assert counts == decided_responses(likely)
+        assert counts == decided_responses(certain)
+    elif form == "trl-reward":
+        assert counts == everything
+        assert "margin" in loaded["train"].column_names
     elif form != "ranked":
-        assert sum(counts.values()) == likely.select(pl.len()).collect().item()
+        assert sum(counts.values()) == certain.select(pl.len()).collect().item()
         left = sum(everything.values()) - sum(counts.values())
         assert any(
             note.startswith(f"{left:,} of {sum(everything.values()):,} rows left out") for note in exported.notes
