@@ -58,6 +58,7 @@ def recipe_of(data: Path, url: str) -> dict[str, Any]:
                 "budget": N_PAIRS * 3, "audit_share": 0.2, "audit_overlap": 1, "overlap_min": 2, "overlap_max": 2
             }
         },
+        "fuse": {"policy": {"plugin": "posterior", "doubtful": "soften"}},  # so that version 1 has labels to turn
         "annotate": {
             "plugin": "label_studio", "url": url, "token_env": "PREFINE_TEST_TOKEN", "batch_size": BATCH
         },

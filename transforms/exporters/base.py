@@ -69,11 +69,12 @@ class PreferenceConfig(FileConfig):
         if self.soft_labels == "margin":
             if "margin" not in type(self).model_fields:
                 raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
-            if getattr(self, "margin", None) is False:
-                raise ValueError(
-                    "margin: false leaves doubtful rows without their margin; say soft_labels: filter or ignore, too"
-                )
         return self
+
+    @property
+    def treatment(self) -> str:
+        """`soft_labels`; without the column `margin`, doubtful rows that were to have their margin are left out."""
+        return "filter" if self.soft_labels == "margin" and getattr(self, "margin", None) is False else self.soft_labels
 
 
 class Exporter(Plugin):
@@ -155,15 +156,15 @@ class PreferenceExporter(Exporter):
         if n["unlikely"]:
             least = f"p_chosen below min_p_chosen {config.min_p_chosen:.3g}"
             lines.append(f"{n['unlikely']:,} of {n['rows']:,} rows left out: {least}")
-        if config.soft_labels == "duplicate" and n["tested"]:
+        if config.treatment == "duplicate" and n["tested"]:
             lines.append(f"{n['tested']:,} of {n['rows']:,} rows outside of training are {_DOUBTFUL['ignore']}")
-        if config.soft_labels == "duplicate" and n["training"]:
+        if config.treatment == "duplicate" and n["training"]:
             lines.append(
                 f"{n['training']:,} training rows written {config.copies} times each, with chosen and rejected "
                 "exchanged in a share 1 - p_chosen of the copies"
             )
-        if config.soft_labels != "duplicate" and n["doubtful"]:
-            lines.append(f"{n['doubtful']:,} of {n['rows']:,} rows {_DOUBTFUL[config.soft_labels]}")
+        if config.treatment != "duplicate" and n["doubtful"]:
+            lines.append(f"{n['doubtful']:,} of {n['rows']:,} rows {_DOUBTFUL[config.treatment]}")
         return lines
 
     @abstractmethod
@@ -174,9 +175,9 @@ class PreferenceExporter(Exporter):
 def soft_rows(rows: pl.LazyFrame, config: PreferenceConfig, seed: int) -> pl.LazyFrame:
     """The rows as `soft_labels` and `min_p_chosen` say."""
     rows = rows.filter(_is_likely(config))
-    if config.soft_labels == "filter":
+    if config.treatment == "filter":
         return rows.filter(pl.col("action") != "soften")
-    if config.soft_labels != "duplicate":
+    if config.treatment != "duplicate":
         return rows
     copies = config.copies
 

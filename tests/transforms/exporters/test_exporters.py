@@ -225,15 +225,15 @@ def test_a_reward_model_gets_margins_where_labels_are_in_doubt(tmp_path: Path) -
         ("sure", [sure], {}, False),
         ("soft", [sure, soft], {}, True),
         ("asked for", [sure], {"margin": True}, True),
-        ("not wanted", [sure, soft], {"margin": False, "soft_labels": "ignore"}, False),
+        ("not wanted", [sure, soft], {"margin": False}, False),
         ("left out", [sure, soft], {"soft_labels": "filter"}, False),
     )
     for name, given_rows, options, has_margin in cases:
         export("trl-reward", table(*given_rows), tmp_path / name, **options)
         frames = [pl.read_parquet(path) for path in (tmp_path / name).glob("*.parquet")]
         assert {"margin" in frame.columns for frame in frames} == {has_margin}, name
-    with pytest.raises(ValidationError, match="without their margin"):
-        notes("trl-reward", table(sure), margin=False)
+    assert notes("trl-reward", table(sure), margin=False) == []
+    assert "left out" in notes("trl-reward", table(sure, soft), margin=False)[0]
     copied = notes("trl-dpo", table(soft), soft_labels="duplicate")
     assert copied == ["1 of 1 rows outside of training are in doubt (action soften) exported as if they were certain"]
     with pytest.raises(ValidationError, match="formats with the option margin"):

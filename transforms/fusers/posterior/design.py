@@ -152,17 +152,17 @@ def _shared(
 
     Parts are in proportion to consistency ** CONSISTENCY_POWER: a voter that contradicts itself neither counts nor
     takes from others. They are divided by the size of the group, or by how many err together, so that groups and blocs
-    count alike however many members they have. By how much more than others a voter follows the length, it says nothing
-    of its own; where all of them prefer the longer response, it may well be the better one.
+    count alike however many members they have. By how much more often than others a voter prefers the longer response
+    (or the shorter), it says nothing of its own; where all of them prefer the longer one, it may well be the better.
     """
     size = dict(slots.group_by("group").len().iter_rows())
-    follows = {slot: abs(v.follows) for slot, v in known.items()}
+    longer = {slot: abs(v.longer) for slot, v in known.items()}
     raw = {}
     for slot, group in slots.select("voter", "group").iter_rows():
         alone, own = 1.0 / size[group], 1.0
         if slot in known:
-            others = [follows[other] for other in follows if other != slot]
-            excess = follows[slot] - float(np.median(others)) if others else 0.0
+            others = [longer[other] for other in longer if other != slot]
+            excess = longer[slot] - float(np.median(others)) if others else 0.0
             alone, own = min(alone, known[slot].discount), 1.0 - max(excess, 0.0) ** 2
         raw[slot] = steady[slot] ** CONSISTENCY_POWER * alone * own
     total = sum(raw.values())

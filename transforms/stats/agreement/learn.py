@@ -54,7 +54,7 @@ class VoterEstimate:
     `weight` is the log-odds that a vote adds where no shortcut speaks, `error` its standard error, `discount` what a
     vote of it counts beside those it depends on (`alike`), `shortcut` (K,) how it follows "is longer", "by how much"
     and its own family, `follows` the share of its votes that the length explains (0 to 1, negative if it prefers the
-    shorter), `n` its votes.
+    shorter), `longer` the mean of its votes for the longer response (-1 to 1), whatever explains them, `n` its votes.
     """
 
     voter: str
@@ -65,6 +65,7 @@ class VoterEstimate:
     error: float
     shortcut: tuple[float, ...]
     follows: float
+    longer: float
     discount: float
     alike: tuple[str, ...]
 
@@ -302,7 +303,10 @@ def _estimates(
     ballots: Ballots, at: Parameters, covariance: Floats, discount: Floats, follows: Floats, linked: list[list[int]]
 ) -> tuple[VoterEstimate, ...]:
     bloc_of = {v: bloc for bloc in linked for v in bloc}
-    counts = (ballots.voters_vote() != 0).sum(axis=0)
+    votes = ballots.voters_vote()
+    counts = (votes != 0).sum(axis=0)
+    unequal = votes[ballots.starts[1] :]
+    longer = unequal.sum(axis=0, dtype=np.float64) / np.maximum((unequal != 0).sum(axis=0), 1)
     return tuple(
         VoterEstimate(
             voter=name,
@@ -313,6 +317,7 @@ def _estimates(
             error=float(np.sqrt(covariance[v, v])),
             shortcut=tuple(at.shortcut[v].tolist()),
             follows=float(follows[v]),
+            longer=float(longer[v]),
             discount=float(discount[v]),
             alike=tuple(ballots.names[other] for other in bloc_of[v] if other != v),
         )
