@@ -66,9 +66,8 @@ class PreferenceConfig(FileConfig):
 
     @model_validator(mode="after")
     def _has_margins(self) -> Self:
-        if self.soft_labels == "margin":
-            if "margin" not in type(self).model_fields:
-                raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
+        if self.soft_labels == "margin" and "margin" not in type(self).model_fields:
+            raise ValueError("soft_labels: margin is for formats with the option margin (trl-reward, openrlhf)")
         return self
 
     @property
