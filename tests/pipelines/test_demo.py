@@ -46,7 +46,7 @@ def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
     assert {"heads", "twins", "flawed"} <= set(votes["voter"].to_list())
     exported = pl.read_parquet(f"{first['exports']['trl-dpo']}/*.parquet")
     assert 12 <= exported.height < pairs.height  # a row a prompt, though heads learn little from twelve
-    assert any(note.startswith("export trl-dpo: ") and "left out" in note for note in first["notes"])
+    assert first["notes"][-1].startswith(f"in {pairs.height} pairs, out {exported.height} rows")
     report = tmp_path / "w" / "datasets" / "demo" / "v0001" / "report.html"
     assert "<html" in report.read_text()[:2000]
     assert "spread is the mean cosine distance" in report.read_text()
