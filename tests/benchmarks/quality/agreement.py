@@ -40,7 +40,7 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.quality.fusion import DATA, interval
-from tests.benchmarks.quality.real_data import fuser_pairs, load
+from tests.benchmarks.quality.real_data import NAMES, fuser_pairs, load
 from transforms.fusers.posterior.design import length_feature
 from transforms.plugins.registry import find
 from transforms.publish.rows import PUBLISHED
@@ -50,15 +50,6 @@ from transforms.stats.label_noise import source_noise
 from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, valid_votes
 
 Floats = NDArray[np.float64]
-SETS = (
-    "finegrained_qa_dev",
-    "hh_harmless_test",
-    "llmbar",
-    "pandalm_test",
-    "tarm_webgpt_hh",
-    "ukpconvarg1",
-    "wmt23_mqm_sxs_ende",
-)
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4)
 INDEPENDENT = ("fixed", "drawn", "five")
 UNEQUAL = ("difficulty", "coin pairs")
@@ -361,7 +352,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cases", nargs="+", default=list(cases), choices=cases)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=list(NAMES))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write every run as JSON lines")
     args = parser.parse_args(argv)

@@ -59,16 +59,10 @@ def posterior_of_large(
     used = known[:, None] & (fold[:, None] != np.arange(n_folds))  # (n, folds)
     incidence = _incidence(ends)
     effects = np.zeros((incidence.shape[1], n_folds))
-    keep = 1.0 - 2.0 * model.flip
     for _ in range(steps):
         # All (n, folds): a column is the prompt as the pairs held out in that fold see it.
         z = offset[:, None] + incidence @ effects
-        p, anti = expit(z), expit(-z)
-        noisy, noisy_anti = model.flip + keep * p, model.flip + keep * anti
-        bernoulli = np.maximum(noisy * noisy_anti, 1e-12)
-        slope = keep * p * anti
-        score = used * slope * (y * noisy_anti - (1.0 - y) * noisy) / bernoulli
-        fisher = used * slope**2 / bernoulli
+        score, fisher = score_and_information(z, y, used, model.flip)
         gradient = incidence.T @ score - effects / model.spread**2
         step = _solve(incidence, fisher, model.spread, gradient, 1e-3)
         effects = effects + np.clip(step, -2.0, 2.0)
@@ -81,6 +75,20 @@ def posterior_of_large(
         held = np.flatnonzero(fold == f)
         variance[held] = _variances(incidence, fisher[:, f], model.spread, ends[held], n_probes)
     return shift, variance
+
+
+def score_and_information(z: Array, y: Array, used: NDArray[np.bool_], flip: float) -> tuple[Array, Array]:
+    """Derivative by z of the log-likelihood of labels y under P(a) = flip + (1 - 2 flip) expit(z), and its information.
+
+    Args:
+        z: log-odds that a is better, of any shape; y (labels in [0, 1]) and used (does a label count?) broadcast to it.
+    """
+    keep = 1.0 - 2.0 * flip
+    p, anti = expit(z), expit(-z)
+    noisy, noisy_anti = flip + keep * p, flip + keep * anti
+    variance = np.maximum(noisy * noisy_anti, 1e-12)
+    slope = keep * p * anti
+    return used * slope * (y * noisy_anti - (1.0 - y) * noisy) / variance, used * slope**2 / variance
 
 
 def _incidence(ends: NDArray[np.int64]) -> csr_array:

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from transforms.scorers.heads.graph import Index, PairGraph, components, near_order
-from transforms.scorers.heads.large_prompts import Array, posterior_of_large
+from transforms.scorers.heads.large_prompts import Array, posterior_of_large, score_and_information
 
 _STEPS = 15
 _SMALL = 64  # responses up to which a prompt's posterior is found by dense matrices, many prompts at a time
@@ -229,17 +229,11 @@ def _posterior(
     y = np.where(known, labels, 0.5)[:, None, :]
     used = (fold[None, :] != np.arange(n_folds)[:, None])[None] & known[:, None, :]
     precision = np.eye(n_items) / model.spread**2
-    effects = np.zeros((n_prompts, n_folds, n_items))
+    effects: Array = np.zeros((n_prompts, n_folds, n_items))
     transposed = incidence.transpose(0, 2, 1)
-    keep = 1.0 - 2.0 * model.flip
     for _ in range(_STEPS):
         z = offset[:, None, :] + effects @ transposed
-        p, anti = expit(z), expit(-z)
-        noisy, noisy_anti = model.flip + keep * p, model.flip + keep * anti
-        variance = np.maximum(noisy * noisy_anti, 1e-12)
-        slope = keep * p * anti
-        score = used * slope * (y * noisy_anti - (1.0 - y) * noisy) / variance
-        fisher = used * slope**2 / variance
+        score, fisher = score_and_information(z, y, used, model.flip)
         information = precision + (transposed[:, None] * fisher[:, :, None, :]) @ incidence[:, None]
         gradient = score @ incidence - effects / model.spread**2
         step = np.linalg.solve(information, gradient[..., None])[..., 0]

@@ -436,18 +436,13 @@ def _sampled(ballots: Ballots, most: int) -> Ballots:
         return ballots
     kept: NDArray[np.bool_] = ballots.cluster < (ballots.cluster.max() + 1) * most / n
     counts = [int(kept[rows].sum()) for rows in ballots.bins]
-    return Ballots(
+    return replace(
+        ballots,
         pairs=ballots.pairs.filter(pl.Series(kept)),
         turn=ballots.turn[kept],
         vote=ballots.vote[kept],
         cluster=ballots.cluster[kept],
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        length=ballots.length,
-        voter_of=ballots.voter_of,
-        family=ballots.family,
-        names=ballots.names,
-        groups=ballots.groups,
-        kinds=ballots.kinds,
     )
 
 
