@@ -33,7 +33,7 @@ RECIPE: dict[str, Any] = {
             "votes": [{"kind": "human", "labels": "human_labels", "voters": "human_annotators"}],
         }
     ],
-    "fuse": {"fit_pairs": 20_000},
+    "fuse": {"fit_pairs": 20_000, "policy": {"plugin": "posterior", "doubtful": "soften"}},
     "materialise": {"splits": {"fractions": {"train": 0.8, "validation": 0.1, "test": 0.1}, "stratify": []}},
 }
 
@@ -123,6 +123,7 @@ def test_every_export_loads(published: Published, form: str, monkeypatch: pytest
     assert {name: len(table) for name, table in loaded.items()} == {name: n for name, n in counts.items() if n}
     everything = published.version(2).manifest.rows_by_split
     certain = published.version(2).scan("rows").filter(pl.col("action") != "soften")
+    assert 0 < certain.select(pl.len()).collect().item() < sum(everything.values())
     if form in ("jsonl", "datasets"):
         assert counts == everything
     elif form == "trl-kto":
