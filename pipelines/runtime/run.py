@@ -133,7 +133,7 @@ def _add(result: RunResult, done: StageResult) -> None:
 
 def with_budget(recipe: Recipe, answers: int) -> Recipe:
     """The recipe asking people for `answers` answers in total, whatever its own budget."""
-    queue = {name: value for name, value in recipe.route.queue.items() if name != "budget_seconds"}
+    queue = {name: value for name, value in recipe.route.queue.items() if name not in ("budget_seconds", "accuracy")}
     route = recipe.route.model_copy(update={"queue": {**queue, "budget": answers}})
     return recipe.model_copy(update={"route": route})
 

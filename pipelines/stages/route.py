@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,19 +26,34 @@ from pipelines.runtime.stage import (
 )
 from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json, hash_json
-from transforms.annotate.votes import HUMAN
+from transforms.annotate.votes import HUMAN, held_out_answers
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
+from transforms.publish.rows import PUBLISHED
 from transforms.routers.base import Router
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
 from transforms.routers.queue.fill import narrow, outlook, select, shortlist
 from transforms.stats.controls import known_label
+from transforms.stats.pac_labels import ASK_ALL, ASK_NONE, Counts, audited_labels, choose_threshold, count_labels
 from transforms.storage.files import parquet_bytes, without_slack
 from transforms.storage.workspace import Output
 
 _COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind", "tags", "source_label")
 _TEXTS = ("prompt", "response_a", "response_b")
+AUDIT_ANSWERED = 0.9  # share of the audit that must be answered before it decides what is asked: some pairs are skipped
+
+
+class Observed(NamedTuple):
+    """What a queue depends on beside the tables and the recipe.
+
+    Attributes:
+        made_after: hash of what was offered when a queue of these settings and inputs was made.
+        audit: hash of the audit's answers, if the recipe asks for an accuracy; they are no votes.
+    """
+
+    made_after: str
+    audit: str | None
 
 
 class Routing(NamedTuple):
@@ -46,7 +62,7 @@ class Routing(NamedTuple):
     Attributes:
         outlook_labels: for how many further labels the gain is estimated.
         before: the queue as last offered to people.
-        made_after: hash of what was offered when a queue of these settings and inputs was made.
+        observed: what lies outside the stage's tables.
         asks_only_routed: whether the policy wants people to see pairs of action `route` alone.
     """
 
@@ -55,13 +71,14 @@ class Routing(NamedTuple):
     outlook_labels: int
     seed: int
     before: pl.DataFrame
-    made_after: str | None
+    observed: Observed | None
     asks_only_routed: bool
 
     @property
     def identity(self) -> list[Any]:
-        """Router, budget and what was asked before."""
-        return [*self.settings, self.made_after]
+        """Router, budget, what was asked before and, for an accuracy, the audit's answers."""
+        assert self.observed is not None  # the stage is observed before it is run
+        return [*self.settings, *(value for value in self.observed if value is not None)]
 
     @property
     def settings(self) -> list[Any]:
@@ -83,22 +100,32 @@ def _setup(run: Run) -> Routing:
     return Routing(router, config, section.outlook_labels, seed, before, run.observed, policy.asks_only_routed)
 
 
-def _observe(run: Run) -> str:
-    """What was asked before the queue: where that is the very queue of these settings and inputs, what came before it.
+def _observe(run: Run) -> Observed:
+    """The audit's answers, and what was asked before the queue.
 
-    So a second run with the same votes finds its queue and does not choose another.
+    Where what was offered is the very queue of these settings and inputs, that is what was offered before it, so that a
+    second run with the same votes finds its queue and does not choose another.
     """
-    offered = _offered(asked(run.workspace))
-    made = run.workspace.read_artefact("route", _made_from(run, _setup(run)))
+    setup = _setup(run)
+    audit = None if setup.queue.accuracy is None else hash_json(_audit_answers(run, setup).rows())
+    offered = _offered(setup.before)
+    made = run.workspace.read_artefact("route", _made_from(run, setup, audit))
     if made is None:
-        return offered
+        return Observed(offered, audit)
     known: dict[str, str] = orjson.loads(made)
-    return known["before"] if known["queue"] == offered else offered
+    return Observed(known["before"] if known["queue"] == offered else offered, audit)
 
 
-def _made_from(run: Run, setup: Routing) -> str:
+def _audit_answers(run: Run, setup: Routing) -> pl.DataFrame:
+    """The answers that touch no label (`held_out_answers`), in canonical order."""
+    parts = [run.workspace.read("annotations", bucket, ("pull",)) for bucket in run.workspace.buckets]
+    return held_out_answers(pl.concat(parts), setup.before).sort("pair_id", "annotation_id")
+
+
+def _made_from(run: Run, setup: Routing, audit: str | None) -> str:
     """Name of the artefact that says which queue these settings and inputs made, and what was asked before it."""
-    return f"queue-{hash_json([ROUTE.name, ROUTE.version, setup.settings, input_parts(ROUTE, run.workspace)])}"
+    inputs = [ROUTE.name, ROUTE.version, setup.settings, input_parts(ROUTE, run.workspace)]
+    return f"queue-{hash_json([*inputs, *([audit] if audit else [])])}"
 
 
 def _router_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
@@ -114,12 +141,55 @@ def _fit_router(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, b
     yield "router", canonical_json(setup.router.fit(pl.concat(labelled)))
 
 
+def _threshold_names(_run: Run, setup: Routing) -> tuple[str, ...]:
+    return ("threshold",) if setup.queue.accuracy else ()
+
+
+def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, bytes]]:
+    """From which certainty on labels stay without being asked, for the accuracy that the recipe asks for."""
+    assert setup.queue.accuracy is not None  # `_threshold_names`
+    answers, n_audit = _audit_answers(run, setup), setup.before.filter(pl.col("held_out") > 0).height
+    answered = answers["pair_id"].n_unique()
+    known = {"answered": answered, "audit": n_audit or setup.queue.audit_pairs}
+    if answered < max(AUDIT_ANSWERED * n_audit, 1):
+        yield "threshold", canonical_json(known)
+        return
+    by_people = setup.before.filter(pl.col("overlap") > pl.col("held_out"))["pair_id"]
+    labels = [_labels(setup, run, bucket, by_people) for bucket in run.workspace.buckets]
+    audited = [frame.filter("stays").join(answers, on="pair_id", how="semi") for frame in labels]
+    audit = audited_labels(pl.concat(audited), answers)
+    counts = (count_labels(frame, audit, by_people=len(by_people) if i == 0 else 0) for i, frame in enumerate(labels))
+    everything = reduce(Counts.with_more, counts)
+    chosen = choose_threshold(audit, everything, 1 - setup.queue.accuracy)
+    yield "threshold", canonical_json({**known, **chosen._asdict()})
+
+
+def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.DataFrame:
+    """Labels that nobody was asked about: `pair_id, label, certainty`, `stays` (is published as it is), `always` (is
+    asked, however certain)."""
+    inputs = StoredInputs(run.workspace, bucket, ROUTE.reads)
+    verdicts = inputs.read("verdicts", ("label", "certainty", "action"))
+    always = pl.lit(setup.asks_only_routed) & (pl.col("action") == "route")
+    published = pl.col("action").is_in(PUBLISHED) & (pl.col("label") != "tie")
+    return verdicts.filter(~pl.col("pair_id").is_in(by_people.implode())).select(
+        "pair_id", "label", "certainty", published.alias("stays"), always.alias("always")
+    )
+
+
+def _wanted(setup: Routing, artefacts: Artefacts) -> pl.Expr:
+    """Whether people are asked about a pair beside the audit and the controls."""
+    routed = pl.col("action") == "route" if setup.asks_only_routed else pl.lit(setup.queue.accuracy is None)
+    if setup.queue.accuracy is None:
+        return routed
+    threshold: float = orjson.loads(artefacts["threshold"]).get("certainty", ASK_NONE)
+    return routed | (pl.col("certainty") < threshold)
+
+
 def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Artefacts) -> pl.DataFrame:
     """The bucket's pairs that the queue may come to hold."""
     candidates = _candidates(setup, inputs)
     values = setup.router.values(orjson.loads(artefacts["router"]), candidates)
-    if setup.asks_only_routed:
-        candidates = candidates.with_columns(wanted=pl.col("action") == "route")
+    candidates = candidates.with_columns(wanted=_wanted(setup, artefacts))
     return shortlist(candidates, values, setup.queue, setup.seed, setup.before["pair_id"].to_list())
 
 
@@ -133,7 +203,8 @@ def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> Iterator[tuple[st
     candidates = narrow(lists, setup.queue, setup.before["pair_id"].to_list())
     queue = select(candidates, setup.queue, setup.before, seed=setup.seed)
     made = {"before": _offered(setup.before), "queue": _offered(queue)}
-    run.workspace.write_artefact("route", _made_from(run, setup), canonical_json(made))
+    audit = None if setup.observed is None else setup.observed.audit
+    run.workspace.write_artefact("route", _made_from(run, setup, audit), canonical_json(made))
     expected = {"labels": setup.outlook_labels, "gain": outlook(candidates, queue, setup.outlook_labels)}
     model = orjson.loads(artefacts["router"])
     regret = {"regret": model["regret"]} if "regret" in model else {}
@@ -158,13 +229,32 @@ def _candidates(setup: Routing, inputs: Inputs) -> pl.DataFrame:
     )
 
 
-def _notes(_run: Run, _setup: Routing, artefacts: Artefacts, _summary: Summary) -> list[str]:
-    """What the next labels are expected to fix."""
+def _notes(_run: Run, setup: Routing, artefacts: Artefacts, _summary: Summary) -> list[str]:
+    """What the next labels are expected to fix, and how far the accuracy is that was asked for."""
     expected = orjson.loads(artefacts["outlook"])
     notes = [f"the next {expected['labels']} human labels are expected to fix {expected['gain']:.1f} labels"]
     if "regret" in expected:
         notes.append(f"regret of the bandit so far: {expected['regret']:.1f} labels turned over")
+    if setup.queue.accuracy:
+        notes.append(f"accuracy {setup.queue.accuracy:.1%}: {_reached(orjson.loads(artefacts['threshold']))}")
     return notes
+
+
+def _reached(threshold: dict[str, Any]) -> str:
+    """What the threshold of `_fit_threshold` means, in words."""
+    if "certainty" not in threshold:
+        return (
+            f"people answer the random audit first ({threshold['answered']} of {threshold['audit']} pairs so far); "
+            "the run after that chooses the pairs to ask"
+        )
+    asked_for = f"people give {threshold['asked']:,} labels"
+    if threshold["certainty"] >= ASK_ALL:
+        return f"{asked_for}, all of them, because the audit contradicts too many of the most certain ones"
+    below = f" (certainty below {threshold['certainty']:.3f})" if threshold["certainty"] > ASK_NONE else ""
+    return (
+        f"{asked_for}{below}, and {threshold['kept']:,} stay; at most {threshold['error']:.1%} of both are "
+        "wrong, with 95% confidence and people's answers taken as right"
+    )
 
 
 ROUTE = Stage(
@@ -173,7 +263,12 @@ ROUTE = Stage(
     reads={"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",)},
     setup=_setup,
     observe=_observe,
-    steps=(Fit(_router_names, _fit_router), BucketPass(bucket_shortlist), Fit(_queue_names, _choose)),
+    steps=(
+        Fit(_router_names, _fit_router),
+        Fit(_threshold_names, _fit_threshold),
+        BucketPass(bucket_shortlist),
+        Fit(_queue_names, _choose),
+    ),
     work=PerBucket(queued),
     conserves="verdicts",
     notes=_notes,

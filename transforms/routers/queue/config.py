@@ -9,12 +9,17 @@ from pydantic import Field, model_validator
 
 from transforms.plugins.base import PluginConfig
 
+EXPECTED_ERRORS = 10
+
 
 class QueueConfig(PluginConfig):
-    """How the budget is spent. With neither budget, everything is asked."""
+    """How the budget is spent. With neither a budget nor an accuracy, everything is asked."""
 
     budget: int | None = Field(default=None, ge=1, description="answers to ask for, in total")
     budget_seconds: float | None = Field(default=None, gt=0, description="annotator seconds to spend, in total")
+    accuracy: float | None = Field(
+        default=None, gt=0.5, lt=1, description="share of right labels to ask for, in place of a budget"
+    )
     audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget spent on the random audit")
     audit_overlap: int = Field(default=2, ge=1, description="answers per audited pair; 2 or more show annotator error")
     control_share: float = Field(default=0.05, ge=0, le=1, description="share of the budget spent on known answers")
@@ -35,8 +40,11 @@ class QueueConfig(PluginConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.budget is not None and self.budget_seconds is not None:
-            raise ValueError("give budget (answers) or budget_seconds, not both")
+        given = [name for name in ("budget", "budget_seconds", "accuracy") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of budget (answers), budget_seconds and accuracy, not {' and '.join(given)}")
+        if self.accuracy is not None and self.audit_share == 0:
+            raise ValueError("accuracy is measured on the random audit: audit_share must be above 0")
         if self.overlap_max < self.overlap_min:
             raise ValueError("overlap_max is smaller than overlap_min")
         if self.audit_share + self.control_share > 1:
@@ -49,6 +57,19 @@ class QueueConfig(PluginConfig):
     def total(self) -> float:
         """The budget in its own unit; infinite if none is given."""
         return float(self.budget or self.budget_seconds or math.inf)
+
+    @property
+    def audit_pairs(self) -> int | None:
+        """Pairs of the audit if an accuracy is asked for: as many as hold `EXPECTED_ERRORS` wrong labels then."""
+        return None if self.accuracy is None else math.ceil(round(EXPECTED_ERRORS / (1 - self.accuracy), 6))
+
+    @property
+    def control_pairs(self) -> int | None:
+        """Controls if an accuracy is asked for: in answers, they are to the audit as their shares are."""
+        if self.audit_pairs is None:
+            return None
+        answers = self.audit_pairs * self.audit_overlap * self.control_share / self.audit_share
+        return math.ceil(answers / self.control_overlap)
 
     @property
     def cheapest(self) -> float:

@@ -21,6 +21,10 @@ The budget is the total over the life of the recipe: what an earlier queue asked
 in the queue and is paid first, so routing again with the same budget and the same pairs asks nobody
 anything new (in seconds: at most what fits into the unspent rest, less than one answer). If the pairs
 grew, the audit is drawn anew from all of them, and only that may go beyond the budget.
+
+If an accuracy is asked for in place of a budget, the audit has as many pairs as measure it
+(`QueueConfig.audit_pairs`), and every pair is asked that is `wanted`: whose label is less certain than
+`transforms.stats.pac_labels` allows.
 """
 
 from __future__ import annotations
@@ -204,6 +208,8 @@ def _keep(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> p
     j-th was before, so at least as many priorities lie above any level: what is not among the first here never will be.
     """
     frame = _prioritised(frame, config)
+    if config.audit_pairs is not None:
+        return _keep_wanted(frame, config, asked)
     if config.total == math.inf:
         return frame
     cheapest = config.cheapest
@@ -226,6 +232,18 @@ def _keep(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> p
         | (open_ & pl.col("slice").is_not_null() & (pl.col("_slice") <= config.slice_minimum))
     )
     return kept.select(SHORTLIST.names())
+
+
+def _keep_wanted(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str]) -> pl.DataFrame:
+    """With an accuracy: what is wanted or was asked before, and early draws of the audit and of the controls."""
+    audits, controls = config.audit_pairs or 0, config.control_pairs or 0
+    known = pl.col("known_label").is_not_null()
+    return frame.filter(
+        pl.col("pair_id").is_in(pl.Series(list(asked), dtype=pl.String).implode())
+        | ((pl.col("overlap") > 0) & ~known)
+        | (pl.col("draw").rank("ordinal") <= audits)
+        | (known & (pl.col("control_draw").rank("ordinal").over(known) <= controls + audits))
+    )
 
 
 def _prioritised(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
@@ -252,9 +270,11 @@ def _previous(queue: pl.DataFrame | None, seed: int) -> pl.DataFrame:
 
 def _audit(frame: pl.DataFrame, config: QueueConfig) -> pl.Series:
     """Pair ids of the audit. Its size never depends on values, so the sample stays a simple random one."""
+    frame = frame.sort("draw")
+    if config.audit_pairs is not None:
+        return frame["pair_id"].head(config.audit_pairs)
     if config.total == math.inf:
         return frame.filter(pl.col("draw") < config.audit_share)["pair_id"]
-    frame = frame.sort("draw")
     cost = (pl.col("unit") * config.audit_overlap).cum_sum()
     return frame.filter(cost <= config.audit_share * config.total)["pair_id"]
 
@@ -265,7 +285,9 @@ def _with_controls(frame: pl.DataFrame, config: QueueConfig) -> pl.DataFrame:
     spent = frame.filter("is_control").select((pl.col("asked") * pl.col("unit")).sum()).item()
     allowance = config.control_share * config.total
     possible = frame.filter(free).sort("control_draw")
-    if config.total == math.inf:
+    if config.control_pairs is not None:
+        chosen = possible["pair_id"].head(max(config.control_pairs - frame.filter("is_control").height, 0))
+    elif config.total == math.inf:
         chosen = possible.filter(pl.col("control_draw") < config.control_share)["pair_id"]
     else:
         cost = (pl.col("unit") * config.control_overlap).cum_sum()

@@ -256,10 +256,36 @@ def test_the_outlook_is_what_the_next_answers_are_expected_to_mend() -> None:
     assert found == pytest.approx(mended / rounds, abs=0.3)
 
 
+@pytest.mark.parametrize("parts", [1, 7])
+def test_an_accuracy_asks_what_is_wanted_an_audit_of_its_own_size_and_controls_in_proportion(parts: int) -> None:
+    frame = candidates(900).with_columns(wanted=pl.col("certainty") < 0.5)
+    config = QueueConfig(accuracy=0.9)
+    values = values_of(frame)
+    pieces = [frame.with_columns(v=values)[i::parts] for i in range(parts)]
+    lists = [shortlist(piece.drop("v"), piece["v"], config, 3) for piece in pieces]
+    queue = merge(lists, config, seed=3)
+    assert queue.filter(pl.col("held_out") > 0).height == config.audit_pairs == 100
+    open_ = frame.filter(pl.col("known_label").is_null() & pl.col("wanted"))["pair_id"]
+    assert set(queue.filter(pl.col("overlap") > pl.col("held_out"), pl.col("purpose") != "control")["pair_id"]) == set(
+        open_
+    )
+    controls = queue.filter(pl.col("purpose") == "control")
+    assert controls.height == config.control_pairs == 34
+    assert queue.equals(build_queue(frame, values, config, 3))
+    again = build_queue(frame, values, config, 3, previous=queue)
+    assert (
+        again.select("pair_id", "overlap", "held_out")
+        .sort("pair_id")
+        .equals(queue.select("pair_id", "overlap", "held_out").sort("pair_id"))
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"budget": 5, "budget_seconds": 5.0}, "not both"),
+        ({"budget": 5, "budget_seconds": 5.0}, "not budget and budget_seconds"),
+        ({"budget": 5, "accuracy": 0.9}, "not budget and accuracy"),
+        ({"accuracy": 0.9, "audit_share": 0}, "audit_share must be above 0"),
         ({"overlap_min": 3, "overlap_max": 2}, "smaller than"),
         ({"audit_share": 0.8, "control_share": 0.4}, "exceed"),
         ({"slice_minimum": 3}, "needs slice"),
