@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.accuracy_target [--seeds 20]
 
-Each run: the fuser `posterior` has the judges' votes alone; an audit is drawn and answered by two people; the threshold of
-`transforms.stats.pac_labels` says which labels people give. Every pair keeps its most probable side (`doubtful: flip`).
-"wrong" is the share of wrong labels in the end, those of people taken as right; the truth is the people's majority (LLMBar:
-the authors' label). "kept" is the share of runs in which that is at most what the accuracy tolerates.
+Each run: the fuser `posterior` has the judges' votes alone; an audit is drawn and answered by two people; the threshold
+of `transforms.stats.pac_labels` says which labels people give. Every pair keeps its most probable side (`doubtful:
+flip`). "wrong" is the share of wrong labels in the end, those of people taken as right; the truth is the people's
+majority (LLMBar: the authors' label). "kept" is the share of runs in which that is at most what the accuracy tolerates.
 
     llmbar         20 of 123 judges, drawn per run; people are simulated, wrong in 0 % or 10 % of answers
     pandalm_test   two judges; two of the three people who annotated a pair answer
-    ukpconvarg1    the first two people who annotated a pair are its judges, two others answer (3,000 pairs, drawn per run)
+    ukpconvarg1    the first two people who annotated a pair are its judges, two others answer (3,000 pairs per run)
 """
 
 from __future__ import annotations
