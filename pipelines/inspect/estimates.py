@@ -15,6 +15,7 @@ from scipy.special import expit
 from pipelines.runtime.stage import CURRENT, PAIR_STAGES, VOTE_STAGES
 from schemas.ids import canonical_json
 from transforms.annotate.votes import HUMAN
+from transforms.publish.calibration_source import is_uncalibrated
 from transforms.publish.rows import PUBLISHED
 from transforms.stats.human_labels import human_label
 from transforms.stats.label_noise import worse_chosen
@@ -199,14 +200,13 @@ def estimate_notes(values: dict[str, Any] | None) -> list[str]:
 
 def _notes(values: Mapping[str, Any]) -> Iterator[str]:
     noise, expected, unknown = (values.get(key) for key in ("noise", "expected", "unknown"))
-    uncalibrated = "calibrated_by" in values and values["calibrated_by"] is None
     if noise is not None:
         known = f", known by {noise['how']}" if "how" in noise else ""
         interval = f"{noise['level']:.0%} interval {noise['low']:.1%} to {noise['high']:.1%}"
         yield f"wrong source labels: {noise['rate']:.1%} ({interval}){known}{_corrections(noise, expected)}"
     elif unknown:
         yield f"how many source labels are wrong is not known: {unknown}"
-    if uncalibrated:
+    if is_uncalibrated(values):
         why = values["uncalibrated"]
         yield "probabilities are uncalibrated" + ("" if why == unknown else f": {why}")
     yield from (f"warning: {line}" for line in values.get("warnings", []))

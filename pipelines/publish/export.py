@@ -15,13 +15,13 @@ from schemas.manifest import Manifest, version_name
 from schemas.recipe import ExportUse, PluginUse
 from transforms.exporters.base import Exporter
 from transforms.plugins.build import build
+from transforms.publish.calibration_source import UNCALIBRATED, is_uncalibrated
 from transforms.publish.read import open_version
 from transforms.storage.files import writing
 from transforms.storage.workspace import Workspace
 
 EXPORTS = "exports"
 _LAST = "README.md"  # every exporter writes one; on an object store it says that the others are there
-UNCALIBRATED = "uncalibrated: probabilities, margins and weights rest on prior beliefs about the voters alone"
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def _written(exporter: Exporter, rows: pl.LazyFrame, out: Path, manifest: Manife
 
 
 def _doubts(manifest: Manifest) -> list[str]:
-    """A version published before probabilities had a provenance is not called uncalibrated."""
-    return [UNCALIBRATED] if (manifest.estimates or {}).get("calibrated_by", "unknown") is None else []
+    return [UNCALIBRATED] if is_uncalibrated(manifest.estimates) else []
 
 
 def _use(form: str, options: dict[str, Any]) -> PluginUse:

@@ -149,19 +149,23 @@ def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str
     """From which certainty on labels stay without being asked, for the accuracy that the recipe asks for."""
     assert setup.queue.accuracy is not None  # `_threshold_names`
     answers, n_audit = _audit_answers(run, setup), setup.before.filter(pl.col("held_out") > 0).height
-    answered = answers["pair_id"].n_unique()
-    known = {"answered": answered, "audit": n_audit or setup.queue.audit_pairs}
-    if answered < max(AUDIT_ANSWERED * n_audit, 1):
-        yield "threshold", canonical_json(known)
-        return
     by_people = setup.before.filter(pl.col("overlap") > pl.col("held_out"))["pair_id"]
-    labels = [_labels(setup, run, bucket, by_people) for bucket in run.workspace.buckets]
-    audited = [frame.filter("stays").join(answers, on="pair_id", how="semi") for frame in labels]
+    audited, n_pairs = [], len(by_people)
+    for bucket in run.workspace.buckets:
+        labels = _labels(setup, run, bucket, by_people)
+        n_pairs += labels.height
+        audited.append(labels.filter("stays").join(answers, on="pair_id", how="semi"))
+    answered = answers["pair_id"].n_unique()
+    found = {"answered": answered, "audit": n_audit, "pairs": n_pairs}
+    if answered < max(AUDIT_ANSWERED * n_audit, 1):
+        yield "threshold", canonical_json(found)
+        return
     audit = audited_labels(pl.concat(audited), answers)
-    counts = (count_labels(frame, audit, by_people=len(by_people) if i == 0 else 0) for i, frame in enumerate(labels))
-    everything = reduce(Counts.with_more, counts)
-    chosen = choose_threshold(audit, everything, 1 - setup.queue.accuracy)
-    yield "threshold", canonical_json({**known, **chosen._asdict()})
+    counts = (count_labels(_labels(setup, run, bucket, by_people), audit) for bucket in run.workspace.buckets)
+    total = reduce(Counts.with_more, counts)
+    total = total._replace(asked=total.asked + len(by_people))
+    chosen = choose_threshold(audit, total, 1 - setup.queue.accuracy)
+    yield "threshold", canonical_json({**found, **chosen._asdict()})
 
 
 def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.DataFrame:
@@ -176,21 +180,27 @@ def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.D
     )
 
 
-def _wanted(setup: Routing, artefacts: Artefacts) -> pl.Expr:
+def _wanted(setup: Routing, threshold: float | None) -> pl.Expr:
     """Whether people are asked about a pair beside the audit and the controls."""
-    routed = pl.col("action") == "route" if setup.asks_only_routed else pl.lit(setup.queue.accuracy is None)
+    routed = pl.col("action") == "route" if setup.asks_only_routed else pl.lit(threshold is None)
+    return routed if threshold is None else routed | (pl.col("certainty") < threshold)
+
+
+def _queue_of(setup: Routing, artefacts: Artefacts) -> tuple[QueueConfig, float | None]:
+    """The queue's settings with the size of the audit, and the certainty below which labels are asked, if any."""
     if setup.queue.accuracy is None:
-        return routed
-    threshold: float = orjson.loads(artefacts["threshold"]).get("certainty", ASK_NONE)
-    return routed | (pl.col("certainty") < threshold)
+        return setup.queue, None
+    threshold: dict[str, Any] = orjson.loads(artefacts["threshold"])
+    return setup.queue.sized(threshold["pairs"]), threshold.get("certainty", ASK_NONE)
 
 
 def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Artefacts) -> pl.DataFrame:
     """The bucket's pairs that the queue may come to hold."""
     candidates = _candidates(setup, inputs)
     values = setup.router.values(orjson.loads(artefacts["router"]), candidates)
-    candidates = candidates.with_columns(wanted=_wanted(setup, artefacts))
-    return shortlist(candidates, values, setup.queue, setup.seed, setup.before["pair_id"].to_list())
+    config, threshold = _queue_of(setup, artefacts)
+    candidates = candidates.with_columns(wanted=_wanted(setup, threshold))
+    return shortlist(candidates, values, config, setup.seed, setup.before["pair_id"].to_list())
 
 
 def _queue_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
@@ -200,8 +210,9 @@ def _queue_names(_run: Run, _setup: Routing) -> tuple[str, ...]:
 def _choose(run: Run, setup: Routing, artefacts: Artefacts) -> Iterator[tuple[str, bytes]]:
     """The queue, of all shortlists; and it is put down which queue was offered before it."""
     lists = (artefact_frame(artefacts, pass_name(bucket)) for bucket in run.workspace.buckets)
-    candidates = narrow(lists, setup.queue, setup.before["pair_id"].to_list())
-    queue = select(candidates, setup.queue, setup.before, seed=setup.seed)
+    config, _ = _queue_of(setup, artefacts)
+    candidates = narrow(lists, config, setup.before["pair_id"].to_list())
+    queue = select(candidates, config, setup.before, seed=setup.seed)
     made = {"before": _offered(setup.before), "queue": _offered(queue)}
     audit = None if setup.observed is None else setup.observed.audit
     run.workspace.write_artefact("route", _made_from(run, setup, audit), canonical_json(made))
@@ -244,7 +255,7 @@ def _reached(threshold: dict[str, Any]) -> str:
     """What the threshold of `_fit_threshold` means, in words."""
     if "certainty" not in threshold:
         return (
-            f"people answer the random audit first ({threshold['answered']} of {threshold['audit']} pairs so far); "
+            f"people answer the random audit first ({threshold['answered']:,} of its pairs so far); "
             "the run after that chooses the pairs to ask"
         )
     asked_for = f"people give {threshold['asked']:,} labels"

@@ -22,6 +22,7 @@ from prefine.cli.options import AsJson, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
 from schemas.errors import UsageError
 from schemas.manifest import version_name
+from transforms.publish.calibration_source import UNCALIBRATED, is_uncalibrated
 from transforms.publish.explain import render
 from transforms.publish.query import SECONDS
 from transforms.publish.store import Datasets
@@ -271,8 +272,8 @@ def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
             rows.append((name, f"{estimate['rate']:.1%} ({interval}{how})"))
     if estimates.get("unknown"):
         rows.append(("wrong source labels", f"not known: {estimates['unknown']}"))
-    if estimates.get("calibrated_by", "before") is None:
-        rows.append(("probabilities", "uncalibrated: they rest on prior beliefs about the voters alone"))
+    if is_uncalibrated(estimates):
+        rows.append(("probabilities", UNCALIBRATED))
     return rows
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from schemas.manifest import Manifest
 from schemas.tables import DatasetRows, polars_schema
+from transforms.publish.calibration_source import BELIEFS, is_uncalibrated
 from transforms.publish.features import features
 from transforms.stats.certificate_text import notes_of
 
@@ -88,10 +89,8 @@ def _noise(estimates: Mapping[str, Any] | None) -> str:
     )
     unknown = known.get("unknown")
     lines = [f"How many of the sources' labels are wrong is not known: {unknown}."] if unknown else []
-    if "calibrated_by" in known and known["calibrated_by"] is None:
-        lines.append(
-            "**Uncalibrated**: `p_chosen`, `margin` and `weight` rest on prior beliefs about the voters alone."
-        )
+    if is_uncalibrated(known):
+        lines.append(f"**Uncalibrated**: `p_chosen`, `margin` and `weight` {BELIEFS}.")
     if rows:
         lines.append(f"""How many of the sources' labels are wrong:
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import expit
 
 from schemas.errors import UsageError
+from transforms.publish.calibration_source import RESTS_ON
 from transforms.publish.recompute import TOLERANCE, StoredPlugin, because_of, weight_of
 from transforms.text.notebook import html
 from transforms.text.plain import cell
@@ -52,11 +53,6 @@ class Contribution(_Frozen):
 
 
 _UNKNOWN = "unknown"
-_RESTS_ON: dict[str | None, str] = {
-    "people": "calibrated on labels of people, or known answers",
-    "agreement": "calibrated by the agreement of independent voters",
-    None: "uncalibrated: nothing but the prior says how far voters can be believed",
-}
 
 
 class Explanation(_Frozen):
@@ -200,7 +196,7 @@ def render(explanation: Explanation) -> RenderableType:
         ("models", f"a = {e.model_a or 'unknown'}, b = {e.model_b or 'unknown'}"),
         ("source says", e.source_label or "nothing"),
         ("decision", e.rule),
-        ("probabilities", _RESTS_ON.get(e.calibrated_by, "it is not known what calibrates them")),
+        ("probabilities", RESTS_ON.get(e.calibrated_by, "it is not known what calibrates them")),
         ("strength", _strength(e)),
         ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):

@@ -10,6 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from schemas.tables import SPLITS
+from transforms.publish.calibration_source import BELIEFS, is_uncalibrated
 from transforms.report import plots
 from transforms.report.census import BINS
 from transforms.report.data import ReportData
@@ -74,6 +75,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "n_human": int(data.reliability["n"].sum()) if data.reliability.height else 0,
         "ece": calibration_error(data.reliability.to_dicts()),
         "estimates": m.estimates,
+        "uncalibrated": BELIEFS if is_uncalibrated(m.estimates) else "",
         "shares": data.shares.to_dicts(),
         "strength": data.strength.to_dicts(),
         "strength_people": bool(data.strength.height and data.strength["n_people"].sum()),

@@ -5,15 +5,16 @@ a threshold u are asked of people; the others stay as they are. A random audit b
 that stay are wrong, and u is the lowest one at which that is at most the tolerated share. Nothing is assumed of the
 certainties: if they say little, the threshold is high and many pairs are asked.
 
-**Error of one threshold.** Of the audited pairs that stay at u, n in number, k are contradicted by every person asked
-about them (two, or one). If each is wrong with probability mu <= 1/2, independently or together, a label that is wrong
-with probability e is contradicted by two with probability
+**Error of one threshold.** Of the audited pairs that stay at u, n in number, k are contradicted by everybody asked
+about them, by two people as a rule. If each is wrong with probability mu < 1/2, a label that is wrong with probability
+e is contradicted by two with probability
 
-    c = e (1 - mu)^2 + (1 - e) mu^2,      so that      e = (c - mu^2) / (1 - 2 mu) <= (1 - sqrt(1 - 4 c)) / 2,
+    c = e (1 - mu)^2 + (1 - e) mu^2,      so that      e = (c - mu^2) / (1 - 2 mu).
 
-the largest value over all mu (at mu (1 - mu) = c). One person alone gives e <= c. With c the upper bound of Clopper and
-Pearson at level 1 - alpha this bounds e without knowing mu. It takes people to be no worse on the pairs whose label is
-wrong.
+c is at most the upper bound of Clopper and Pearson at level 1 - alpha / 2. Two people split with probability
+2 mu (1 - mu), which bounds mu in the same way, and e is at most the largest value over all mu up to there. Errors that
+people share make splits rare, mu too small and e too large, so the bound holds for them too. If nobody was asked with
+another, e <= c. People are taken to be no worse on pairs whose label is wrong.
 
 **Many thresholds.** Errors among all labels only grow as u falls, so thresholds are tried from the most certain pair
 down and the first that fails ends it: the error exceeds the tolerated share with probability alpha at most (theorem 1
@@ -37,17 +38,19 @@ _SIDES = ("a", "b")
 
 
 class Audit(NamedTuple):
-    """Audited pairs that no person's vote has decided, most certain first; all of shape (n,).
+    """Audited pairs that no person's vote has decided, most certain first; arrays of shape (n,).
 
     Attributes:
         certainty: of the label.
-        contradicted: whether every person asked about it contradicts it.
-        twice: whether two people were asked about it and both prefer one response.
+        contradicted: whether everybody asked about it contradicts it.
+        twice: of how many two people's answers count.
+        split: of how many of those the two disagree.
     """
 
     certainty: Floats
     contradicted: NDArray[np.bool_]
-    twice: NDArray[np.bool_]
+    twice: int
+    split: int
 
 
 class Counts(NamedTuple):
@@ -102,25 +105,40 @@ def audited_labels(labels: pl.DataFrame, answers: pl.DataFrame) -> Audit:
     return Audit(
         pairs["certainty"].to_numpy(),
         pairs["contradicted"].to_numpy(),
-        (pairs["answer"].list.len() == 2).to_numpy(),
+        pairs.filter(pl.col("answer").list.len() == 2).height,
+        pairs.filter(pl.col("answer").list.n_unique() == 2).height,
     )
 
 
-def largest_error(contradicted: Floats, twice: bool) -> Floats:
-    """The largest share of wrong labels at a share `contradicted` by all people asked: two if `twice`, else one."""
-    if not twice:
-        return contradicted
-    inside = np.sqrt(np.maximum(1.0 - 4.0 * contradicted, 0.0))
-    return np.where(contradicted < 0.25, (1.0 - inside) / 2.0, 1.0)
+def largest_error(contradicted: Floats, most_mu: float) -> Floats:
+    """The largest share of wrong labels of which two people contradict a share `contradicted`, elementwise.
+
+    Args:
+        contradicted: c, in [0, 1].
+        most_mu: no person is wrong more often, in [0, 1/2].
+
+    (c - mu^2) / (1 - 2 mu) rises with mu up to mu (1 - mu) = c, where its value is mu, and falls beyond.
+    """
+    turning = (1.0 - np.sqrt(np.maximum(1.0 - 4.0 * contradicted, 0.0))) / 2.0
+    mu = np.minimum(turning, most_mu)
+    rest = 1.0 - 2.0 * mu
+    error = np.divide(contradicted - mu**2, rest, out=np.ones_like(mu), where=rest > 0)
+    return np.clip(np.where(turning <= most_mu, np.where(contradicted < 0.25, mu, 1.0), error), 0.0, 1.0)
 
 
-def count_labels(labels: pl.DataFrame, audit: Audit, by_people: int = 0) -> Counts:
+def upper_bound(found: NDArray[np.int64], n: NDArray[np.int64], alpha: float) -> Floats:
+    """Clopper and Pearson's upper bound on a share of which `found` of `n` were seen, one-sided; elementwise."""
+    from scipy.stats import beta  # imported here: a second of every command otherwise
+
+    return np.asarray(np.where(found < n, beta.ppf(1.0 - alpha, found + 1, np.maximum(n - found, 1)), 1.0))
+
+
+def count_labels(labels: pl.DataFrame, audit: Audit) -> Counts:
     """The counts that `choose_threshold` wants, of one part of the population.
 
     Args:
         labels: one row per pair that nobody was asked about: `certainty`, `stays` (published as it is unless it is
             asked) and `always` (asked, however certain).
-        by_people: pairs that were asked.
 
     Returns:
         Counts for the certainty of every audited pair as threshold and, last, for `ASK_NONE`; shape (n + 1,).
@@ -128,7 +146,7 @@ def count_labels(labels: pl.DataFrame, audit: Audit, by_people: int = 0) -> Coun
     at = np.append(audit.certainty, ASK_NONE)
     staying = labels.filter("stays")["certainty"].sort().to_numpy()
     others = labels.filter(~pl.col("always"))["certainty"].sort().to_numpy()
-    asked = np.searchsorted(others, at, side="left") + len(labels) - len(others) + by_people
+    asked = np.searchsorted(others, at, side="left") + len(labels) - len(others)
     return Counts(len(staying) - np.searchsorted(staying, at, side="left"), asked)
 
 
@@ -139,7 +157,6 @@ def choose_threshold(audit: Audit, counts: Counts, max_error: float, alpha: floa
         audit: n audited pairs.
         counts: of the population, `count_labels`.
     """
-    from scipy.stats import beta  # imported here: a second of every command otherwise
 
     size = len(audit.certainty)
     kept, asked = counts
@@ -148,11 +165,13 @@ def choose_threshold(audit: Audit, counts: Counts, max_error: float, alpha: floa
         return every
     # Pairs of equal certainty stay or are asked together: each counts all of them, (n,).
     n = np.searchsorted(-audit.certainty, -audit.certainty, side="right")
-    wrong = np.cumsum(audit.contradicted)[n - 1]
-    # If one pair was asked once, the bound for pairs asked once holds for all.
-    twice = np.logical_and.accumulate(audit.twice)[n - 1]
-    c = np.where(wrong < n, beta.ppf(1.0 - alpha, wrong + 1, np.maximum(n - wrong, 1)), 1.0)
-    e = np.where(twice, largest_error(c, twice=True), c)
+    wrong = np.cumsum(audit.contradicted, dtype=np.int64)[n - 1]
+    if audit.twice:
+        split = upper_bound(np.array([audit.split]), np.array([audit.twice]), alpha / 2)[0]
+        most_mu = (1.0 - np.sqrt(max(1.0 - 2.0 * split, 0.0))) / 2.0
+        e = largest_error(upper_bound(wrong, n, alpha / 2), most_mu)
+    else:
+        e = upper_bound(wrong, n, alpha)
     # Below the last audited certainty the same audited pairs stay: (n + 1,).
     errors = np.append(e, e[-1]) * kept / np.maximum(kept + asked, 1)
     tried = errors[FEWEST - 1 :] <= max_error

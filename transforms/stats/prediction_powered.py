@@ -67,6 +67,13 @@ class Powered(NamedTuple):
         return (self.estimate / self.variance - self.plain_estimate / self.plain_variance) / precision, precision
 
 
+def tuned_power(covariance: float, variance: float, checked: int, total: int) -> float:
+    """lambda, from the covariance of y and f, the variance of f, and n and N; 0 if the predictions do not vary."""
+    if variance <= 0.0:
+        return 0.0
+    return min(max(covariance / ((1.0 + checked / total) * variance), 0.0), 1.0)
+
+
 def prediction_powered_mean(y: Floats, counts: NDArray[np.bool_], f: Floats, every: Predictions) -> Powered:
     """The mean of y over the items that count, from a random sample of all items.
 
@@ -80,7 +87,7 @@ def prediction_powered_mean(y: Floats, counts: NDArray[np.bool_], f: Floats, eve
     influence = np.where(counts, y - mean, 0.0) / counts.mean()
     spread = float(f.var())
     covariance = float(((influence - influence.mean()) * (f - f.mean())).mean())
-    power = min(max(covariance / ((1.0 + n / every.n) * spread), 0.0), 1.0) if spread > 0.0 else 0.0
+    power = tuned_power(covariance, spread, n, every.n)
     residual = influence - power * f
     variance = float(residual.var(ddof=1)) / n + power**2 * every.variance / every.n
     estimate = mean + power * (every.mean - float(f.mean()))
@@ -143,7 +150,7 @@ def ppi_rate(
         return PredictionPoweredRate(wrong, low, high, level, 0.0, n, exact=True)
     spread = predicted.variance
     common = float(np.mean((audited_wrong - wrong) * (audited_noise - audited_noise.mean())))
-    power = float(np.clip(common / ((1 + n / total) * spread), 0.0, 1.0)) if spread > 0 else 0.0
+    power = tuned_power(common, spread, n, total)
     rate = wrong + power * (predicted.mean - float(audited_noise.mean()))
     residual = audited_wrong - power * audited_noise
     sums = np.bincount(place, residual - residual.mean())

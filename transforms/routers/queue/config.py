@@ -20,6 +20,11 @@ class QueueConfig(PluginConfig):
     accuracy: float | None = Field(
         default=None, gt=0.5, lt=1, description="share of right labels to ask for, in place of a budget"
     )
+    audit_pairs: int | None = Field(
+        default=None,
+        ge=20,
+        description="with accuracy: pairs of the random audit; by default as many as the pairs want",
+    )
     audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget spent on the random audit")
     audit_overlap: int = Field(default=2, ge=1, description="answers per audited pair; 2 or more show annotator error")
     control_share: float = Field(default=0.05, ge=0, le=1, description="share of the budget spent on known answers")
@@ -43,6 +48,8 @@ class QueueConfig(PluginConfig):
         given = [name for name in ("budget", "budget_seconds", "accuracy") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of budget (answers), budget_seconds and accuracy, not {' and '.join(given)}")
+        if self.audit_pairs is not None and self.accuracy is None:
+            raise ValueError("audit_pairs goes with accuracy; a budget's audit is its audit_share")
         if self.accuracy is not None and self.audit_share == 0:
             raise ValueError("accuracy is measured on the random audit: audit_share must be above 0")
         if self.overlap_max < self.overlap_min:
@@ -58,10 +65,17 @@ class QueueConfig(PluginConfig):
         """The budget in its own unit; infinite if none is given."""
         return float(self.budget or self.budget_seconds or math.inf)
 
-    @property
-    def audit_pairs(self) -> int | None:
-        """Pairs of the audit if an accuracy is asked for: as many as hold `EXPECTED_ERRORS` wrong labels then."""
-        return None if self.accuracy is None else math.ceil(round(EXPECTED_ERRORS / (1 - self.accuracy), 6))
+    def sized(self, n_pairs: int) -> QueueConfig:
+        """With `audit_pairs`, if an accuracy is asked for and it is not given.
+
+        They are to hold `EXPECTED_ERRORS` wrong labels, and grow with the pairs: of n audited ones the bound on the share
+        of wrong labels is too large by about n ** -1/2, which is paid for with as large a share of all pairs, so that
+        n_pairs ** 2/3 cost least.
+        """
+        if self.accuracy is None or self.audit_pairs is not None:
+            return self
+        fewest = math.ceil(round(EXPECTED_ERRORS / (1 - self.accuracy), 6))
+        return self.model_copy(update={"audit_pairs": max(fewest, math.ceil(round(n_pairs ** (2 / 3), 6)))})
 
     @property
     def control_pairs(self) -> int | None:

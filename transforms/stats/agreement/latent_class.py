@@ -365,3 +365,15 @@ def fit_against(vote: Floats, pull: Floats, longer: Floats) -> tuple[Floats, flo
     _, score = terms(found.x)
     covariance = np.linalg.inv(score.T @ score + np.diag(precision))
     return np.asarray(found.x), float(np.sqrt(covariance[0, 0]))
+
+
+def weight_covariance(table: Table, at: Parameters) -> Floats:
+    """(V, V) sandwich covariance of the weights, prompts being the units (Huber 1967, White 1982)."""
+    score = expectation(table, at, by_row=True).score
+    assert score is not None
+    information = (score * table.count[:, None]).T @ score + np.diag(prior_precision(at))
+    inverse = np.linalg.inv(information)
+    sums = by_cluster(table, score)
+    meat = sums.T @ sums + np.diag(prior_precision(at))
+    n = table.n_voters
+    return np.asarray((inverse @ meat @ inverse)[:n, :n])

@@ -259,7 +259,7 @@ def test_the_outlook_is_what_the_next_answers_are_expected_to_mend() -> None:
 @pytest.mark.parametrize("parts", [1, 7])
 def test_an_accuracy_asks_what_is_wanted_an_audit_of_its_own_size_and_controls_in_proportion(parts: int) -> None:
     frame = candidates(900).with_columns(wanted=pl.col("certainty") < 0.5)
-    config = QueueConfig(accuracy=0.9)
+    config = QueueConfig(accuracy=0.9).sized(900)
     values = values_of(frame)
     pieces = [frame.with_columns(v=values)[i::parts] for i in range(parts)]
     lists = [shortlist(piece.drop("v"), piece["v"], config, 3) for piece in pieces]
@@ -285,6 +285,7 @@ def test_an_accuracy_asks_what_is_wanted_an_audit_of_its_own_size_and_controls_i
     [
         ({"budget": 5, "budget_seconds": 5.0}, "not budget and budget_seconds"),
         ({"budget": 5, "accuracy": 0.9}, "not budget and accuracy"),
+        ({"budget": 5, "audit_pairs": 50}, "goes with accuracy"),
         ({"accuracy": 0.9, "audit_share": 0}, "audit_share must be above 0"),
         ({"overlap_min": 3, "overlap_max": 2}, "smaller than"),
         ({"audit_share": 0.8, "control_share": 0.4}, "exceed"),
