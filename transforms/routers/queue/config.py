@@ -23,7 +23,7 @@ class QueueConfig(PluginConfig):
     audit_pairs: int | None = Field(
         default=None,
         ge=20,
-        description="with accuracy: pairs of the random audit; by default as many as the pairs want",
+        description="with accuracy: pairs of the random audit; by default by how many pairs there are",
     )
     audit_share: float = Field(default=0.1, ge=0, le=1, description="share of the budget spent on the random audit")
     audit_overlap: int = Field(default=2, ge=1, description="answers per audited pair; 2 or more show annotator error")
@@ -68,9 +68,9 @@ class QueueConfig(PluginConfig):
     def sized(self, n_pairs: int) -> QueueConfig:
         """With `audit_pairs`, if an accuracy is asked for and it is not given.
 
-        They are to hold `EXPECTED_ERRORS` wrong labels, and grow with the pairs: of n audited ones the bound on the share
-        of wrong labels is too large by about n ** -1/2, which is paid for with as large a share of all pairs, so that
-        n_pairs ** 2/3 cost least.
+        They are to hold `EXPECTED_ERRORS` wrong labels, and grow with the pairs: of n audited ones the bound on the
+        share of wrong labels is too large by about n ** -1/2, which is paid for with as large a share of all pairs, so
+        that n_pairs ** 2/3 cost least.
         """
         if self.accuracy is None or self.audit_pairs is not None:
             return self
