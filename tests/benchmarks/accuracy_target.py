@@ -5,8 +5,8 @@
 Each run: the fuser `posterior` has the judges' votes alone; an audit is drawn and answered by two people; the threshold
 of `transforms.stats.pac_labels` says which labels people give. Every pair keeps its most probable side (`doubtful:
 flip`). "wrong" is the share of wrong labels in the end, those of people taken as right; the truth is the people's
-majority (LLMBar: the authors' label). "kept" is the share of runs in which that is at most what the accuracy tolerates. "truth known" is how many would have to be
-asked, least certain first, by somebody who knows which labels are wrong.
+majority (LLMBar: the authors' label). "kept" is the share of runs in which that is at most what the accuracy tolerates.
+"truth known" is how many would have to be asked, least certain first, by somebody who knows which labels are wrong.
 
     llmbar         20 of 123 judges, drawn per run; people are simulated, wrong in 0 % or 10 % of answers
     pandalm_test   two judges; two of the three people who annotated a pair answer
@@ -156,10 +156,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20)
     seeds = parser.parse_args().seeds
     missed = False
-    print(
-        "| data | pairs | wrong before | accuracy | audited pairs | asked | asked, truth known | wrong in the end | kept |"
+    names = (
+        "data",
+        "pairs",
+        "wrong before",
+        "accuracy",
+        "audited pairs",
+        "asked",
+        "asked, truth known",
+        "wrong",
+        "kept",
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|", " | ".join(names), "|")
+    print("|---" * len(names) + "|")
     for name, make in CASES.items():
         with threadpool_limits(limits=1, user_api="blas"):
             replays = [make(seed) for seed in range(seeds)]
