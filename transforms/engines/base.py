@@ -6,7 +6,6 @@ import http.client
 import logging
 import time
 import urllib.error
-import urllib.request
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +18,7 @@ from schemas.errors import EngineError
 from schemas.secrets import Redaction, secret
 from transforms.llm.client import Client, Patience
 from transforms.llm.metrics import PrefixCache, prefix_cache
+from transforms.llm.redirects import fetch
 from transforms.llm.supervisor import ServerSpec, standing
 from transforms.plugins.base import Plugin, PluginConfig
 
@@ -35,7 +35,7 @@ class EngineConfig(PluginConfig):
     concurrency: int = Field(256, ge=1, description="requests in flight, all worker processes together")
     attempt_s: float = Field(300.0, gt=0, description="limit of one attempt")
     deadline_s: float = Field(900.0, gt=0, description="limit of one request with all its attempts")
-    retries: int = Field(6, ge=0, description="repeated attempts after 408, 429, 5xx, timeouts and lost connections")
+    retries: int = Field(6, ge=0, description="repeated attempts after 429, 5xx, timeouts and the like")
     backoff_s: float = Field(0.5, ge=0, description="first wait between attempts; doubles")
     outage_s: float = Field(120.0, gt=0, description="the run stops if no server answers for this long")
 
@@ -71,6 +71,11 @@ class Engine(Plugin):
         return None
 
     @property
+    def loading_s(self) -> float:
+        """How long the server may say that it is not ready, before its first answer; one of ours is waited for."""
+        return 0.0
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Replies depend on who answers, not on where it runs."""
         return {"answers_as": self.answers_as}
@@ -103,6 +108,7 @@ class Engine(Plugin):
             retries=config.retries,
             backoff_s=config.backoff_s,
             outage_s=config.outage_s,
+            loading_s=self.loading_s,
         )
         share = max(1, config.concurrency // max(1, workers))
         tended = None if self.server is None else partial(standing, self.server)
@@ -138,9 +144,8 @@ def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str
 def _silence(url: str, headers: Mapping[str, str]) -> str | None:
     """Why nothing answers at the URL; None where something does."""
     try:
-        request = urllib.request.Request(f"{url}/models", headers=dict(headers))  # noqa: S310 given by the user
-        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-            return None
+        fetch(f"{url}/models", headers, timeout_s=10)
+        return None
     except urllib.error.HTTPError as error:
         # Somebody answers; whether this key and model will do shows with the first request.
         return None if error.code < 500 else f"status {error.code}"

@@ -31,7 +31,7 @@ class OpenAI(Engine):
         api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
         headers_env: dict[str, str] = Field({}, description="further headers: name -> environment variable")
         start_timeout_s: float = Field(
-            10.0, gt=0, description="how long the endpoint may take to answer its first request"
+            10.0, gt=0, description="how long the endpoint may take to answer, and then say 503, before its first reply"
         )
 
         @field_validator("base_url")
@@ -64,6 +64,11 @@ class OpenAI(Engine):
     def model(self) -> str:
         """The model's name, and its revision if one is given."""
         return f"{self.config.model}@{self.config.revision}" if self.config.revision else self.config.model
+
+    @property
+    def loading_s(self) -> float:
+        """The setting `start_timeout_s`: servers list their models while they load them."""
+        return self.config.start_timeout_s
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation and further headers, read from the environment when needed and never stored."""

@@ -127,6 +127,11 @@ class VLLM(Engine):
         """The flag `max-model-len`, if it is given."""
         return _tokens(self.config.flags.get("max-model-len"))
 
+    @property
+    def loading_s(self) -> float:
+        """The setting `start_timeout_s` for servers that are already there."""
+        return self.config.start_timeout_s if self.config.urls else 0.0
+
     def headers(self) -> Mapping[str, str]:
         """Authorisation for servers that are already there."""
         key = api_key(self.config.api_key_env)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stub_llm import MALFORMED
-from transforms.llm.replies import MalformedReplyError, error_text, parse_reply, retry_after
+from transforms.llm.bodies import MalformedReplyError
+from transforms.llm.replies import BodyError, error_text, parse_reply, retry_after
 from transforms.llm.request import Reply, Request
 
 REQUEST = Request("engine", "model", {"messages": []})
@@ -47,7 +48,7 @@ KEYED = st.recursive(
 def outcome(body: bytes, path: str = "chat/completions") -> Reply | None:
     try:
         return parse_reply(Request("engine", "model", {}, path=path), body)
-    except MalformedReplyError:
+    except (MalformedReplyError, BodyError):
         return None
 
 
