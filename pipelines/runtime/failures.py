@@ -28,7 +28,10 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
     causes = "; ".join(_causes(counted) for counted in (failures.gave_up, failures.final) if counted)
     advice = "Every answer is kept: run again, and only these are asked."
     if failures.final:
-        advice += f" Change the recipe or the server first, or it turns {_number(failures.final)} away again."
+        advice += (
+            f" Of these, {_number(failures.final)} were turned away for good: they are asked once more in the next "
+            "run, then only where the engine's address, model or abilities changed, or with --retry-errors."
+        )
     raise EngineError(
         f"{who}: {_share(lost, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "
         f"{causes}. {advice}"

@@ -7,8 +7,18 @@ from typing import Any
 
 import orjson
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
-from pipelines.runtime.stage import Run, Stage
+from pipelines.runtime.generating import (
+    Generators,
+    Yields,
+    check_answered,
+    conserved,
+    duplicate,
+    per_row,
+    setup_generators,
+    unusable_notes,
+)
+from pipelines.runtime.stage import Artefacts, Run, Stage
+from pipelines.runtime.summary import Summary
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
 
@@ -39,6 +49,14 @@ def evolved_from(meta: str | None) -> str:
     return str(made.get("evolved_from", ""))
 
 
+def _check(run: Run, _: Generators, summary: Summary) -> None:
+    check_answered(run, "evolve", summary)
+
+
+def _notes(_run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
+    return unusable_notes("evolve", summary)
+
+
 EVOLVE = Stage(
     name="evolve",
     version=2,
@@ -46,4 +64,6 @@ EVOLVE = Stage(
     setup=_setup,
     work=per_row(new_prompts),
     is_idle=attrgetter("is_idle"),
+    check=_check,
+    notes=_notes,
 )

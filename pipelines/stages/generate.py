@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
-from pipelines.runtime.stage import Run, Stage
+from pipelines.runtime.generating import (
+    Generators,
+    Yields,
+    check_answered,
+    conserved,
+    duplicate,
+    per_row,
+    setup_generators,
+    unusable_notes,
+)
+from pipelines.runtime.stage import Artefacts, Run, Stage
+from pipelines.runtime.summary import Summary
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.screen import SCREEN
 from schemas.rows import vote_row
@@ -40,6 +50,14 @@ def _source_vote(pair: Row) -> Row:
     return vote_row(identity, pair["pair_id"], voter, "source", label)
 
 
+def _check(run: Run, _: Generators, summary: Summary) -> None:
+    check_answered(run, "generate", summary)
+
+
+def _notes(_run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
+    return unusable_notes("generate", summary)
+
+
 GENERATE = Stage(
     name="generate",
     version=2,
@@ -48,4 +66,6 @@ GENERATE = Stage(
     needs=(EVOLVE, SCREEN),  # who runs this stage alone starts from the same prompts as a whole run
     work=per_row(new_pairs),
     is_idle=attrgetter("is_idle"),
+    check=_check,
+    notes=_notes,
 )

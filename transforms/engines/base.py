@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from schemas.errors import EngineError
+from schemas.ids import hash_json
 from schemas.secrets import Redaction, secret
+from transforms.llm.bodies import read_json
 from transforms.llm.client import Client, Patience
 from transforms.llm.metrics import PrefixCache, prefix_cache
 from transforms.llm.redirects import fetch
@@ -23,6 +25,12 @@ from transforms.llm.supervisor import ServerSpec, standing
 from transforms.plugins.base import Plugin, PluginConfig
 
 _log = logging.getLogger(__name__)
+
+# Of an entry in a list of models: vLLM, OpenRouter, llama.cpp, Groq, Mistral. No times, prices and permissions.
+_ABILITIES = (
+    *("max_model_len", "root", "context_length", "context_window", "max_context_length", "max_completion_tokens"),
+    *("supported_parameters", "capabilities", "meta"),
+)
 
 
 class EngineConfig(PluginConfig):
@@ -87,6 +95,22 @@ class Engine(Plugin):
         package = [] if self.distribution is None else ["@".join(self.distribution)]
         return ",".join([self.model, *version, *package])
 
+    @property
+    def addresses(self) -> list[str]:
+        """Base URLs of servers already there; none where `server` is started."""
+        return []
+
+    def fingerprint(self) -> str:
+        """What of the server decides whether it turns a request away for good, as `ADDRESS:CAPABILITIES`.
+
+        The address and the model; and what the server's list of models says of the model's abilities, nothing if it
+        cannot be asked. Of a server of ours its command line says all.
+        """
+        about = self.addresses if self.server is None else [*self.server.command]
+        address = hash_json([self.answers_as, about])[:16]
+        told = [abilities(url, self.headers(), self.served_model) for url in self.addresses]
+        return f"{address}:{hash_json(told)[:16] if any(told) else ''}"
+
     @abstractmethod
     def serve(self) -> AbstractContextManager[list[str]]:
         """Make the server answer (start it if it is ours) and give its base URLs, each ending in /v1."""
@@ -118,6 +142,19 @@ class Engine(Plugin):
 def api_key(variable: str | None) -> str | None:
     """The value of the environment variable that holds a key, if one is named; see `schemas.secrets.secret`."""
     return None if variable is None else secret(variable)
+
+
+def abilities(url: str, headers: Mapping[str, str], model: str) -> dict[str, Any]:
+    """What a server's list of models says the model can do; {} if it says nothing, or cannot be asked."""
+    try:
+        data = read_json(fetch(f"{url}/models", headers, timeout_s=10))
+    except (http.client.HTTPException, OSError, ValueError):
+        return {}
+    listed = data.get("data") if isinstance(data, dict) else None
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and entry.get("id") == model:
+            return {name: entry[name] for name in _ABILITIES if entry.get(name) is not None}
+    return {}
 
 
 def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str], timeout_s: float) -> None:

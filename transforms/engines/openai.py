@@ -66,6 +66,12 @@ class OpenAI(Engine):
         return f"{self.config.model}@{self.config.revision}" if self.config.revision else self.config.model
 
     @property
+    def addresses(self) -> list[str]:
+        """The setting `base_url`."""
+        given = self.config.base_url
+        return [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
+
+    @property
     def loading_s(self) -> float:
         """The setting `start_timeout_s`: servers list their models while they load them."""
         return self.config.start_timeout_s
@@ -84,7 +90,6 @@ class OpenAI(Engine):
             EngineError: none does within `start_timeout_s`.
             UsageError: a named environment variable is not set, or is no header.
         """
-        given = self.config.base_url
-        urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
+        urls = self.addresses
         wait_until_answers(self.name, urls, self.headers(), self.config.start_timeout_s)
         yield urls

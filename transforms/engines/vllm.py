@@ -128,6 +128,11 @@ class VLLM(Engine):
         return _tokens(self.config.flags.get("max-model-len"))
 
     @property
+    def addresses(self) -> list[str]:
+        """The setting `urls`."""
+        return [url.rstrip("/") for url in self.config.urls]
+
+    @property
     def loading_s(self) -> float:
         """The setting `start_timeout_s` for servers that are already there."""
         return self.config.start_timeout_s if self.config.urls else 0.0
@@ -147,7 +152,7 @@ class VLLM(Engine):
         """
         config = self.config
         if config.urls:
-            urls = [url.rstrip("/") for url in config.urls]
+            urls = self.addresses
             wait_until_answers(self.name, urls, self.headers(), config.start_timeout_s)
             yield urls
             return

@@ -61,21 +61,21 @@ def _read_loosely(body: bytes, content_type: str, why: str) -> Any:
     try:
         # Without a charset, json finds out which Unicode it is.
         text = body.decode(charset[1]) if charset else body
-        return _whole(json.loads(text))
+        return mended(json.loads(text))
     except (ValueError, LookupError, RecursionError):
         kind = f", content type {content_type}" if content_type else ""
         begins = body[:_SHOWN].decode("utf-8", "replace")
         raise MalformedReplyError(f"reply is not JSON ({len(body)} bytes{kind}): {why}; it begins {begins!r}") from None
 
 
-def _whole(value: Any) -> Any:
+def mended(value: Any) -> Any:
     """The value with U+FFFD for every half of a character."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [mended(item) for item in value]
     if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
+        return {mended(key): mended(item) for key, item in value.items()}
     return value
 
 
