@@ -71,6 +71,19 @@ def test_a_reply_is_read() -> None:
     assert reply.logprobs == [{"A": -0.1, "B": -2.5}]
 
 
+@given(st.lists(st.tuples(st.sampled_from(["A", " A", "B"]), st.floats(0.001, 1.0)), min_size=1, max_size=8), st.data())
+def test_alternatives_that_are_spelled_alike_add_up(alternatives: list[tuple[str, float]], data: st.DataObject) -> None:
+    total = math.fsum(share for _, share in alternatives)
+    rows = [{"token": token, "logprob": math.log(share / total)} for token, share in alternatives]
+    chosen = data.draw(st.sampled_from(rows))
+    body = {**GOOD, "choices": [{**GOOD["choices"][0], "logprobs": {"content": [{**chosen, "top_logprobs": rows}]}}]}
+    (found,) = parse_reply(REQUEST, json.dumps(body).encode()).logprobs or []
+    expected = {token: 0.0 for token, _ in alternatives}
+    for token, share in alternatives:
+        expected[token] += share / total
+    assert {token: math.exp(value) for token, value in found.items()} == pytest.approx(expected)
+
+
 def test_completions_with_echo_are_read() -> None:
     body = {
         "choices": [
