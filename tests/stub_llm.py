@@ -136,10 +136,10 @@ class Stub:
     async def respond(self, request: web.Request, key: str, attempt: int, body: dict[str, Any]) -> web.StreamResponse:
         options = self.options
         echo = f" {sorted(request.headers.items())}" if options.echo else ""
-        await asyncio.sleep(self.latency(key))
         special = self.special(request, attempt, body) if self.special else None
         if special is not None:
             return special
+        await asyncio.sleep(self.latency(key))
         if sum(self.received.values()) <= options.storm or self.falls(options.rate_limited, key, attempt, "429"):
             return self.failure(429, f"too many requests{echo}")
         if attempt <= options.fail_first or self.falls(options.unavailable, key, attempt, "503"):

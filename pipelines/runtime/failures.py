@@ -29,8 +29,8 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
     advice = "Every answer is kept: run again, and only these are asked."
     if failures.final:
         advice += (
-            f" Of these, {_number(failures.final)} were turned away for good: they are asked once more in the next "
-            "run, then only where the engine's address, model or abilities changed, or with --retry-errors."
+            f" Of these, {_number(failures.final)} were turned away for good: they are asked in two runs, then only "
+            "where the engine's address, model or abilities changed, or with --retry-errors."
         )
     raise EngineError(
         f"{who}: {_share(lost, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "

@@ -11,7 +11,7 @@ A semaphore holds the number of requests in flight. What a failure means (transf
   request at once. Nothing but such failures for `outage_s`: `EngineError`.
 - 503 before the first answer of all: the model is being loaded, which costs no attempt for `loading_s`.
 - a status of all requests rather than one (key, payment, permission, address) before the first answer, or for
-  `TURNED_AWAY` different requests in a row: `EngineError`; later a permanent error of that request.
+  requests of `TURNED_AWAY` different prompts in a row: `EngineError`; later a permanent error of that request.
 - a content filter: a refused reply. Another 4xx (a malformed request, a context too long): a permanent error reply
   with the server's reason.
 - a redirect is followed with its method and body; our headers go to no other host.
@@ -33,16 +33,16 @@ import orjson
 from schemas.errors import EngineError
 from schemas.ids import unit_interval
 from schemas.secrets import Redaction
-from transforms.llm.bodies import MalformedReplyError, read_json
+from transforms.llm.bodies import MalformedReplyError
 from transforms.llm.redirects import FollowingWire, RedirectError
-from transforms.llm.replies import ERROR_LIMIT, UNVERSIONED, BodyError, error_text, parse_reply, retry_after
+from transforms.llm.replies import ERROR_LIMIT, UNVERSIONED, BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
-from transforms.llm.statuses import Meaning, error_object, meaning_of
+from transforms.llm.statuses import Meaning
 from transforms.llm.supervisor import Standing
 from transforms.llm.usage import TOKENIZE
 from transforms.llm.wire import CannotConnectError, CutError
 
-TURNED_AWAY = 3  # different requests in a row that are turned away by a status of all requests, which stops the run
+TURNED_AWAY = 3  # units of work turned away in a row by a status of all requests, which stops the run
 
 # Requests of one unit of work (one prompt) go to the same server, whose prefix cache then hits.
 UNIT: contextvars.ContextVar[int] = contextvars.ContextVar("unit", default=-1)
@@ -112,8 +112,9 @@ class Client:
         self._servers = [_server(url.rstrip("/"), self.headers) for url in self.urls]
         self._redaction = Redaction(self.headers.values())
         self._turn = 0
+        self._in_flight = self._held = 0  # requests; those that wait for news of others
         self._has_spoken = False
-        self._turned_away: set[str] = set()  # requests, since the last answer
+        self._turned_away: set[int | str] = set()  # units of work, or requests outside them, since the last answer
         self._failures_in_row = 0
         self._longest_wait = 0.0  # asked for by a server since the last usable answer
         self._lost_because = ""
@@ -123,6 +124,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._slots = asyncio.Semaphore(self.concurrency)
+        self._news = asyncio.Event()  # a request ended
         self._up = asyncio.Event()
         self._answered_at = self._opened_at = time.monotonic()
         return self
@@ -149,7 +151,12 @@ class Client:
         # Not the canonical JSON that is hashed: servers write a schema's properties in the order in which they stand.
         data = orjson.dumps({**request.body, "model": self.served_model})
         async with self._slots:
-            return await self._persist(request, data, turned_away)
+            self._in_flight += 1
+            try:
+                return await self._persist(request, data, turned_away)
+            finally:
+                self._in_flight -= 1
+                self._news.set()
 
     async def _persist(self, request: Request, data: bytes, turned_away: str | None) -> Reply:
         """Try, wait and try again until there is a reply or patience ends."""
@@ -168,7 +175,7 @@ class Client:
                 self._note_answer(request.path, now)
                 return self._redacted(replace(outcome, ms=ms, retries=tries))
             if outcome.meaning not in ("transient", None):
-                return self._final(request, outcome, turned_away, now, ms, tries)
+                return await self._final(request, outcome, turned_away, now, ms, tries)
             if isinstance(server, _Server):
                 tries += outcome.meaning is not None
                 if outcome.meaning is None:
@@ -195,7 +202,7 @@ class Client:
             if wait:
                 await asyncio.sleep(wait)
 
-    def _final(
+    async def _final(
         self, request: Request, failure: _Failure, turned_away: str | None, now: float, ms: float, tries: int
     ) -> Reply:
         """The reply to a request that asking again does not help.
@@ -207,12 +214,28 @@ class Client:
             self._note_answer(request.path, now)
             return Reply(request.request_id, "refused", error=failure.reason, cause=failure.cause, ms=ms, retries=tries)
         if failure.meaning in ("door", "moved") and request.path != TOKENIZE and turned_away != failure.cause:
-            self._turned_away.add(request.request_id)
-            if not self.has_answered or len(self._turned_away) >= TURNED_AWAY:
-                raise self._die(f"engine {self.name!r}: {failure.reason}")
+            await self._stand_or_die(request.request_id, failure.reason)
         elif request.path != TOKENIZE:  # the server lives
             self._answered_at, self._failures_in_row, self._longest_wait = now, 0, 0.0
         return Reply(request.request_id, "error", error=failure.reason, cause=failure.cause, ms=ms, retries=tries)
+
+    async def _stand_or_die(self, request_id: str, reason: str) -> None:
+        """Return if the model answers others; what is on the way is waited for before that is known.
+
+        Raises:
+            EngineError: it answers nobody.
+        """
+        # One prompt may be turned away with all its requests.
+        self._turned_away.add(UNIT.get() if UNIT.get() >= 0 else request_id)
+        self._held += 1
+        try:
+            while len(self._turned_away) < TURNED_AWAY and not self.has_answered and self._held < self._in_flight:
+                self._news.clear()
+                await self._news.wait()
+        finally:
+            self._held -= 1
+        if not self.has_answered or len(self._turned_away) >= TURNED_AWAY:
+            raise self._die(f"engine {self.name!r}: {reason}")
 
     def _redacted(self, reply: Reply) -> Reply:
         """The reply without our own header values, which some servers repeat."""
@@ -248,7 +271,7 @@ class Client:
             except BodyError as error:
                 status, reason, meaning = error.status, f"{error} (in a reply with status 200)", error.meaning
         else:
-            reason, meaning = error_text(status, answer.body, kind), _meaning(status, answer.body, kind)
+            reason, meaning = read_error(status, answer.body, kind)
         if answer.keyless:
             reason += f" (after a redirect to {answer.keyless}, which gets no key)"
         if meaning == "door" and request.path != TOKENIZE:
@@ -277,6 +300,7 @@ class Client:
             self._answered_at, self._failures_in_row, self._longest_wait = now, 0, 0.0
             self.has_answered = self._has_spoken = True
             self._turned_away.clear()
+            self._news.set()
 
     def _note_failure(self, failure: _Failure, now: float) -> None:
         self._failures_in_row += 1
@@ -294,6 +318,7 @@ class Client:
     def _die(self, reason: str) -> EngineError:
         self._dead = self._dead or EngineError(reason)
         self._up.set()
+        self._news.set()
         return self._dead
 
     async def _available_server(self, deadline: float) -> tuple[_Server | _Failure, float]:
@@ -370,13 +395,6 @@ class Client:
 
     def _addresses(self) -> str:
         return ", ".join(server.url for server in self._servers)
-
-
-def _meaning(status: int, body: bytes, content_type: str) -> Meaning:
-    try:
-        return meaning_of(status, error_object(read_json(body, content_type)))
-    except MalformedReplyError:
-        return meaning_of(status)
 
 
 def _server(url: str, headers: Mapping[str, str]) -> _Server:

@@ -15,7 +15,7 @@ from typing import Any
 
 from transforms.llm.bodies import MalformedReplyError, read_body, read_json
 from transforms.llm.request import Reply, Request
-from transforms.llm.statuses import error_object, meaning_of, status_in
+from transforms.llm.statuses import Meaning, error_object, meaning_of, status_in
 from transforms.llm.usage import TOKENIZE
 
 UNVERSIONED = frozenset({"tokenize", "pooling"})  # paths beside /v1, not below it
@@ -93,13 +93,17 @@ def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0
     )
 
 
-def error_text(status: int, body: bytes, content_type: str = "") -> str:
-    """The server's reason for a failure as one line: `400: maximum context length is ...`; not shortened."""
+def read_error(status: int, body: bytes, content_type: str = "") -> tuple[str, Meaning]:
+    """The server's reason for a failure as one line (`400: maximum context length is ...`), and what it means.
+
+    The line is not shortened.
+    """
     try:
         data = read_json(body, content_type)
     except MalformedReplyError:
-        return f"{status}: {' '.join(body.decode('utf-8', 'replace').split())}"
-    return error_line(status, error_object(data) or data)
+        return f"{status}: {' '.join(body.decode('utf-8', 'replace').split())}", meaning_of(status)
+    error = error_object(data)
+    return error_line(status, error or data), meaning_of(status, error)
 
 
 def error_line(status: int, error: Any) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.stub_llm import MALFORMED
 from transforms.llm.bodies import MalformedReplyError
-from transforms.llm.replies import BodyError, error_text, parse_reply, retry_after
+from transforms.llm.replies import BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
 
 REQUEST = Request("engine", "model", {"messages": []})
@@ -172,7 +172,9 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after(value, datetime(2026, 10, 21, 7, 28, tzinfo=UTC)) == seconds
 
 
-def test_error_text_is_one_line_with_the_reason() -> None:
-    assert error_text(400, b'{"error": {"message": "too\\nlong"}}') == "400: too long"
-    assert error_text(400, b'{"error": "too long"}') == "400: too long"
-    assert error_text(502, b"<html>bad</html>") == "502: <html>bad</html>"
+def test_an_error_is_one_line_with_the_reason() -> None:
+    assert read_error(400, b'{"error": {"message": "too\\nlong"}}') == ("400: too long", "final")
+    assert read_error(400, b'{"error": "too long"}') == ("400: too long", "final")
+    assert read_error(400, b'{"object": "error", "message": "too long"}') == ("400: too long", "final")
+    assert read_error(502, b"<html>bad</html>") == ("502: <html>bad</html>", "transient")
+    assert read_error(400, b'{"error": {"message": "no", "code": "content_filter"}}') == ("400: no", "refused")

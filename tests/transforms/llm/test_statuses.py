@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from schemas.errors import EngineError
-from tests.stub_llm import Special, StubServer
+from tests.stub_llm import Options, Special, StubServer
 from transforms.engines.base import wait_until_answers
 from transforms.llm.client import TURNED_AWAY, Client, Patience
 from transforms.llm.redirects import keeps_headers
@@ -100,6 +100,27 @@ def test_so_many_different_requests_in_a_row_end_the_stage() -> None:
             replies(stub, range(TURNED_AWAY + 1))
         again = [0] + [1] * 2 * TURNED_AWAY  # the same one says nothing of the others
         assert [reply.state for reply in replies(stub, again)][1:] == ["error"] * 2 * TURNED_AWAY  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("turned_away", range(1, TURNED_AWAY + 1))
+def test_what_is_on_the_way_is_heard_before_the_stage_ends(turned_away: int) -> None:
+    """Refusals come faster than answers."""
+
+    def special(_: web.Request, attempt: int, body: dict[str, Any]) -> web.Response | None:
+        number = int(body["messages"][0]["content"].split()[1])
+        return web.json_response({"error": {"message": "no"}}, status=403) if number < turned_away else None
+
+    async def run(url: str) -> list[Reply]:
+        async with Client("e", [url], "stub", 8, QUICK) as client:
+            return list(await asyncio.gather(*(client.send(asked(number)) for number in range(8))))
+
+    with StubServer(Options(latency_s=0.3), special=special) as stub:
+        if turned_away == TURNED_AWAY:
+            with pytest.raises(EngineError, match="403: no"):
+                asyncio.run(run(stub.url))
+        else:
+            states = [reply.state for reply in asyncio.run(run(stub.url))]
+            assert states == ["error"] * turned_away + ["ok"] * (8 - turned_away)
 
 
 def test_a_request_that_was_turned_away_in_an_earlier_run_ends_no_stage() -> None:
