@@ -101,7 +101,7 @@ async def _yields(generators: list[Generator], row: Row, ask: Ask) -> Yields:
     return yields
 
 
-def check_answered(run: Run, stage: str, summary: Summary) -> None:
+def check_answered(stage: str, run: Run, _setup: Generators, summary: Summary) -> None:
     """End the run where engines answered and no reply held anything to use, unless the recipe lets all fail.
 
     Raises:
@@ -120,7 +120,7 @@ def check_answered(run: Run, stage: str, summary: Summary) -> None:
     )
 
 
-def unusable_notes(stage: str, summary: Summary) -> list[str]:
+def unusable_notes(stage: str, _run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
     """A sentence on the replies that held nothing to use, if there are any."""
     asked = _total(summary, "asked")
     empty = summary.rejects.get(EMPTY, 0)

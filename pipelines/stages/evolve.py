@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -17,8 +18,7 @@ from pipelines.runtime.generating import (
     setup_generators,
     unusable_notes,
 )
-from pipelines.runtime.stage import Artefacts, Run, Stage
-from pipelines.runtime.summary import Summary
+from pipelines.runtime.stage import Run, Stage
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
 
@@ -49,14 +49,6 @@ def evolved_from(meta: str | None) -> str:
     return str(made.get("evolved_from", ""))
 
 
-def _check(run: Run, _: Generators, summary: Summary) -> None:
-    check_answered(run, "evolve", summary)
-
-
-def _notes(_run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
-    return unusable_notes("evolve", summary)
-
-
 EVOLVE = Stage(
     name="evolve",
     version=2,
@@ -64,6 +56,6 @@ EVOLVE = Stage(
     setup=_setup,
     work=per_row(new_prompts),
     is_idle=attrgetter("is_idle"),
-    check=_check,
-    notes=_notes,
+    check=partial(check_answered, "evolve"),
+    notes=partial(unusable_notes, "evolve"),
 )

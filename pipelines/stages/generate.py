@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 
 from pipelines.runtime.generating import (
@@ -14,8 +15,7 @@ from pipelines.runtime.generating import (
     setup_generators,
     unusable_notes,
 )
-from pipelines.runtime.stage import Artefacts, Run, Stage
-from pipelines.runtime.summary import Summary
+from pipelines.runtime.stage import Run, Stage
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.screen import SCREEN
 from schemas.rows import vote_row
@@ -50,14 +50,6 @@ def _source_vote(pair: Row) -> Row:
     return vote_row(identity, pair["pair_id"], voter, "source", label)
 
 
-def _check(run: Run, _: Generators, summary: Summary) -> None:
-    check_answered(run, "generate", summary)
-
-
-def _notes(_run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
-    return unusable_notes("generate", summary)
-
-
 GENERATE = Stage(
     name="generate",
     version=2,
@@ -66,6 +58,6 @@ GENERATE = Stage(
     needs=(EVOLVE, SCREEN),  # who runs this stage alone starts from the same prompts as a whole run
     work=per_row(new_pairs),
     is_idle=attrgetter("is_idle"),
-    check=_check,
-    notes=_notes,
+    check=partial(check_answered, "generate"),
+    notes=partial(unusable_notes, "generate"),
 )
