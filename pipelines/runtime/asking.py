@@ -55,10 +55,11 @@ class Served:
     run: AskingRun = field(default_factory=AskingRun)
 
 
-def engines_of(run: Run, kind: type[Plugin], uses: Sequence[PluginUse]) -> dict[str, Engine]:
+def engines_of(run: Run, kind: type[Plugin], askers: Sequence[PluginUse]) -> dict[str, Engine]:
     """The engines that these plug-ins name."""
-    names = engine_names(kind, uses)
-    return {name: build(Engine, run.recipe.engines[name], run.recipe.seed, run.folder) for name in names}
+    names = engine_names(kind, askers)
+    uses = {name: run.recipe.engines[name].model_copy(update={"name": name}) for name in names}  # messages name it so
+    return {name: build(Engine, use, run.recipe.seed, run.folder) for name, use in uses.items()}
 
 
 def asking_run(run: Run, engines: Mapping[str, Engine]) -> AskingRun:

@@ -113,10 +113,10 @@ def check_answered(stage: str, run: Run, _setup: Generators, summary: Summary) -
     frames = [run.workspace.read("rejects", bucket, (stage,), ("reason", "detail")) for bucket in run.workspace.buckets]
     rejects = pl.concat(frames).filter(pl.col("reason").str.starts_with(UNUSABLE))
     examples: list[str] = rejects["detail"].drop_nulls().sort().head(1).to_list()
+    example = "".join(f" (for example: {detail})" for detail in examples)
     raise EngineError(
-        f"stage {stage}: none of {asked:,} replies can be used ({'; '.join(['for example', *examples])}): without a "
-        "response there is nothing to publish. Change the generators' model or max_tokens, or allow it with "
-        "max_failed_share: 1"
+        f"stage {stage}: none of {asked:,} replies can be used{example}: without a response there is nothing to "
+        "publish. Change the generators' model or max_tokens, or allow it with max_failed_share: 1"
     )
 
 

@@ -115,7 +115,7 @@ class VLLM(Engine):
         if config.urls:
             return None
         return ServerSpec(
-            self.name,
+            self.plugin_name,  # engines of equal settings share a server, whatever recipes call them
             self.command(),
             environment=config.environment,
             start_timeout_s=config.start_timeout_s,

@@ -37,16 +37,16 @@ def json_verdict(reply: Reply) -> tuple[str, str | None] | str:
     if nothing is not None:
         return nothing
     text = reply.text
-    found = [
+    places = [
         _Place(start, end, fields)
         for value, start, end in objects(text)
         if not is_quoted(text, start) and "verdict" in (fields := _by_name(value))
     ]
-    if not found:
+    if not places:
         return cut_off(reply) or "no JSON object with a verdict in the reply"
     letters = set[str]()
-    found = _foremost(text, found)
-    for place in found:
+    places = _foremost(text, places)
+    for place in places:
         for value in place.fields["verdict"]:
             read = letter(value) if isinstance(value, str) else None
             if read is None:
@@ -54,8 +54,8 @@ def json_verdict(reply: Reply) -> tuple[str, str | None] | str:
             letters.add(read)
         if any(isinstance(said, str) and _PLACEHOLDER.fullmatch(said) for said in place.fields.get("reasoning", [])):
             return "the reply repeats the template"
-    problem = _disagreement(letters) or cut_off(reply, found[-1].end)
-    return problem if problem is not None else (letters.pop(), _text(found[-1].fields.get("reasoning", [])))
+    problem = _disagreement(letters) or cut_off(reply, places[-1].end)
+    return problem if problem is not None else (letters.pop(), _text(places[-1].fields.get("reasoning", [])))
 
 
 def tagged_verdict(reply: Reply) -> tuple[str] | str:
@@ -64,16 +64,16 @@ def tagged_verdict(reply: Reply) -> tuple[str] | str:
     if nothing is not None:
         return nothing
     text = reply.text
-    found = [
+    places = [
         _Place(match.start(), match.end(), {"answer": [match[1]]})
         for match in _ANSWER.finditer(text)
         if not is_quoted(text, match.start())
     ]
-    if not found:
+    if not places:
         return cut_off(reply) or "no <answer> in the reply"
     letters = set[str]()
-    found = _foremost(text, found)
-    for place in found:
+    places = _foremost(text, places)
+    for place in places:
         (answer,) = place.fields["answer"]
         if _CONDITION.match(text, place.end):
             return "the reply repeats the template"
@@ -81,7 +81,7 @@ def tagged_verdict(reply: Reply) -> tuple[str] | str:
         if marked is None or "?" in answer:
             return "<answer> does not mark exactly one of [[A]], [[B]], [[C]]"
         letters.add(marked)
-    problem = _disagreement(letters) or cut_off(reply, found[-1].end)
+    problem = _disagreement(letters) or cut_off(reply, places[-1].end)
     return problem if problem is not None else (letters.pop(),)
 
 
@@ -93,9 +93,9 @@ class _Place(NamedTuple):
     fields: dict[str, list[Any]]
 
 
-def _foremost(text: str, found: list[_Place]) -> list[_Place]:
+def _foremost(text: str, places: list[_Place]) -> list[_Place]:
     """The verdicts that stand by themselves; all, if each stands within a sentence, as one that is quoted does."""
-    return [place for place in found if _stands_alone(text, place)] or found
+    return [place for place in places if _stands_alone(text, place)] or places
 
 
 def _stands_alone(text: str, place: _Place) -> bool:

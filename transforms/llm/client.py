@@ -34,13 +34,13 @@ from schemas.errors import EngineError
 from schemas.ids import unit_interval
 from schemas.secrets import Redaction
 from transforms.llm.bodies import MalformedReplyError
-from transforms.llm.redirects import FollowingWire, RedirectError
+from transforms.llm.redirects import RedirectError, Redirects
 from transforms.llm.replies import ERROR_LIMIT, UNVERSIONED, BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
-from transforms.llm.statuses import Meaning
+from transforms.llm.statuses import MOVED, Meaning
 from transforms.llm.supervisor import Standing
 from transforms.llm.usage import TOKENIZE
-from transforms.llm.wire import CannotConnectError, CutError
+from transforms.llm.wire import CannotConnectError, CutError, Wire
 
 TURNED_AWAY = 3  # units of work turned away in a row by a status of all requests, which stops the run
 
@@ -66,7 +66,8 @@ class Patience:
 class _Server:
     url: str
     base: str  # path before /chat/completions
-    wire: FollowingWire
+    wire: Wire
+    redirects: Redirects
     down: bool = False
     resume_at: float = 0.0  # a Retry-After silences the whole server till then
 
@@ -137,6 +138,7 @@ class Client:
             await asyncio.gather(self._prober, return_exceptions=True)
         for server in self._servers:
             server.wire.close()
+            server.redirects.close()
 
     async def send(self, request: Request, turned_away: str | None = None) -> Reply:
         """Ask until there is a reply, a permanent error, or patience ends.
@@ -253,7 +255,11 @@ class Client:
         base = server.base.removesuffix("/v1") if request.path in UNVERSIONED else server.base
         seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
         try:
-            answer = await server.wire.ask("POST", f"{base}/{request.path}", data, seconds)
+            path, answer = f"{base}/{request.path}", None
+            if path not in server.redirects.moved:
+                answer = await server.wire.ask("POST", path, data, seconds)
+            if answer is None or answer.status in MOVED:
+                answer = await server.redirects.follow("POST", path, data, seconds, answer)
         except CannotConnectError as error:
             return _Failure(f"cannot connect to {server.url}: {error}", "no connection", meaning=None)
         except TimeoutError:
@@ -398,4 +404,5 @@ class Client:
 
 
 def _server(url: str, headers: Mapping[str, str]) -> _Server:
-    return _Server(url, urlsplit(url).path, FollowingWire(url, headers))
+    wire = Wire(url, headers)
+    return _Server(url, urlsplit(url).path, wire, Redirects(url, headers, wire))

@@ -25,48 +25,47 @@ class RedirectError(ConnectionError):
     """A redirect that leads nowhere, or where no request of ours may go."""
 
 
-class FollowingWire:
-    """Requests to one server like `Wire`'s, redirects followed.
+class Redirects:
+    """Follows what a server answers with a redirect.
 
     Args:
-        url: its address.
-        headers: for this host alone.
+        url: the server's address.
+        headers: ours, for this host alone.
+        wire: to this host.
+
+    Attributes:
+        moved: path -> address to which it moved for good.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], wire: Wire) -> None:
         parts = urlsplit(url)
         self._home = f"{parts.scheme}://{parts.netloc}"
         self._headers = headers
-        self._wire = Wire(url, headers)
+        self._wire = wire
         self._elsewhere: dict[str, Wire] = {}
-        self._moved: dict[str, str] = {}  # path -> address to which it moved for good
+        self.moved: dict[str, str] = {}
 
-    async def ask(self, method: str, path: str, body: bytes, timeout_s: float) -> Answer:
-        """Send a request, and again where a redirect leads.
+    async def follow(self, method: str, path: str, body: bytes, timeout_s: float, answer: Answer | None) -> Answer:
+        """Send a request where it was redirected to.
+
+        Args:
+            answer: the redirect; None for a path that moved for good.
 
         Raises:
             RedirectError: it leads nowhere.
-            CannotConnectError, CutError, TimeoutError: see `Wire.ask`.
+            CutError, TimeoutError: see `Wire.ask`.
         """
-        if path not in self._moved:
-            answer = await self._wire.ask(method, path, body, timeout_s)
-            if answer.status not in MOVED:
-                return answer
-            return await self._follow(method, path, body, timeout_s, answer)
-        return await self._follow(method, path, body, timeout_s, None)
-
-    async def _follow(self, method: str, path: str, body: bytes, timeout_s: float, answer: Answer | None) -> Answer:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + timeout_s
         url, is_for_good = f"{self._home}{path}", True
         for _ in range(MOST):
             if answer is None:
-                target = self._moved[path]
+                target = self.moved[path]
             else:
                 target = _target(url, answer)
                 is_for_good = is_for_good and answer.status in _FOR_GOOD
                 if is_for_good:
-                    self._moved[path] = target
+                    self.moved[path] = target
             url = target
             wire = self._to(url)
             parts = urlsplit(url)
@@ -74,17 +73,17 @@ class FollowingWire:
             try:
                 answer = await wire.ask(method, where, body, max(0.001, give_up - loop.time()))
             except CannotConnectError as error:
-                self._moved.pop(path, None)
+                self.moved.pop(path, None)
                 raise CutError(f"redirected to {url}, which cannot be reached: {error}") from error
             if answer.status not in MOVED:
                 is_ours = wire is self._wire or keeps_headers(self._home, url)
                 return answer if is_ours or not self._headers else replace(answer, keyless=parts.netloc)
-        self._moved.pop(path, None)
+        self.moved.pop(path, None)
         raise RedirectError(f"more than {MOST} redirects, the last one to {url}")
 
     def close(self) -> None:
-        """End all connections."""
-        for wire in (self._wire, *self._elsewhere.values()):
+        """End all connections to other hosts."""
+        for wire in self._elsewhere.values():
             wire.close()
 
     def _to(self, url: str) -> Wire:

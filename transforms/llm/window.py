@@ -118,7 +118,7 @@ class Caller:
             return error.reply
         if request.request_id in self._on_wire:
             reply = await self._join(request.request_id)
-            self._keep(request, reply, memo)
+            memo.put(request, reply, self.run)
             for account in (self.ledger, ledger):
                 account.recall(request, reply, joined=True)
             return spoken(reply)
@@ -135,7 +135,7 @@ class Caller:
             finally:
                 busy_s = clock.end(begun) / self.workers
                 self._landed.set()
-            self._keep(request, reply, memo)
+            memo.put(request, reply, self.run)
         except BaseException as error:
             waiter = self._on_wire.pop(request.request_id)
             if waiter is not None and not waiter.done():
@@ -149,12 +149,6 @@ class Caller:
         for account in (self.ledger, ledger):
             account.count(request, reply, busy_s)
         return spoken(reply)
-
-    def _keep(self, request: Request, reply: Reply, memo: Memo) -> None:
-        if reply.state != "error":
-            memo.put(request, reply)
-        elif not reply.transient:
-            memo.errors.put(request.engine, reply, self.run)
 
     def _join(self, request_id: str) -> asyncio.Future[Reply]:
         waiter = self._on_wire[request_id]

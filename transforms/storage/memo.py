@@ -21,7 +21,7 @@ from schemas.ids import hash_bytes
 from schemas.tables import Embeddings, Generations, polars_schema, primary_key, rows_frame
 from transforms.llm.request import Reply, Request
 from transforms.storage.files import file_system, parquet_bytes, read_parquet, write_atomic
-from transforms.storage.final_errors import FinalErrors
+from transforms.storage.final_errors import AskingRun, FinalErrors
 from transforms.storage.journal import Journal, is_abandoned
 
 _JOURNAL = "journal-*.jsonl"
@@ -180,13 +180,18 @@ class Memo(_Folder):
         fields["logprobs"] = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
         return Reply(**fields)
 
-    def put(self, request: Request, reply: Reply) -> None:
-        """Store a reply, in the journal before anything else sees it.
+    def put(self, request: Request, reply: Reply, run: AskingRun = AskingRun()) -> None:  # noqa: B008 frozen
+        """Store a reply, in the journal before anything else sees it; of errors those that asking again does not cure.
+
+        Args:
+            run: who asked.
 
         Raises:
             WorkspaceError: the disk is full or read-only.
         """
         if reply.state == ERROR:
+            if not reply.transient:
+                self.errors.put(request.engine, reply, run)
             return
         row = {
             "request_id": reply.request_id,

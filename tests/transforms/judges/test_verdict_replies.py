@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms.judges.fixtures import judge, pair
-from transforms.generators._rating import read_choice
 from transforms.llm.reasoning import spoken
 from transforms.llm.request import Reply
 from transforms.text.letters import letter
@@ -52,11 +51,6 @@ def test_rubric(row: dict[str, Any]) -> None:
     opinion = judge("rm_r1").read(reply(row), pair(), "ab")
     assert opinion.label == LABELS.get(row["reads"], "invalid"), opinion.detail
     assert (opinion.detail is None) == (row["reads"] != "none")
-
-
-@pytest.mark.parametrize("row", rows("choice"))
-def test_choice(row: dict[str, Any]) -> None:
-    assert read_choice(reply(row)) == {"A": 1.0, "B": 0.0, "none": None}[row["reads"]]
 
 
 @pytest.mark.parametrize(
