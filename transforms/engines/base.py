@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,7 @@ class EngineConfig(PluginConfig):
     """Fields every engine has. Times in seconds."""
 
     unhashed: ClassVar[frozenset[str]] = frozenset(
-        {"concurrency", "attempt_s", "deadline_s", "retries", "backoff_s", "outage_s", "start_timeout_s"}
+        {"concurrency", "attempt_s", "deadline_s", "retries", "backoff_s", "outage_s", "start_timeout_s", "limit_field"}
     )
 
     concurrency: int = Field(256, ge=1, description="requests in flight, all worker processes together")
@@ -46,6 +46,12 @@ class EngineConfig(PluginConfig):
     retries: int = Field(6, ge=0, description="repeated attempts after 429, 5xx, timeouts and the like")
     backoff_s: float = Field(0.5, ge=0, description="first wait between attempts; doubles")
     outage_s: float = Field(120.0, gt=0, description="the run stops if no server answers for this long")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="the field that limits the tokens of a reply"
+    )
+    extra_body: dict[str, Any] = Field(
+        {}, description="further fields of every request, whoever asks; null takes a field away that it would have"
+    )
 
 
 class Engine(Plugin):
@@ -93,7 +99,8 @@ class Engine(Plugin):
         """What stands for the engine in every request's hash: the model, and whatever else may change a reply."""
         version = [f"v{self.version}"] if self.version > 1 else []
         package = [] if self.distribution is None else ["@".join(self.distribution)]
-        return ",".join([self.model, *version, *package])
+        body = [f"body={hash_json(self.config.extra_body)[:8]}"] if self.config.extra_body else []
+        return ",".join([self.model, *version, *package, *body])
 
     @property
     def addresses(self) -> list[str]:
@@ -136,7 +143,17 @@ class Engine(Plugin):
         )
         share = max(1, config.concurrency // max(1, workers))
         tended = None if self.server is None else partial(standing, self.server)
-        return Client(self.name, urls, self.served_model, share, patience, self.headers(), tended)
+        return Client(
+            self.name,
+            urls,
+            self.served_model,
+            share,
+            patience,
+            self.headers(),
+            tended,
+            extra_body=config.extra_body,
+            limit_field=config.limit_field,
+        )
 
 
 def api_key(variable: str | None) -> str | None:

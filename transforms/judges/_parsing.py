@@ -107,7 +107,7 @@ def _object(text: str) -> dict[str, Any] | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         value = _read_loosely(text) if len(text) <= _LOOSE_LIMIT else None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and all(isinstance(name, str) for name in value) else None
 
 
 def _read_loosely(text: str) -> Any:

@@ -99,8 +99,14 @@ def _foremost(text: str, places: list[_Place]) -> list[_Place]:
 
 
 def _stands_alone(text: str, place: _Place) -> bool:
-    before, after = text[: place.start].rpartition("\n")[2], text[place.end :].partition("\n")[0]
+    line_end = text.find("\n", place.end)
+    after = text[place.end : line_end if line_end >= 0 else len(text)]
+    before = _before_on_line(text, place.start)
     return not after.strip(_EMPHASIS) and _BEGINNING.search(before.rstrip(_EMPHASIS)) is not None
+
+
+def _before_on_line(text: str, start: int) -> str:
+    return text[text.rfind("\n", 0, start) + 1 : start]
 
 
 def _disagreement(letters: set[str]) -> str | None:
@@ -109,7 +115,7 @@ def _disagreement(letters: set[str]) -> str | None:
 
 def is_quoted(text: str, start: int) -> bool:
     """Whether what begins at `start` is somebody else's: on a quoted line, or after words and a quotation mark."""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
+    before = _before_on_line(text, start)
     if before.lstrip().startswith(">"):
         return True
     return before[-1:] in _QUOTES and before != "" and re.search(r"\w", before) is not None

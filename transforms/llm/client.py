@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -34,6 +34,7 @@ from schemas.errors import EngineError
 from schemas.ids import unit_interval
 from schemas.secrets import Redaction
 from transforms.llm.bodies import MalformedReplyError
+from transforms.llm.patience import Patience
 from transforms.llm.redirects import RedirectError, Redirects
 from transforms.llm.replies import ERROR_LIMIT, UNVERSIONED, BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
@@ -44,22 +45,10 @@ from transforms.llm.wire import CannotConnectError, CutError, Wire
 
 TURNED_AWAY = 3  # units of work turned away in a row by a status of all requests, which stops the run
 
+__all__ = ["TURNED_AWAY", "UNIT", "Client", "Patience"]
+
 # Requests of one unit of work (one prompt) go to the same server, whose prefix cache then hits.
 UNIT: contextvars.ContextVar[int] = contextvars.ContextVar("unit", default=-1)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long and how often a client tries. All times in seconds."""
-
-    attempt_s: float = 300.0  # one attempt
-    deadline_s: float = 900.0  # one request, all attempts and waits together
-    retries: int = 6
-    backoff_s: float = 0.5  # first wait; doubled each time, up to backoff_max_s, times a jitter in [0.5, 1)
-    backoff_max_s: float = 30.0
-    outage_s: float = 120.0  # the run stops if no server answers for this long
-    breaker_failures: int = 32  # failures in a row, spread over outage_s at least, that stop the run
-    loading_s: float = 0.0  # how long a server that never answered may say 503
 
 
 @dataclass
@@ -96,16 +85,20 @@ class Client:
         headers: sent with every request (authorisation); their values are taken out of whatever a server says.
         standing: how it stands with the server, if it is ours and somebody restarts it.
         has_answered: whether the model ever answered, be it in an earlier run.
+        extra_body: fields of every completion's body in place of those that are asked for; None leaves a field out.
+        limit_field: what `max_tokens` is called there.
     """
 
     name: str
     urls: Sequence[str]
     served_model: str
     concurrency: int = 256
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     headers: Mapping[str, str] = field(default_factory=dict)
     standing: Callable[[], Standing] | None = None
     has_answered: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    limit_field: str = "max_tokens"
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -151,7 +144,12 @@ class Client:
             EngineError: nothing answers, or the servers turn every request away.
         """
         # Not the canonical JSON that is hashed: servers write a schema's properties in the order in which they stand.
-        data = orjson.dumps({**request.body, "model": self.served_model})
+        body = {**request.body, "model": self.served_model}
+        if request.path not in UNVERSIONED:
+            if self.limit_field != "max_tokens" and "max_tokens" in body:
+                body[self.limit_field] = body.pop("max_tokens")
+            body = {name: value for name, value in {**body, **self.extra_body}.items() if value is not None}
+        data = orjson.dumps(body)
         async with self._slots:
             self._in_flight += 1
             try:

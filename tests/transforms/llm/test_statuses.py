@@ -18,6 +18,7 @@ from aiohttp import web
 from schemas.errors import EngineError
 from tests.stub_llm import Options, Special, StubServer
 from transforms.engines.base import wait_until_answers
+from transforms.engines.openai import OpenAI
 from transforms.llm.client import TURNED_AWAY, Client, Patience
 from transforms.llm.redirects import keeps_headers
 from transforms.llm.request import Reply, Request
@@ -393,6 +394,35 @@ def test_tokens_that_nobody_counted_are_estimated_and_said() -> None:
     assert (reply.tokens_in, reply.tokens_out) == (3, 1)  # four bytes to a token
     with StubServer() as stub:
         assert not replies(stub, range(1))[0].estimated
+
+
+def test_an_engine_renames_adds_and_takes_away_fields_for_every_asker() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def special(_: web.Request, attempt: int, body: dict[str, Any]) -> None:
+        bodies.append(body)
+
+    extra = {"temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
+    config = {"base_url": "http://x/v1", "model": "stub"}
+    plain, renamed, changed = (
+        OpenAI("e", OpenAI.Config(**config, **more), 0)  # type: ignore[arg-type]
+        for more in ({}, {"limit_field": "max_completion_tokens"}, {"extra_body": extra})
+    )
+    assert plain.answers_as == renamed.answers_as != changed.answers_as
+
+    async def send(engine: OpenAI, url: str) -> None:
+        async with engine.connect([url]) as client:
+            body = {"messages": [], "max_tokens": 9, "temperature": 0.0}
+            await client.send(Request("e", engine.answers_as, body))
+
+    with StubServer(special=special) as stub:
+        for engine in (plain, renamed, changed):
+            asyncio.run(send(engine, stub.url))
+    assert bodies == [
+        {"messages": [], "max_tokens": 9, "temperature": 0.0, "model": "stub"},
+        {"messages": [], "max_completion_tokens": 9, "temperature": 0.0, "model": "stub"},
+        {"messages": [], "max_tokens": 9, "model": "stub", "chat_template_kwargs": {"enable_thinking": False}},
+    ]
 
 
 def test_the_documented_table_is_what_the_client_does() -> None:
