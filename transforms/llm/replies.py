@@ -25,11 +25,25 @@ _BYTES_PER_TOKEN = 4  # where a server counts no tokens
 
 # How a reply ended, by what servers call it. Whatever else one says (abort, error, ...) is no end of an answer.
 FINISHES: Mapping[str, str] = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "completed"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
-    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed"), "stop"),
     **dict.fromkeys(
-        ("content_filter", "content-filter", "safety", "sensitive", "prohibited_content", "blocklist", "recitation"),
+        ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+        "length",
+    ),
+    **dict.fromkeys(("tool_call", "tool_calls", "function_call", "tool_use"), "tool_calls"),
+    **dict.fromkeys(
+        [
+            "blocklist",
+            "content-filter",
+            "content_filter",
+            "error_toxic",
+            "prohibited_content",
+            "recitation",
+            "refusal",
+            "safety",
+            "sensitive",
+            "spii",
+        ],
         "content_filter",
     ),
 }
