@@ -20,7 +20,7 @@ from schemas.secrets import Redaction, secret
 from transforms.llm.bodies import read_json
 from transforms.llm.client import Client, Patience
 from transforms.llm.metrics import PrefixCache, prefix_cache
-from transforms.llm.redirects import fetch
+from transforms.llm.redirects import below, fetch
 from transforms.llm.supervisor import ServerSpec, standing
 from transforms.plugins.base import Plugin, PluginConfig
 
@@ -120,7 +120,7 @@ class Engine(Plugin):
 
     @abstractmethod
     def serve(self) -> AbstractContextManager[list[str]]:
-        """Make the server answer (start it if it is ours) and give its base URLs, each ending in /v1."""
+        """Make the server answer (start it if it is ours) and give its base URLs."""
 
     def headers(self) -> Mapping[str, str]:
         """Extra headers of every request."""
@@ -164,7 +164,7 @@ def api_key(variable: str | None) -> str | None:
 def abilities(url: str, headers: Mapping[str, str], model: str) -> dict[str, Any]:
     """What a server's list of models says the model can do; {} if it says nothing, or cannot be asked."""
     try:
-        data = read_json(fetch(f"{url}/models", headers, timeout_s=10))
+        data = read_json(fetch(below(url, "models"), headers, timeout_s=10))
     except (http.client.HTTPException, OSError, ValueError):
         return {}
     listed = data.get("data") if isinstance(data, dict) else None
@@ -198,7 +198,7 @@ def wait_until_answers(name: str, urls: Sequence[str], headers: Mapping[str, str
 def _silence(url: str, headers: Mapping[str, str]) -> str | None:
     """Why nothing answers at the URL; None where something does."""
     try:
-        fetch(f"{url}/models", headers, timeout_s=10)
+        fetch(below(url, "models"), headers, timeout_s=10)
         return None
     except urllib.error.HTTPError as error:
         # Somebody answers; whether this key and model will do shows with the first request.
@@ -208,4 +208,4 @@ def _silence(url: str, headers: Mapping[str, str]) -> str | None:
 
 
 def _listed(silent: Mapping[str, str]) -> str:
-    return ", ".join(f"{url}/models ({reason})" for url, reason in silent.items())
+    return ", ".join(f"{below(url, 'models')} ({reason})" for url, reason in silent.items())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -25,7 +26,9 @@ class OpenAI(Engine):
 
         unhashed: ClassVar[frozenset[str]] = EngineConfig.unhashed | {"base_url", "api_key_env", "headers_env"}
 
-        base_url: Address | list[Address] = Field(description="base URL(s), each ending in /v1")
+        base_url: Address | list[Address] = Field(
+            description="base URL(s): what stands before /chat/completions, with the query if there is one"
+        )
         model: str = Field(description="model name the server knows")
         revision: str | None = Field(None, description="version of the weights, if the name does not say it")
         api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
@@ -39,8 +42,12 @@ class OpenAI(Engine):
         def _addresses(cls, value: str | list[str]) -> str | list[str]:
             urls = [value] if isinstance(value, str) else value
             for url in urls:
-                if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
-                    raise ValueError(f"{url!r} is not a base URL; it must start with http(s):// and end in /v1")
+                parts = urlsplit(url)
+                is_web = parts.scheme in ("http", "https") and parts.hostname
+                if not is_web or not parts.path.strip("/") or parts.fragment:
+                    raise ValueError(f"{url!r} is not a base URL; it must be http(s)://HOST/PATH, mostly with path /v1")
+                if parts.path.rstrip("/").endswith("/completions"):
+                    raise ValueError(f"{url!r} is the address of one kind of request; leave out /chat/completions")
             if not urls:
                 raise ValueError("no base URL given")
             return value
@@ -69,7 +76,7 @@ class OpenAI(Engine):
     def addresses(self) -> list[str]:
         """The setting `base_url`."""
         given = self.config.base_url
-        return [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
+        return [given] if isinstance(given, str) else list(given)
 
     @property
     def loading_s(self) -> float:

@@ -35,7 +35,7 @@ from schemas.ids import unit_interval
 from schemas.secrets import Redaction
 from transforms.llm.bodies import MalformedReplyError
 from transforms.llm.patience import Patience
-from transforms.llm.redirects import RedirectError, Redirects
+from transforms.llm.redirects import RedirectError, Redirects, below
 from transforms.llm.replies import ERROR_LIMIT, UNVERSIONED, BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
 from transforms.llm.statuses import MOVED, Meaning
@@ -55,6 +55,7 @@ UNIT: contextvars.ContextVar[int] = contextvars.ContextVar("unit", default=-1)
 class _Server:
     url: str
     base: str  # path before /chat/completions
+    query: str  # after it, with its question mark
     wire: Wire
     redirects: Redirects
     down: bool = False
@@ -78,7 +79,7 @@ class Client:
 
     Args:
         name: the engine's name in the recipe, for messages.
-        urls: base URLs, each ending in /v1.
+        urls: base URLs.
         served_model: the model's name on these servers.
         concurrency: requests in flight, all servers together.
         patience: timeouts and retries.
@@ -250,10 +251,13 @@ class Client:
         )
 
     async def _attempt(self, server: _Server, request: Request, data: bytes, deadline: float) -> Reply | _Failure:
-        base = server.base.removesuffix("/v1") if request.path in UNVERSIONED else server.base
+        is_beside, base = request.path in UNVERSIONED, server.base
+        if is_beside and not base.endswith("/v1"):
+            return _Failure(f"{server.url} does not say where /{request.path} is", "no such path", "final")
+        base = base.removesuffix("/v1") if is_beside else base
         seconds = max(0.001, min(self.patience.attempt_s, deadline - time.monotonic()))
         try:
-            path, answer = f"{base}/{request.path}", None
+            path, answer = f"{base}/{request.path}{server.query}", None
             if path not in server.redirects.moved:
                 answer = await server.wire.ask("POST", path, data, seconds)
             if answer is None or answer.status in MOVED:
@@ -263,7 +267,7 @@ class Client:
         except TimeoutError:
             return _Failure(f"no reply from {server.url} within {seconds:.0f} s", "no reply in time")
         except RedirectError as error:
-            return _Failure(self._short(f"{server.url}/{request.path}: {error}"), "a redirect", "moved")
+            return _Failure(self._short(f"{below(server.url, request.path)}: {error}"), "a redirect", "moved")
         except CutError as error:
             return _Failure(self._short(f"connection to {server.url} lost: {error}"), "connection lost")
         status, kind = answer.status, answer.headers.get("content-type", "")
@@ -279,7 +283,7 @@ class Client:
         if answer.keyless:
             reason += f" (after a redirect to {answer.keyless}, which gets no key)"
         if meaning == "door" and request.path != TOKENIZE:
-            reason = f"{server.url}/{request.path} turns requests away with {reason}"
+            reason = f"{below(server.url, request.path)} turns requests away with {reason}"
         wait = retry_after(answer.headers.get("retry-after")) if meaning == "transient" else None
         if wait is not None:
             server.resume_at = max(server.resume_at, time.monotonic() + wait)
@@ -392,7 +396,7 @@ class Client:
 
     async def _answers(self, server: _Server) -> bool:
         try:
-            answer = await server.wire.ask("GET", f"{server.base}/models", b"", 5.0)
+            answer = await server.wire.ask("GET", f"{server.base}/models{server.query}", b"", 5.0)
         except (ConnectionError, TimeoutError):
             return False
         return answer.status < 500
@@ -403,4 +407,6 @@ class Client:
 
 def _server(url: str, headers: Mapping[str, str]) -> _Server:
     wire = Wire(url, headers)
-    return _Server(url, urlsplit(url).path, wire, Redirects(url, headers, wire))
+    parts = urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    return _Server(url, parts.path.rstrip("/"), query, wire, Redirects(url, headers, wire))

@@ -50,7 +50,7 @@ def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache
     """The counters of all servers together; None if no server tells (only vLLM does).
 
     Args:
-        urls: base URLs, each ending in /v1.
+        urls: base URLs.
         headers: sent along (authorisation).
     """
     caches = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
@@ -60,6 +60,8 @@ def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache
 
 
 def _of_one(url: str, headers: Mapping[str, str]) -> PrefixCache | None:
+    if not url.endswith("/v1"):  # only there is known where it would be
+        return None
     try:
         text = fetch(f"{url.removesuffix('/v1')}/metrics", headers, TIMEOUT_S).decode("utf-8", "replace")
     except (http.client.HTTPException, OSError, ValueError):

@@ -118,6 +118,12 @@ def _target(url: str, answer: Answer) -> str:
     return target
 
 
+def below(url: str, path: str) -> str:
+    """The address of a path below a base URL, whose query stays at the end."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{path}").geturl()
+
+
 def fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> bytes:
     """The body that a GET of a server gives, for checks outside an event loop.
 

@@ -20,9 +20,10 @@ from tests.stub_llm import Options, Special, StubServer
 from transforms.engines.base import wait_until_answers
 from transforms.engines.openai import OpenAI
 from transforms.llm.client import TURNED_AWAY, Client, Patience
-from transforms.llm.redirects import keeps_headers
+from transforms.llm.redirects import below, keeps_headers
 from transforms.llm.request import Reply, Request
 from transforms.llm.statuses import DOOR, MOVED, REFUSED, TRANSIENT, meaning_of
+from transforms.llm.usage import TOKENIZE
 
 QUICK = Patience(attempt_s=5.0, deadline_s=20.0, retries=3, backoff_s=0.001, backoff_max_s=0.01, outage_s=5.0)
 DOCS = Path(__file__).parents[3] / "docs" / "engines.md"
@@ -394,6 +395,33 @@ def test_tokens_that_nobody_counted_are_estimated_and_said() -> None:
     assert (reply.tokens_in, reply.tokens_out) == (3, 1)  # four bytes to a token
     with StubServer() as stub:
         assert not replies(stub, range(1))[0].estimated
+
+
+@pytest.mark.parametrize("tail", ["", "/", "?api-version=2024-10-21", "/?api-version=2024-10-21"])
+def test_a_base_url_may_have_any_path_and_a_query(tail: str) -> None:
+    seen: list[str] = []
+
+    def special(request: web.Request, attempt: int, body: dict[str, Any]) -> None:
+        seen.append(request.path_qs)
+
+    async def run(url: str) -> list[Reply]:
+        async with Client("e", [url], "stub", 8, QUICK) as client:
+            return [await client.send(asked(0)), await client.send(Request("e", "m", {"content": "x"}, TOKENIZE))]
+
+    with StubServer(special=special) as stub:
+        reply, count = asyncio.run(run(stub.url.replace("/v1", f"/moved{tail}")))
+    assert reply.state == "ok"
+    assert seen == [f"/moved/chat/completions{tail.strip('/')}"]
+    assert (count.state, count.transient) == ("error", False)  # nobody knows where such a server counts tokens
+    assert below("http://a.org/x/?q=1", "models") == "http://a.org/x/models?q=1"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a.org/v1", "a.org/v1", "http:///v1", "http://a.org/v1#x", "http://a.org/v1/chat/completions"]
+)
+def test_what_is_no_base_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"base URL|leave out"):
+        OpenAI.Config(base_url=url, model="m")
 
 
 def test_an_engine_renames_adds_and_takes_away_fields_for_every_asker() -> None:
