@@ -14,7 +14,7 @@ from typing import IO
 from urllib.parse import urljoin, urlsplit
 
 from transforms.llm.statuses import MOVED
-from transforms.llm.wire import Answer, CannotConnectError, CutError, Wire
+from transforms.llm.wire import USER_AGENT, Answer, CannotConnectError, CutError, Wire, named
 
 MOST = 5  # redirects in a row
 _FOR_GOOD = frozenset({301, 308})
@@ -131,7 +131,7 @@ def fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> bytes:
         urllib.error.HTTPError: another status than 2xx.
         OSError, http.client.HTTPException, ValueError: no reply.
     """
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 given by the user
+    request = urllib.request.Request(url, headers=named(headers))  # noqa: S310 given by the user
     with _OPENER.open(request, timeout=timeout_s) as reply:
         body: bytes = reply.read()
     return body
@@ -143,7 +143,7 @@ class _KeylessRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         request = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
         if request is not None and not keeps_headers(req.full_url, newurl):
-            request.headers.clear()
+            request.headers = {"User-agent": USER_AGENT}
         return request
 
 

@@ -20,6 +20,7 @@ from schemas.errors import UsageError
 
 IDLE_S = 4.0  # uvicorn closes connections after 5 s without traffic
 CONNECT_S = 30.0
+USER_AGENT = "prefine"
 HEAD_LIMIT = 64 * 1024
 BODY_LIMIT = 256 * 1024 * 1024
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": zlib.MAX_WBITS}
@@ -61,7 +62,7 @@ class Wire:
         self._host, self._tls = parts.hostname, parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
         self._context = ssl.create_default_context() if self._tls else None
-        fields = {"Host": parts.netloc.rpartition("@")[2], "Accept": "application/json", **headers}
+        fields = {"Host": parts.netloc.rpartition("@")[2], "Accept": "application/json", **named(headers)}
         for name, value in fields.items():
             if not value.isprintable() or not name.isprintable() or not (name + value).isascii():
                 raise UsageError(f"header {name!r} for {self._host} holds characters that no header may hold")
@@ -143,6 +144,12 @@ class Wire:
         except OSError as error:
             raise CannotConnectError(error.strerror or str(error)) from error
         return connection
+
+
+def named(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers with our name, where they give no other: firewalls turn nameless clients away."""
+    has_name = any(header.lower() == "user-agent" for header in headers)
+    return dict(headers) if has_name else {"User-Agent": USER_AGENT, **headers}
 
 
 def unpacked(answer: Answer) -> Answer:

@@ -397,6 +397,18 @@ def test_tokens_that_nobody_counted_are_estimated_and_said() -> None:
         assert not replies(stub, range(1))[0].estimated
 
 
+@pytest.mark.parametrize("given", [{}, {"user-agent": "mine"}])
+def test_requests_have_a_name(given: dict[str, str]) -> None:
+    seen: list[str] = []
+
+    def special(request: web.Request, attempt: int, body: dict[str, Any]) -> None:
+        seen.extend(request.headers.getall("User-Agent"))
+
+    with StubServer(special=special) as stub:
+        replies(stub, range(1), headers=given)
+    assert seen == [given.get("user-agent", "prefine")]
+
+
 @pytest.mark.parametrize("tail", ["", "/", "?api-version=2024-10-21", "/?api-version=2024-10-21"])
 def test_a_base_url_may_have_any_path_and_a_query(tail: str) -> None:
     seen: list[str] = []
