@@ -36,6 +36,7 @@ def run(
     budget: int | None = None,
     beam: Sequence[str] = (),
     quiet: bool = False,
+    retry_errors: bool = False,
 ) -> RunResult:
     """Run a recipe from its sources to a published version, as `prefine run` does.
 
@@ -49,11 +50,14 @@ def run(
         budget: answers to ask of people, in place of the recipe's budget.
         beam: flags for Beam.
         quiet: show no progress.
+        retry_errors: ask again what servers turned away for good, though nothing changed.
 
     Raises:
         PrefineError: the recipe is wrong or a stage failed; the text says what and where.
     """
-    return _outside_event_loop(lambda: run_recipe(Path(recipe), str(workspace), until, limit, beam, quiet, budget))
+    return _outside_event_loop(
+        lambda: run_recipe(Path(recipe), str(workspace), until, limit, beam, quiet, budget, retry_errors)
+    )
 
 
 def open(workspace: str | Path) -> Workspace:

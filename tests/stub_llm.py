@@ -48,7 +48,11 @@ class Options:
     fail_first: int = 0  # each distinct request fails so many times (503) before it succeeds
     echo: bool = False  # whatever it says ends with the request's headers, as some proxies' error pages do
     model: str = "stub"
+    max_model_len: int = 0  # what the list of models says of the context, as vLLM's does; 0: nothing
 
+
+# In place of an answer, given the request, how often it was received and its body; None: the usual answer.
+Special = Callable[[web.Request, int, dict[str, Any]], web.Response | None]
 
 MALFORMED = (
     b"",
@@ -71,6 +75,7 @@ class Stub:
 
     options: Options = field(default_factory=Options)
     reply: Callable[[dict[str, Any]], str] | None = None
+    special: Special | None = None
     received: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
@@ -82,6 +87,7 @@ class Stub:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/v1/chat/completions", self.handle)
         app.router.add_post("/v1/completions", self.handle)
+        app.router.add_post("/moved/chat/completions", self.handle)
         app.router.add_post("/tokenize", self.tokenize)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/health", self.models)
@@ -95,7 +101,10 @@ class Stub:
         self._slots = asyncio.Semaphore(self.options.slots or 2**31)
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": self.options.model, "object": "model"}]})
+        entry: dict[str, Any] = {"id": self.options.model, "object": "model", "created": len(self.received)}
+        if self.options.max_model_len:
+            entry["max_model_len"] = self.options.max_model_len
+        return web.json_response({"object": "list", "data": [entry]})
 
     async def stats(self, _: web.Request) -> web.Response:
         return web.json_response({"received": self.received, "answered": self.answered, "peak": self.peak})
@@ -127,6 +136,9 @@ class Stub:
     async def respond(self, request: web.Request, key: str, attempt: int, body: dict[str, Any]) -> web.StreamResponse:
         options = self.options
         echo = f" {sorted(request.headers.items())}" if options.echo else ""
+        special = self.special(request, attempt, body) if self.special else None
+        if special is not None:
+            return special
         await asyncio.sleep(self.latency(key))
         if sum(self.received.values()) <= options.storm or self.falls(options.rate_limited, key, attempt, "429"):
             return self.failure(429, f"too many requests{echo}")
@@ -235,9 +247,13 @@ class StubServer:
     """A stub on a thread: `with StubServer(Options(latency_s=0.05)) as stub: stub.url, stub.stub.received`."""
 
     def __init__(
-        self, options: Options | None = None, reply: Callable[[dict[str, Any]], str] | None = None, port: int = 0
+        self,
+        options: Options | None = None,
+        reply: Callable[[dict[str, Any]], str] | None = None,
+        port: int = 0,
+        special: Special | None = None,
     ) -> None:
-        self.stub = Stub(options or Options(), reply)
+        self.stub = Stub(options or Options(), reply, special)
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

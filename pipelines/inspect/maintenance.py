@@ -22,7 +22,9 @@ def compact(root: str) -> dict[str, int]:
     for bucket in workspace.buckets:
         folder = workspace.local_path("tables", "generations", f"bucket={bucket:04d}")
         if folder.is_dir():
-            known += Memo(folder).compact()
+            memo = Memo(folder)
+            memo.errors.compact()
+            known += memo.compact()
     folder = workspace.local_path("tables", "embeddings")
     vectors = EmbeddingCache(folder).compact() if folder.is_dir() else 0
     return {"generations": known, "embeddings": vectors}

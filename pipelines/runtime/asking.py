@@ -24,11 +24,14 @@ from transforms.engines.base import Engine
 from transforms.llm.window import Budget, Caller, Ledger, Work, answer
 from transforms.plugins.base import Plugin
 from transforms.plugins.build import build, engine_names
+from transforms.storage.final_errors import AskingRun, same_server
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Checkpoint, Workspace
 
 CACHES = "prefix-caches.json"  # engine -> tokens looked up and found in its servers' prefix caches, by the last run
 FIT_USAGE = "fit-usage.json"  # what the last fit asked, as checkpoints keep usage
+
+SERVERS = "servers"  # in a checkpoint's failures: engine -> fingerprint of the server that was asked
 
 _THRESHOLDS = gc.get_threshold()
 _UNITS_PER_SLOT = 2  # open units per request slot: enough that a slot never waits for a unit to start
@@ -43,17 +46,46 @@ class Served:
         endpoints: base URLs of every engine in use; none of an engine whose server every worker's host starts for
             itself.
         n_lanes: worker processes or threads that share the engines' concurrency and the budget.
+        run: what is known of the servers behind the engines.
     """
 
     budget: Budget
     endpoints: Mapping[str, list[str]] = field(default_factory=dict)
     n_lanes: int = 1
+    run: AskingRun = field(default_factory=AskingRun)
 
 
-def engines_of(run: Run, kind: type[Plugin], uses: Sequence[PluginUse]) -> dict[str, Engine]:
+def engines_of(run: Run, kind: type[Plugin], askers: Sequence[PluginUse]) -> dict[str, Engine]:
     """The engines that these plug-ins name."""
-    names = engine_names(kind, uses)
-    return {name: build(Engine, run.recipe.engines[name], run.recipe.seed, run.folder) for name in names}
+    names = engine_names(kind, askers)
+    uses = {name: run.recipe.engines[name].model_copy(update={"name": name}) for name in names}  # messages name it so
+    return {name: build(Engine, use, run.recipe.seed, run.folder) for name, use in uses.items()}
+
+
+def asking_run(run: Run, engines: Mapping[str, Engine]) -> AskingRun:
+    """The run with what is known of the servers now."""
+    servers = {name: engine.fingerprint() for name, engine in engines.items()}
+    return AskingRun(run.name, servers, run.retries_errors)
+
+
+def asked_again(job: Job[S], work: PerUnit[S], keys: Sequence[str]) -> Lane:
+    """The buckets that are done but for requests turned away for good, where another server may answer these."""
+    lacking = {
+        bucket: checkpoint
+        for bucket, checkpoint in job.run.workspace.checkpoints(job.stage.name).items()
+        if checkpoint.failures.get("final") and checkpoint.key == keys[bucket]
+    }
+    if not lacking:
+        return ()
+    servers = {} if job.run.retries_errors else asking_run(job.run, work.engines(job.setup)).servers
+    return tuple(
+        (bucket, keys[bucket])
+        for bucket, checkpoint in sorted(lacking.items())
+        if job.run.retries_errors
+        or any(
+            not same_server(checkpoint.failures.get(SERVERS, {}).get(name, ""), now) for name, now in servers.items()
+        )
+    )
 
 
 @contextmanager
@@ -74,7 +106,7 @@ def serving(job: Job[S], work: PerUnit[S], pending: Sequence[int]) -> Iterator[S
             is_here = engine.server is None or is_local(run.flags)
             endpoints[name] = stack.enter_context(engine.serve()) if is_here else []
         stack.enter_context(_counted_caches(run.workspace, job.stage.name, engines, endpoints))
-        yield Served(budget, endpoints, min(len(pending), run.recipe.beam.workers))
+        yield Served(budget, endpoints, min(len(pending), run.recipe.beam.workers), asking_run(run, engines))
 
 
 @asynccontextmanager
@@ -86,7 +118,7 @@ async def _calling(engines: Mapping[str, Engine], served: Served, lanes: int) ->
             engine = engines[name]
             here = urls or stack.enter_context(engine.serve())
             clients[name] = await stack.enter_async_context(engine.connect(here, lanes))
-        caller = Caller(clients, served.budget.share(lanes), lanes)
+        caller = Caller(clients, served.budget.share(lanes), lanes, run=served.run)
         try:
             yield caller
         except Exception as error:
@@ -131,8 +163,9 @@ class AskingLane(Generic[S]):
         def finish(results: list[Any]) -> None:
             output = work.output(job.setup, inputs, results)
             output.usage = usage_of(asker.ledger)
-            output.failures = asdict(asker.ledger.failures)
-            output.complete = asker.ledger.total().gave_up == 0
+            output.failures = asdict(asker.ledger.failures) | {SERVERS: dict(self.served.run.servers)}
+            is_settled = not (asker.ledger.failures.final and memo.errors.is_new(self.served.run.run))
+            output.complete = asker.ledger.total().gave_up == 0 and is_settled
             memo.close()
             job.commit(bucket, key, output, watch.lap())
 

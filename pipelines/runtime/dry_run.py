@@ -18,6 +18,7 @@ from pipelines.stages.ingest import INGEST
 from pipelines.stages.judge import JUDGE
 from pipelines.stages.screen import SCREEN
 from schemas.recipe_file import RecipeFile
+from transforms.llm.reasoning import spoken
 from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE
 from transforms.sources.count import count_rows
@@ -108,7 +109,7 @@ def _walk(stage: Stage[S], run: Run, root: str, costs: dict[tuple[str, str], Cos
             known = memo.get(request.request_id)
             if known is not None:
                 cost.answered += 1
-                return known
+                return spoken(known)
             if request.request_id in made:
                 return made[request.request_id]
             reply = made[request.request_id] = invented_reply(request)

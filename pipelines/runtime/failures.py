@@ -28,7 +28,10 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
     causes = "; ".join(_causes(counted) for counted in (failures.gave_up, failures.final) if counted)
     advice = "Every answer is kept: run again, and only these are asked."
     if failures.final:
-        advice += f" Change the recipe or the server first, or it turns {_number(failures.final)} away again."
+        advice += (
+            f" Of these, {_number(failures.final)} were turned away for good: they are asked in two runs, then only "
+            "where the engine's address, model or abilities changed, or with --retry-errors."
+        )
     raise EngineError(
         f"{who}: {_share(lost, asked)} got no answer, more than max_failed_share ({max_share:.1%}) allows: "
         f"{causes}. {advice}"
@@ -36,7 +39,7 @@ def check_failures(who: str, failures: Failures, usage: Usages, max_share: float
 
 
 def failure_notes(who: str, failures: Failures, usage: Usages) -> list[str]:
-    """A sentence on what gave up, and one on what was turned away for good."""
+    """A sentence on what gave up, one on what was turned away for good, and one on tokens that nobody counted."""
     asked, notes = requests(usage), []
     if failures.gave_up:
         share = _share(_number(failures.gave_up), asked)
@@ -44,6 +47,11 @@ def failure_notes(who: str, failures: Failures, usage: Usages) -> list[str]:
     if failures.final:
         share = _share(_number(failures.final), asked)
         notes.append(f"{who}: {share} were turned away for good: {_causes(failures.final)}")
+    estimated = int(sum(numbers.get("estimated", 0) for numbers in usage.values()))
+    if estimated:
+        notes.append(
+            f"{who}: servers counted no tokens of {estimated:,} replies; these are estimated from their lengths"
+        )
     return notes
 
 

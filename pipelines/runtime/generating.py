@@ -12,12 +12,14 @@ import polars as pl
 
 from pipelines.runtime.asking import engines_of
 from pipelines.runtime.stage import Artefacts, Inputs, PerUnit, Run, Unit
+from pipelines.runtime.summary import Summary
+from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import PluginUse, Recipe
 from schemas.rows import reject_row, told_apart
 from schemas.tables import Rejects, Row, rows_frame
 from transforms.engines.base import Engine
-from transforms.generators.base import Generator, Yield
+from transforms.generators.base import EMPTY, UNUSABLE, Generator, Yield
 from transforms.llm.request import Ask
 from transforms.plugins.build import build
 from transforms.plugins.registry import find
@@ -97,6 +99,38 @@ async def _yields(generators: list[Generator], row: Row, ask: Ask) -> Yields:
         yields += [(generator.name, one) for one in made]
         rows += [prompt for one in made for prompt in one.prompts]
     return yields
+
+
+def check_answered(stage: str, run: Run, _setup: Generators, summary: Summary) -> None:
+    """End the run where engines answered and no reply held anything to use, unless the recipe lets all fail.
+
+    Raises:
+        EngineError: with how many replies, and an example of what was wrong.
+    """
+    asked, answered = (_total(summary, kind) for kind in ("asked", "answered"))
+    if not asked or answered or run.recipe.generate.max_failed_share >= 1.0:
+        return
+    frames = [run.workspace.read("rejects", bucket, (stage,), ("reason", "detail")) for bucket in run.workspace.buckets]
+    rejects = pl.concat(frames).filter(pl.col("reason").str.starts_with(UNUSABLE))
+    examples: list[str] = rejects["detail"].drop_nulls().sort().head(1).to_list()
+    example = "".join(f" (for example: {detail})" for detail in examples)
+    raise EngineError(
+        f"stage {stage}: none of {asked:,} replies can be used{example}: without a response there is nothing to "
+        "publish. Change the generators' model or max_tokens, or allow it with max_failed_share: 1"
+    )
+
+
+def unusable_notes(stage: str, _run: Run, _setup: Generators, _artefacts: Artefacts, summary: Summary) -> list[str]:
+    """A sentence on the replies that held nothing to use, if there are any."""
+    asked = _total(summary, "asked")
+    empty = summary.rejects.get(EMPTY, 0)
+    if not empty:
+        return []
+    return [f"stage {stage}: {empty:,} of {asked:,} replies hold no answer; `prefine rejects` says why"]
+
+
+def _total(summary: Summary, kind: str) -> int:
+    return int(sum(n for name, n in summary.counts.items() if name.endswith(f".{kind}")))
 
 
 def conserved(name: str, made: Yields, table: pl.DataFrame, duplicates: list[Row]) -> Output:

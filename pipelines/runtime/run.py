@@ -87,6 +87,7 @@ def run_recipe(
     flags: Sequence[str],
     quiet: bool,
     budget: int | None = None,
+    retry_errors: bool = False,
 ) -> RunResult:
     """Run every stage up to `until` (all, if None) and publish.
 
@@ -97,7 +98,7 @@ def run_recipe(
     if until is not None and until not in RUN_ORDER:
         raise UsageError(f"no stage {until!r}; known: {', '.join(RUN_ORDER)}")
     last = len(RUN_ORDER) if until is None else RUN_ORDER.index(until) + 1
-    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet, budget)
+    return run_stages(path, root, RUN_ORDER[:last], limit, flags, quiet, budget, retry_errors)
 
 
 def run_stages(
@@ -108,15 +109,22 @@ def run_stages(
     flags: Sequence[str],
     quiet: bool,
     budget: int | None = None,
+    retry_errors: bool = False,
 ) -> RunResult:
-    """Run the named stages of a recipe in the order given; `budget` replaces the recipe's budget of human answers."""
+    """Run the named stages of a recipe in the order given.
+
+    Args:
+        budget: replaces the recipe's budget of human answers.
+        retry_errors: ask again what servers turned away for good.
+    """
     file = checked_recipe(path)
     check_environment(file)
     recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
     workspace = Workspace.create(root, recipe.buckets)
     workspace.write_artefact("recipe", "last.yaml", file.text.encode())
     result = RunResult(str(path), root)
-    run = Run(workspace, recipe, file.base_dir.resolve(), limit, tuple(beam_flags(recipe.beam, flags)))
+    beam = tuple(beam_flags(recipe.beam, flags))
+    run = Run(workspace, recipe, file.base_dir.resolve(), limit, beam, retries_errors=retry_errors)
     with workspace.alone():
         for name in names:
             if name == MATERIALISE.name:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
-from pipelines.runtime.asking import AskingLane, answer_on_driver, check_answers, serving
+from pipelines.runtime.asking import AskingLane, answer_on_driver, asked_again, check_answers, serving
 from pipelines.runtime.beam_options import run as run_with_beam
 from pipelines.runtime.failures import failure_notes
 from pipelines.runtime.job import Job, Lane, Stopwatch, prepared
@@ -33,6 +33,8 @@ def run_stage(stage: Stage[S], run: Run, quiet: bool) -> StageResult:
         run_stage(needed, run, quiet=True)
     job, keys = prepared(stage, run)
     pending = job.pending(keys)
+    if isinstance(stage.work, PerUnit):
+        pending = tuple(sorted({*pending, *asked_again(job, stage.work, keys)}))
     if pending or _missing_fits(job):
         if isinstance(stage.work, PerUnit):
             _ask(job, stage.work, pending, quiet)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
 
 import polars as pl
 
@@ -42,6 +43,8 @@ class Run:
         limit: at most this many source rows per source; None for all.
         flags: Beam flags.
         observed: what the `observe` of the stage that runs returned.
+        retries_errors: whether requests that were turned away for good are asked again.
+        name: one that no other run has.
     """
 
     workspace: Workspace
@@ -50,6 +53,8 @@ class Run:
     limit: int | None = None
     flags: tuple[str, ...] = ()
     observed: Any = None
+    retries_errors: bool = False
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 class Inputs(ABC):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
+from pipelines.runtime.generating import (
+    Generators,
+    Yields,
+    check_answered,
+    conserved,
+    duplicate,
+    per_row,
+    setup_generators,
+    unusable_notes,
+)
 from pipelines.runtime.stage import Run, Stage
 from schemas.tables import Prompts, Row, rows_frame
 from transforms.storage.workspace import Output
@@ -46,4 +56,6 @@ EVOLVE = Stage(
     setup=_setup,
     work=per_row(new_prompts),
     is_idle=attrgetter("is_idle"),
+    check=partial(check_answered, "evolve"),
+    notes=partial(unusable_notes, "evolve"),
 )

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 
-from pipelines.runtime.generating import Generators, Yields, conserved, duplicate, per_row, setup_generators
+from pipelines.runtime.generating import (
+    Generators,
+    Yields,
+    check_answered,
+    conserved,
+    duplicate,
+    per_row,
+    setup_generators,
+    unusable_notes,
+)
 from pipelines.runtime.stage import Run, Stage
 from pipelines.stages.evolve import EVOLVE
 from pipelines.stages.screen import SCREEN
@@ -48,4 +58,6 @@ GENERATE = Stage(
     needs=(EVOLVE, SCREEN),  # who runs this stage alone starts from the same prompts as a whole run
     work=per_row(new_pairs),
     is_idle=attrgetter("is_idle"),
+    check=partial(check_answered, "generate"),
+    notes=partial(unusable_notes, "generate"),
 )

@@ -11,7 +11,7 @@ from pipelines.runtime.dry_run import Plan
 from pipelines.runtime.order import RUN_ORDER, STAGES
 from pipelines.runtime.run import RunResult, run_recipe, run_stages
 from pipelines.runtime.run import dry_run as plan_run
-from prefine.cli.options import AsJson, Budget, Limit, Quiet, RecipePath, WorkspaceRoot
+from prefine.cli.options import AsJson, Budget, Limit, Quiet, RecipePath, RetryErrors, WorkspaceRoot
 from prefine.cli.output import print_json, print_table, say
 
 _EXTRA = {"allow_extra_args": True}
@@ -30,6 +30,7 @@ def run(
     until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(RUN_ORDER)}")] = None,
     limit: Limit = None,
     budget: Budget = None,
+    retry_errors: RetryErrors = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what the run will cost, and ask no model")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -38,7 +39,7 @@ def run(
     if dry_run:
         _print_plan(plan_run(recipe, workspace, limit, context.args), as_json)
         return
-    result = run_recipe(recipe, workspace, until, limit, context.args, quiet or as_json, budget)
+    result = run_recipe(recipe, workspace, until, limit, context.args, quiet or as_json, budget, retry_errors)
     _print_result(result, as_json)
 
 
@@ -49,13 +50,14 @@ def stage(
     workspace: WorkspaceRoot,
     limit: Limit = None,
     budget: Budget = None,
+    retry_errors: RetryErrors = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run one stage of a recipe; the stages before it must have run."""
     if name not in STAGES:
         raise typer.BadParameter(f"no stage {name!r}; known: {', '.join(STAGES)}", param_hint="NAME")
-    result = run_stages(recipe, workspace, [name], limit, context.args, quiet or as_json, budget)
+    result = run_stages(recipe, workspace, [name], limit, context.args, quiet or as_json, budget, retry_errors)
     _print_result(result, as_json)
 
 

@@ -35,7 +35,7 @@ _REQUESTS = (
     *("tokens out", "ms/call", "calls/s", "tokens/s"),
 )
 _JUDGES = (
-    *("judge", "votes", "ties", "invalid", "refused", "errors", "flips", "for the first", "for the longer"),
+    *("judge", "votes", "ties", "read", "refused", "errors", "flips", "for the first", "for the longer"),
     *("humans: longer", "agrees", "compared", "Brier", "with / without context"),
 )
 _ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
@@ -85,7 +85,7 @@ def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         (
             row["voter"],
             row["n_votes"],
-            *(_share(row[name]) for name in ("tie_rate", "invalid_rate", "refused_rate", "error_rate", "flip_rate")),
+            *(_share(row[name]) for name in ("tie_rate", "parse_rate", "refused_rate", "error_rate", "flip_rate")),
             *(_share(row[name]) for name in ("first_rate", "longer_rate", "human_longer_rate", "agreement")),
             row["n_compared"],
             row["brier"],

@@ -18,3 +18,6 @@ Budget = Annotated[
     int | None,
     typer.Option("--budget", min=1, help="answers to ask people for in total; overrides the recipe's budget"),
 ]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="ask again what servers turned away for good, though nothing changed")
+]

@@ -4,18 +4,21 @@ lost, nothing is paid for twice, and a run that cannot go on says why."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from aiohttp import web
 
 from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import dry_run, run_recipe
 from schemas.errors import EngineError
 from tests.pipelines.conftest import Project
 from tests.stub_llm import Options, StubServer
+from transforms.llm.client import TURNED_AWAY
 from transforms.storage.workspace import Workspace
 
 PAIRS = 40
@@ -150,24 +153,95 @@ def test_what_is_turned_away_for_good_ends_the_run_and_is_asked_of_another_serve
     assert votes_of(project).equals(calm)
 
 
-def test_a_few_that_are_turned_away_for_good_are_told_and_asked_once(tmp_path: Path) -> None:
-    with StubServer(Options(bad_request=0.1), verdict) as stub:
+def test_a_few_that_are_turned_away_for_good_are_asked_in_two_runs_and_then_of_another_server(tmp_path: Path) -> None:
+    with StubServer(Options(bad_request=0.1, max_model_len=4096), verdict) as stub:
         project = judging(tmp_path, stub.url, PATIENT, max_failed_share=0.3)
-        said = []
-        for _ in range(2):  # the second run asks nobody
+        said, sent = [], [0]
+
+        def asked() -> int:
+            sent.append(sum(stub.stub.received.values()))
+            return sent[-1] - sent[-2]
+
+        for again in (False, True, False, False):  # the second run asks them once more, later ones ask nobody
             said.append(json.loads(until_judge(project).splitlines()[-1])["notes"])
-            assert sum(stub.stub.received.values()) == 4 * PAIRS
-        turned_away = votes_of(project).filter(pl.col("label") == "error").height
-        assert 0 < turned_away < 0.3 * 4 * PAIRS
-        assert said[0] == said[1]
+            turned_away = votes_of(project).filter(pl.col("label") == "error").height
+            assert 0 < turned_away < 0.3 * 4 * PAIRS
+            assert asked() == (turned_away if again else 0 if len(said) > 1 else 4 * PAIRS)
+        assert all(notes == said[0] for notes in said)
         assert any(
             f"{turned_away} of {4 * PAIRS} requests" in note and "turned away for good" in note for note in said[0]
         )
         project.recipe["judge"]["max_failed_share"] = 0.0
-        for again in (0, 1):  # stricter now: the run ends there, and the next one asks those again
-            error = project.prefine("run", str(project.recipe_path), "--workspace", "w", expect=1)
+        for flags, expected in (
+            ((), 0),
+            (("--retry-errors",), turned_away),
+            ((), 0),
+        ):  # stricter now: the run ends there
+            error = project.prefine("run", str(project.recipe_path), "--workspace", "w", *flags, expect=1)
             assert f"stage judge: {turned_away} of {4 * PAIRS} requests" in error
-            assert sum(stub.stub.received.values()) == 4 * PAIRS + again * turned_away
+            assert "--retry-errors" in error
+            assert asked() == expected
+        stub.stub.options.max_model_len = 8192  # served anew, with more room
+        stub.stub.options.bad_request = 0.0
+        until_judge(project)
+        assert asked() == turned_away
+        assert not votes_of(project)["label"].is_in(STATES).any()
+        assert set(stub.stub.answered.values()) == {1}, "a paid answer was bought again"
+
+
+@pytest.mark.parametrize(("status", "ends"), [(403, False), (401, True)])
+def test_one_prompt_is_turned_away_and_the_others_go_on(tmp_path: Path, status: int, ends: bool) -> None:
+    """A status of all requests, of one of them only; and of all of them after the first answers."""
+
+    seen: list[str] = []
+
+    def special(_: web.Request, attempt: int, body: dict[str, Any]) -> web.Response | None:
+        (prompt,) = re.findall(r"question \d+", str(body["messages"][-1]["content"]))
+        if prompt not in seen:
+            seen.append(prompt)
+        place = seen.index(prompt)
+        if place == 3 or (ends and place > 3):
+            return web.json_response({"error": {"message": "not you", "code": status}}, status=status)
+        return None
+
+    with StubServer(reply=verdict, special=special) as stub:
+        project = judging(tmp_path, stub.url, {**PATIENT, "concurrency": 1}, max_failed_share=0.3)
+        project.recipe["beam"] = {"workers": 1}
+        if ends:
+            error = project.prefine("run", str(project.recipe_path), "-w", "w", "--until", "judge", expect=1)
+            assert "turns requests away with 401: not you" in error
+            assert len(seen) == 3 + TURNED_AWAY
+            return
+        for _ in range(3):
+            until_judge(project)
+        votes = votes_of(project)
+        assert votes.height == 4 * PAIRS
+        assert votes.filter(pl.col("label") == "error").height == 8  # two pairs, two judges, both orders
+        assert sum(stub.stub.received.values()) == 4 * PAIRS + 8
+
+
+def test_a_stage_without_a_usable_reply_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(6)))
+
+    def thought(_: web.Request, attempt: int, body: dict[str, Any]) -> web.Response:
+        message = {"role": "assistant", "content": None, "reasoning_content": "Hm. " * 40}
+        choice = {"index": 0, "finish_reason": "length", "message": message}
+        usage = {"prompt_tokens": 9, "completion_tokens": 160}
+        return web.json_response({"choices": [choice], "usage": usage})
+
+    with StubServer(special=thought) as stub:
+        recipe = {
+            "name": "small",
+            "buckets": 2,
+            "sources": [{"name": "prompts", "kind": "prompts", "path": "prompts.jsonl"}],
+            "engines": {"stub": {"plugin": "openai", "base_url": stub.url, "model": "stub"}},
+            "generate": {"generators": [{"plugin": "sample_n", "engines": ["stub"], "n": 2}]},
+        }
+        project = Project(tmp_path, stub.url, recipe)
+        error = project.prefine("run", str(project.recipe_path), "-w", "w", expect=1)
+    assert "stage generate: none of 12 replies can be used" in error
+    assert "all 160 tokens went into reasoning; raise max_tokens" in error
+    assert not (tmp_path / "w" / "datasets").exists()
 
 
 FAULTS: dict[str, dict[str, Any]] = {

@@ -85,7 +85,8 @@ class LlamaCpp(Engine):
             PORT,
             orjson.dumps(options).decode(),
         ]
-        return ServerSpec(self.name, command, start_timeout_s=config.start_timeout_s)
+        # Engines of equal settings share a server, whatever recipes call them.
+        return ServerSpec(self.plugin_name, command, start_timeout_s=config.start_timeout_s)
 
     @contextmanager
     def serve(self) -> Iterator[list[str]]:

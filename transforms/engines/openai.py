@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -25,13 +26,15 @@ class OpenAI(Engine):
 
         unhashed: ClassVar[frozenset[str]] = EngineConfig.unhashed | {"base_url", "api_key_env", "headers_env"}
 
-        base_url: Address | list[Address] = Field(description="base URL(s), each ending in /v1")
+        base_url: Address | list[Address] = Field(
+            description="base URL(s): what stands before /chat/completions, with the query if there is one"
+        )
         model: str = Field(description="model name the server knows")
         revision: str | None = Field(None, description="version of the weights, if the name does not say it")
         api_key_env: str | None = Field(None, description="name of the environment variable that holds the API key")
         headers_env: dict[str, str] = Field({}, description="further headers: name -> environment variable")
         start_timeout_s: float = Field(
-            10.0, gt=0, description="how long the endpoint may take to answer its first request"
+            10.0, gt=0, description="how long the endpoint may take to answer, and then say 503, before its first reply"
         )
 
         @field_validator("base_url")
@@ -39,8 +42,12 @@ class OpenAI(Engine):
         def _addresses(cls, value: str | list[str]) -> str | list[str]:
             urls = [value] if isinstance(value, str) else value
             for url in urls:
-                if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
-                    raise ValueError(f"{url!r} is not a base URL; it must start with http(s):// and end in /v1")
+                parts = urlsplit(url)
+                is_web = parts.scheme in ("http", "https") and parts.hostname
+                if not is_web or not parts.path.strip("/") or parts.fragment:
+                    raise ValueError(f"{url!r} is not a base URL; it must be http(s)://HOST/PATH, mostly with path /v1")
+                if parts.path.rstrip("/").endswith("/completions"):
+                    raise ValueError(f"{url!r} is the address of one kind of request; leave out /chat/completions")
             if not urls:
                 raise ValueError("no base URL given")
             return value
@@ -65,6 +72,17 @@ class OpenAI(Engine):
         """The model's name, and its revision if one is given."""
         return f"{self.config.model}@{self.config.revision}" if self.config.revision else self.config.model
 
+    @property
+    def addresses(self) -> list[str]:
+        """The setting `base_url`."""
+        given = self.config.base_url
+        return [given] if isinstance(given, str) else list(given)
+
+    @property
+    def loading_s(self) -> float:
+        """The setting `start_timeout_s`: servers list their models while they load them."""
+        return self.config.start_timeout_s
+
     def headers(self) -> Mapping[str, str]:
         """Authorisation and further headers, read from the environment when needed and never stored."""
         key = api_key(self.config.api_key_env)
@@ -79,7 +97,6 @@ class OpenAI(Engine):
             EngineError: none does within `start_timeout_s`.
             UsageError: a named environment variable is not set, or is no header.
         """
-        given = self.config.base_url
-        urls = [url.rstrip("/") for url in ([given] if isinstance(given, str) else given)]
+        urls = self.addresses
         wait_until_answers(self.name, urls, self.headers(), self.config.start_timeout_s)
         yield urls

@@ -115,7 +115,7 @@ class VLLM(Engine):
         if config.urls:
             return None
         return ServerSpec(
-            self.name,
+            self.plugin_name,  # engines of equal settings share a server, whatever recipes call them
             self.command(),
             environment=config.environment,
             start_timeout_s=config.start_timeout_s,
@@ -126,6 +126,16 @@ class VLLM(Engine):
     def context_tokens(self) -> int | None:
         """The flag `max-model-len`, if it is given."""
         return _tokens(self.config.flags.get("max-model-len"))
+
+    @property
+    def addresses(self) -> list[str]:
+        """The setting `urls`."""
+        return [url.rstrip("/") for url in self.config.urls]
+
+    @property
+    def loading_s(self) -> float:
+        """The setting `start_timeout_s` for servers that are already there."""
+        return self.config.start_timeout_s if self.config.urls else 0.0
 
     def headers(self) -> Mapping[str, str]:
         """Authorisation for servers that are already there."""
@@ -142,7 +152,7 @@ class VLLM(Engine):
         """
         config = self.config
         if config.urls:
-            urls = [url.rstrip("/") for url in config.urls]
+            urls = self.addresses
             wait_until_answers(self.name, urls, self.headers(), config.start_timeout_s)
             yield urls
             return

@@ -41,6 +41,9 @@ class SamplingConfig(PluginConfig):
     system: str | None = None
     near_identical: float = Field(default=0.9, gt=0.0, le=1.0)
     drop_truncated: bool = False
+    keep_reasoning: bool = Field(
+        default=False, description="leave what the model thought in the response, between <think> and </think>"
+    )
 
     @field_validator("engines", "temperatures", mode="before")
     @classmethod
@@ -75,7 +78,8 @@ async def sample(generator: Generator, config: SamplingConfig, row: Row, ask: Ta
             continue
         ask.parsed()
         details |= {"finish_reason": reply.finish_reason, "tokens_out": reply.tokens_out}
-        candidates.append(written(reply.text, generator.models[engine], **details))
+        thought = f"<think>\n{reply.reasoning}\n</think>\n\n" if config.keep_reasoning and reply.reasoning else ""
+        candidates.append(written(thought + reply.text, generator.models[engine], **details))
     return distinct(generator, candidates, row, out, config.near_identical)
 
 

@@ -21,9 +21,12 @@ from schemas.pairs import make_pair, mirrored
 from schemas.rows import reject_row
 from schemas.tables import Row
 from transforms.generators._templates import template_version
+from transforms.llm.reasoning import silence
 from transforms.llm.request import Ask, Reply, Request
 from transforms.plugins.base import Plugin, PluginConfig
 
+UNUSABLE = "generation_"  # begins the reasons of rejects for replies without a usable text
+EMPTY = f"{UNUSABLE}empty"
 _SEED_BITS = 31  # engines read `seed` as a signed 32-bit integer
 
 
@@ -79,7 +82,13 @@ class OneEngine(Decoding):
 
 
 class Tally:
-    """`ask` with accounting: counts requests, usable replies and tokens into a `Yield.counts`."""
+    """`ask` with accounting: counts requests, usable replies and tokens into a `Yield.counts`.
+
+    Attributes:
+        unread: why the last rating or comparison that could not be read could not; "" while all were read.
+    """
+
+    unread: str = ""
 
     def __init__(self, ask: Ask, counts: dict[str, int]) -> None:
         self._ask = ask
@@ -99,6 +108,10 @@ class Tally:
     async def all(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests, asked together."""
         return list(await asyncio.gather(*(self(request) for request in requests)))
+
+    def why(self, p: float | None, sentence: str) -> str:
+        """The sentence with the probability a comparison gave, or why it gave none."""
+        return f"the comparison cannot be read: {self.unread}" if p is None else sentence.format(p=p)
 
     def parsed(self, n: int = 1) -> None:
         """Count replies whose structure could be read."""
@@ -124,6 +137,7 @@ class Generator(Plugin):
     """
 
     kind: ClassVar[str] = "generators"
+    version: ClassVar[int] = 2  # of all of them; a generator that changes alone counts on from here
     consumes: ClassVar[str] = "prompts"  # or "pairs"
     makes: ClassVar[str] = "pairs"  # or "prompts"
     templates: ClassVar[tuple[str, ...]] = ()
@@ -249,8 +263,8 @@ class Generator(Plugin):
         """Whether a reply has text; if not, a reject says why (`generation_error`, `_refused`, `_empty`)."""
         if reply.state == "ok" and reply.text.strip():
             return True
-        reason = "generation_empty" if reply.state == "ok" else f"generation_{reply.state}"
-        detail = reply.error or f"the engine's reply is {'empty' if reply.state == 'ok' else reply.state}"
+        reason = EMPTY if reply.state == "ok" else f"{UNUSABLE}{reply.state}"
+        detail = reply.error or silence(reply) or reply.state
         payload = {"prompt_id": row["prompt_id"], **about, "text": reply.text, "finish_reason": reply.finish_reason}
         self.reject(out, reason, reply.request_id, detail, payload)
         return False

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from schemas.messages import message, text_of
 from schemas.tables import Row
-from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._rating import COMPARE, RatingConfig, prefer
 from transforms.generators._sampling import Policy, SamplingConfig, drawer, pairings, sample
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
@@ -40,10 +40,10 @@ class ContextReversal(Generator):
     orders, and they are kept only if the preference reverses (else `no_reversal`); `verify: false` trusts them.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates = (_WRITE, COMPARE)
 
-    class Config(SamplingConfig):
+    class Config(RatingConfig, SamplingConfig):
         """Settings of `context_reversal`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engines", "writer", "verifier")

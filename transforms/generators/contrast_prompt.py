@@ -16,7 +16,7 @@ from pydantic import Field
 
 from schemas.messages import message
 from schemas.tables import Row
-from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._rating import COMPARE, RatingConfig, prefer
 from transforms.generators._sampling import drawer
 from transforms.generators.base import Generator, OneEngine, Tally, Yield
 from transforms.plugins.registry import register
@@ -42,7 +42,7 @@ class ContrastPrompt(Generator):
 
     templates = (COMPARE,)
 
-    class Config(OneEngine):
+    class Config(RatingConfig, OneEngine):
         """Settings of `contrast_prompt`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "verifier")
@@ -94,7 +94,7 @@ class ContrastPrompt(Generator):
             engine = self.config.verifier or self.config.engine
             p_better = await prefer(self, engine, row["prompt_id"], row["prompt"], better, worse, ask)
             if p_better is None or p_better <= 0.5 + self.config.margin:
-                detail = f"the response meant to be better wins with probability {p_better}"
+                detail = ask.why(p_better, "the response meant to be better wins with probability {p}")
                 self.reject(out, "contrast_not_verified", row["prompt_id"], detail, payload | {"p_better": p_better})
                 return
         self.pair(

@@ -41,7 +41,7 @@ class Corrupt(Generator):
     `max_changed` of the words, or one that has not the form of its kind (`_flaws`) is a reject.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates = (_REWRITE,)
 
     class Config(Decoding):

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.generators._rating import COMPARE, prefer_each
+from transforms.generators._rating import COMPARE, RatingConfig, prefer_each
 from transforms.generators._sampling import SamplingConfig, sample
 from transforms.generators.base import Generator, Tally, Yield, written
 from transforms.plugins.registry import register
@@ -24,7 +24,7 @@ class Demonstrations(Generator):
 
     templates = (COMPARE,)
 
-    class Config(SamplingConfig):
+    class Config(RatingConfig, SamplingConfig):
         """Settings of `demonstrations`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engines", "verifier")
@@ -53,7 +53,7 @@ class Demonstrations(Generator):
         for rival, p_reference in zip(rivals, judged, strict=True):
             if self.config.verifier is not None and (p_reference is None or p_reference <= 0.5):
                 payload = {"prompt_id": row["prompt_id"], "text": rival.text, "p_reference": p_reference}
-                detail = f"the reference wins with probability {p_reference}"
+                detail = ask.why(p_reference, "the reference wins with probability {p}")
                 self.reject(out, "reference_not_better", str(rival.details["request_id"]), detail, payload)
                 continue
             meta = {"p_reference": p_reference} if p_reference is not None else None

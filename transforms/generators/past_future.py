@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.generators._rating import COMPARE, RATE, prefer, rate
+from transforms.generators._rating import COMPARE, RATE, RatingConfig, prefer, rate
 from transforms.generators._sampling import SamplingConfig, sample
 from transforms.generators.base import Decoding, Generator, Response, Tally, Yield
 from transforms.plugins.registry import register
@@ -30,7 +30,7 @@ class PastFuture(Generator):
 
     templates = (RATE, COMPARE)
 
-    class Config(Decoding):
+    class Config(RatingConfig, Decoding):
         """Settings of `past_future`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("past", "current", "future", "rater")
@@ -70,7 +70,7 @@ class PastFuture(Generator):
                 self, self.config.rater, row["prompt_id"], row["prompt"], chosen[1], rejected[1], ask
             )
             if p_chosen is None or p_chosen <= 0.5:
-                detail = f"compared in both orders, chosen wins with probability {p_chosen}"
+                detail = ask.why(p_chosen, "compared in both orders, chosen wins with probability {p}")
                 self.reject(out, "not_better", row["prompt_id"], detail, payload | {"p_chosen": p_chosen})
                 return
         self.pair(

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from schemas.messages import message
 from schemas.tables import Row
-from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._rating import COMPARE, RatingConfig, prefer
 from transforms.generators._sampling import drawer
 from transforms.generators._structured import ask_object, object_schema
 from transforms.generators._templates import render
@@ -41,7 +41,7 @@ class PersonaPairs(Generator):
 
     templates = (_CONTEXT, _ANSWER, _PROFILE, COMPARE)
 
-    class Config(OneEngine):
+    class Config(RatingConfig, OneEngine):
         """Settings of `persona`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "writer", "judge")

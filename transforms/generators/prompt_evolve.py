@@ -49,7 +49,7 @@ class PromptEvolve(Generator):
     """Prompts to further prompts (no pairs), `k` operators each; they keep the seed's group, so its split."""
 
     makes: ClassVar[str] = "prompts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     templates = (_EVOLVE,)
 
     class Config(OneEngine):

@@ -19,7 +19,7 @@ from schemas.tables import Row
 from transforms.generators._corruptions import negation, sentences, wrong_number
 from transforms.generators._edits import Edit, replace
 from transforms.generators._passages import numbered, relevance
-from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._rating import COMPARE, RatingConfig, prefer
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
 from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield, written
@@ -69,7 +69,7 @@ class Rag(Generator):
 
     templates = (_ANSWER, COMPARE)
 
-    class Config(OneEngine):
+    class Config(RatingConfig, OneEngine):
         """Settings of `rag`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "verifiers")

@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from schemas.tables import Row
-from transforms.generators._rating import RATE, rate
+from transforms.generators._rating import RATE, RatingConfig, rate
 from transforms.generators._sampling import SamplingConfig, sample
 from transforms.generators.base import Decoding, Generator, Response, Tally, Yield
 from transforms.plugins.registry import register
@@ -32,7 +32,7 @@ class Refresh(Generator):
     consumes = "pairs"
     templates = (RATE,)
 
-    class Config(Decoding):
+    class Config(RatingConfig, Decoding):
         """Settings of `refresh`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "rater")
@@ -53,7 +53,7 @@ class Refresh(Generator):
         ]
         old_ratings = await self._rate(row, old, ask, (8, 2))
         if not all(old_ratings):
-            detail = "no readable rating of the old responses"
+            detail = f"no readable rating of the old responses: {ask.unread}"
             self.reject(out, "unrated", row["pair_id"], detail, {"pair_id": row["pair_id"]})
             return
         gap = abs(fmean(old_ratings[0]) - fmean(old_ratings[1]))

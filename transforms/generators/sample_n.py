@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from schemas.tables import Row
-from transforms.generators._rating import RATE, rate
+from transforms.generators._rating import RATE, RatingConfig, rate
 from transforms.generators._sampling import RANKED, Policy, SamplingConfig, drawer, pairings, sample
 from transforms.generators.base import Generator, Tally, Yield
 from transforms.plugins.registry import register
@@ -23,7 +23,7 @@ class SampleN(Generator):
 
     templates = (RATE,)
 
-    class Config(SamplingConfig):
+    class Config(RatingConfig, SamplingConfig):
         """Settings of `sample_n`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engines", "rater")
@@ -49,7 +49,8 @@ class SampleN(Generator):
                 if not values:
                     payload = {"prompt_id": row["prompt_id"], "text": candidate.text, **candidate.details}
                     record = str(candidate.details["request_id"])
-                    self.reject(out, "unrated", record, "no readable rating from the rater", payload)
+                    detail = f"no readable rating from the rater: {ask.unread}"
+                    self.reject(out, "unrated", record, detail, payload)
             rated = [(c, sum(v) / len(v)) for c, v in zip(candidates, ratings, strict=True) if v]
             candidates, scores = [c for c, _ in rated], [s for _, s in rated]
         chosen = pairings(len(candidates), self.config.policy, self.config.k, drawer(self, row), scores)

@@ -14,7 +14,7 @@ from pydantic import Field
 from schemas.messages import message, text_of
 from schemas.tables import Row
 from transforms.generators._passages import cached_passages, numbered, relevance
-from transforms.generators._rating import COMPARE, prefer
+from transforms.generators._rating import COMPARE, RatingConfig, prefer
 from transforms.generators._sampling import Draw, drawer
 from transforms.generators._templates import render
 from transforms.generators.base import Generator, OneEngine, Response, Tally, Yield
@@ -37,7 +37,7 @@ class ShortToLong(Generator):
 
     templates = (_ANSWER, COMPARE)
 
-    class Config(OneEngine):
+    class Config(RatingConfig, OneEngine):
         """Settings of `short_to_long`."""
 
         engine_fields: ClassVar[tuple[str, ...]] = ("engine", "judge")

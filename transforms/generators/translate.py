@@ -49,7 +49,7 @@ class Translate(Generator):
     """
 
     consumes = "pairs"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates = (_TRANSLATE,)
 
     class Config(OneEngine):

@@ -62,7 +62,7 @@ class Tree(Generator):
     for a continuation in words (any endpoint).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates = (_CONTINUE,)
 
     class Config(OneEngine):

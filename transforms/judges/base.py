@@ -188,7 +188,7 @@ class TemplateJudge(Judge):
 
     Config: ClassVar[type[PluginConfig]] = JudgeConfig
     config: JudgeConfig
-    version: ClassVar[int] = 2  # of what is asked and how replies are read
+    version: ClassVar[int] = 3  # of what is asked and how replies are read
 
     @cached_property
     def template(self) -> JudgeTemplate:

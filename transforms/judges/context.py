@@ -28,7 +28,7 @@ _LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before logarithms
 class ContextJudge(LogprobJudge):
     """First-token verdicts under the pair's context, with the context-free verdict beside each."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     async def votes(self, pairs: Sequence[Row], ask: Ask) -> list[Row]:
         """One vote per pair with a context and order."""

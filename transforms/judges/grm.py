@@ -15,10 +15,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from schemas.tables import Row
-from transforms.judges._parsing import openai_schema, validated
+from transforms.judges._parsing import LENIENT, REASONING_LIMIT, openai_schema, read_answer
 from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, failed, invalid, opinion_by_scores, vote
 from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
@@ -29,19 +29,19 @@ Score = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 class Principle(BaseModel):
     """A principle with its weight in percent."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = LENIENT
 
-    name: str = Field(max_length=200)
+    name: str
     weight: int = Field(ge=0, le=100)
 
 
 class Critique(BaseModel):
     """The schema of one sample."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = LENIENT
 
     principles: list[Principle] = Field(min_length=1, max_length=12)
-    critique: str = Field(max_length=8000)
+    critique: str
     score_A: Score  # noqa: N815 the reply's own field names
     score_B: Score  # noqa: N815
 
@@ -82,7 +82,7 @@ def summed_opinion(replies: Sequence[Reply]) -> Opinion:
     critiques: list[Critique] = []
     problems: list[str] = []
     for reply in replies:
-        critique = validated(reply.text, Critique) if reply.state == "ok" else (reply.error or reply.state)
+        critique = read_answer(reply, Critique) if reply.state == "ok" else (reply.error or reply.state)
         if isinstance(critique, str):
             problems.append(critique)
         else:
@@ -98,5 +98,5 @@ def summed_opinion(replies: Sequence[Reply]) -> Opinion:
         float(sum(second)),
         p_first=(wins + 0.5) / (len(critiques) + 1),
         aspects={"samples": len(critiques), "unreadable": len(problems), "shown_A": first, "shown_B": second},
-        rationale=critiques[0].critique,
+        rationale=critiques[0].critique[:REASONING_LIMIT],
     )

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.tables import Row
-from transforms.judges._parsing import LABELS, Letter, openai_schema, validated
+from transforms.judges._parsing import LABELS, Letter, openai_schema
+from transforms.judges._verdicts import json_verdict
 from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, invalid
 from transforms.llm.request import Reply
 from transforms.plugins.registry import register
@@ -22,7 +23,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reasoning: str = Field(max_length=8000)
+    reasoning: str
     verdict: Letter
 
 
@@ -51,14 +52,8 @@ class JsonVerdictJudge(TemplateJudge):
 
     def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
         """The verdict and its reasoning."""
-        verdict = validated(reply.text, Verdict)
-        if isinstance(verdict, str):
-            return invalid(cut_off(reply) or verdict)
-        return Opinion(LABELS[verdict.verdict], rationale=verdict.reasoning)
-
-
-def cut_off(reply: Reply) -> str | None:
-    """A reason if the reply ended because its tokens ran out."""
-    if reply.finish_reason == "length":
-        return f"the reply was cut off after {reply.tokens_out} tokens; raise max_tokens"
-    return None
+        read = json_verdict(reply)
+        if isinstance(read, str):
+            return invalid(read)
+        verdict, reasoning = read
+        return Opinion(LABELS[verdict], rationale=reasoning)

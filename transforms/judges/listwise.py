@@ -20,10 +20,9 @@ from schemas.ids import hash_fields
 from schemas.messages import messages_id, text_of
 from schemas.tables import Row
 from transforms.judges._length import shortened
-from transforms.judges._parsing import validated
+from transforms.judges._parsing import read_answer
 from transforms.judges._templates import fence
 from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, failed, invalid, opinion_by_scores, vote
-from transforms.judges.json_verdict import cut_off
 from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 
@@ -166,9 +165,9 @@ def sheets(pairs: Sequence[Row], max_responses: int, seed: int) -> list[Sheet]:
 
 def read_scores(reply: Reply, n_responses: int) -> list[float] | Opinion:
     """The scores in the order shown, each in [1, 5], or why they cannot be read: all or none."""
-    ranking = validated(reply.text, Ranking)
+    ranking = read_answer(reply, Ranking)
     if isinstance(ranking, str):
-        return invalid(cut_off(reply) or ranking)
+        return invalid(ranking)
     names = [f"model-{number}" for number in range(1, n_responses + 1)]
     if set(ranking.scores) != set(names):
         return invalid(f"scores are given for {sorted(ranking.scores)}, not for model-1 to model-{n_responses}")

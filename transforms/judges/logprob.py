@@ -49,6 +49,11 @@ class LogprobJudge(TemplateJudge):
 
     def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
         """The opinion in the first token's alternatives."""
+        if reply.reasoning:
+            return invalid(
+                "the reply begins with a thought, so its first token is no verdict; turn thinking off with extra_body "
+                "(chat_template_kwargs: {enable_thinking: false}), or take json_verdict"
+            )
         if not reply.logprobs:
             return invalid("the reply has no log-probabilities; this judge needs an engine that returns them")
         return first_token_opinion(reply.logprobs[0], self.config.ties, self.config.min_mass)

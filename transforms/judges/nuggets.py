@@ -16,15 +16,14 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from schemas.messages import text_of
 from schemas.tables import Row
 from transforms.judges._length import Messages, shortened
-from transforms.judges._parsing import openai_schema, validated
+from transforms.judges._parsing import LENIENT, openai_schema, read_answer
 from transforms.judges._templates import JudgeTemplate, fence, harmless
 from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, failed, invalid, opinion_by_scores, vote
-from transforms.judges.json_verdict import cut_off
 from transforms.llm.request import Ask, Reply
 from transforms.plugins.registry import register
 
@@ -35,7 +34,7 @@ Support = Literal["support", "partial", "not_support"]
 class Drawn(BaseModel):
     """Nuggets drawn from a reference."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = LENIENT
 
     nuggets: list[str] = Field(min_length=1, max_length=50)
 
@@ -43,7 +42,7 @@ class Drawn(BaseModel):
 class Labels(BaseModel):
     """One label per nugget of a batch, in order."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = LENIENT
 
     labels: list[Support]
 
@@ -133,9 +132,9 @@ class NuggetJudge(TemplateJudge):
         problem = failed([reply])
         if problem is not None:
             return problem, [reply]
-        drawn = validated(reply.text, Drawn)
+        drawn = read_answer(reply, Drawn)
         if isinstance(drawn, str):
-            return invalid(cut_off(reply) or f"nuggets cannot be read: {drawn}"), [reply]
+            return invalid(f"nuggets cannot be read: {drawn}"), [reply]
         return [(text, 1.0) for text in dict.fromkeys(drawn.nuggets)], [reply]
 
     async def _support(
@@ -153,9 +152,9 @@ class NuggetJudge(TemplateJudge):
             problem = failed([reply])
             if problem is not None:
                 return problem, replies
-            labelled = validated(reply.text, Labels)
+            labelled = read_answer(reply, Labels)
             if isinstance(labelled, str):
-                return invalid(cut_off(reply) or labelled), replies
+                return invalid(labelled), replies
             if len(labelled.labels) != len(batch):
                 return invalid(f"{len(labelled.labels)} labels for {len(batch)} nuggets"), replies
             labels += labelled.labels

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.tables import Row
-from transforms.judges._parsing import LABELS, bracketed_letter, spoken, tagged
+from transforms.judges._parsing import LABELS, tagged
+from transforms.judges._verdicts import tagged_verdict
 from transforms.judges.base import JudgeConfig, Opinion, TemplateJudge, invalid
-from transforms.judges.json_verdict import cut_off
 from transforms.llm.request import Reply
 from transforms.plugins.registry import register
 
@@ -30,19 +30,16 @@ class RubricJudge(TemplateJudge):
         max_tokens: int = 4096
 
     def read(self, reply: Reply, pair: Row, order: str) -> Opinion:
-        """The verdict of the last `<answer>`, with the kind of question and the rubric or solution it rests on."""
+        """The verdict in `<answer>`, with the kind of question and the rubric or solution it rests on."""
         return rubric_opinion(reply)
 
 
 def rubric_opinion(reply: Reply) -> Opinion:
-    """Read a reply: exactly one letter may be marked in its last `<answer>`."""
-    text = spoken(reply.text)
-    answer = tagged(text, "answer")
-    if answer is None:
-        return invalid(cut_off(reply) or "no <answer> in the reply")
-    letter = bracketed_letter(answer)
-    if letter is None:
-        return invalid("<answer> does not mark exactly one of [[A]], [[B]], [[C]]")
+    """Read a reply: exactly one letter may be marked in its `<answer>`."""
+    read = tagged_verdict(reply)
+    if isinstance(read, str):
+        return invalid(read)
+    (letter,), text = read, reply.text
     kind = (tagged(text, "type") or "").lower()
     aspects: dict[str, Any] = {"type": kind if kind in _KINDS else "unstated"}
     for tag in ("rubric", "solution"):

@@ -5,11 +5,12 @@ The cached tokens of one request come with its reply, if the server tells them (
 
 from __future__ import annotations
 
+import http.client
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from transforms.llm.redirects import fetch
 
 TIMEOUT_S = 5.0
 _SAMPLE = re.compile(r"^vllm:(?:gpu_)?prefix_cache_(hits|queries)(?:_total)?(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
@@ -49,7 +50,7 @@ def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache
     """The counters of all servers together; None if no server tells (only vLLM does).
 
     Args:
-        urls: base URLs, each ending in /v1.
+        urls: base URLs.
         headers: sent along (authorisation).
     """
     caches = [cache for url in urls if (cache := _of_one(url, headers)) is not None]
@@ -59,9 +60,10 @@ def prefix_cache(urls: Sequence[str], headers: Mapping[str, str]) -> PrefixCache
 
 
 def _of_one(url: str, headers: Mapping[str, str]) -> PrefixCache | None:
-    request = urllib.request.Request(f"{url.removesuffix('/v1')}/metrics", headers=dict(headers))  # noqa: S310 given
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:  # noqa: S310 given by the user
-            return read_prefix_cache(reply.read().decode("utf-8", "replace"))
-    except (urllib.error.URLError, OSError, ValueError):
+    if not url.endswith("/v1"):  # only there is known where it would be
         return None
+    try:
+        text = fetch(f"{url.removesuffix('/v1')}/metrics", headers, TIMEOUT_S).decode("utf-8", "replace")
+    except (http.client.HTTPException, OSError, ValueError):
+        return None
+    return read_prefix_cache(text)

@@ -1,4 +1,4 @@
-"""From the bytes a server sent to a `Reply`, and from a status to what to do about it. Pure functions.
+"""From the bytes a server sent to a `Reply`. Pure functions.
 
 Formats: OpenAI chat/completions and completions, with the additions of vLLM (`reasoning`,
 `reasoning_content`, the numbers of `/pooling`) and llama.cpp (`timings.cache_n`, `tokens` of `/tokenize`).
@@ -6,82 +6,125 @@ Formats: OpenAI chat/completions and completions, with the additions of vLLM (`r
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import orjson
-
+from transforms.llm.bodies import MalformedReplyError, read_body, read_json
 from transforms.llm.request import Reply, Request
+from transforms.llm.statuses import Meaning, error_object, meaning_of, status_in
 from transforms.llm.usage import TOKENIZE
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 UNVERSIONED = frozenset({"tokenize", "pooling"})  # paths beside /v1, not below it
-MISCONFIGURED = frozenset({401, 402, 403, 404, 405})
 LOGPROB_FLOOR = -100.0  # log-probability given to a token the server calls impossible (-inf, -9999)
 ERROR_LIMIT = 500
+_BYTES_PER_TOKEN = 4  # where a server counts no tokens
+
+# How a reply ended, by what servers call it. Whatever else one says (abort, error, ...) is no end of an answer.
+FINISHES: Mapping[str, str] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed"), "stop"),
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+        "length",
+    ),
+    **dict.fromkeys(("tool_call", "tool_calls", "function_call", "tool_use"), "tool_calls"),
+    **dict.fromkeys(
+        [
+            "blocklist",
+            "content-filter",
+            "content_filter",
+            "error_toxic",
+            "prohibited_content",
+            "recitation",
+            "refusal",
+            "safety",
+            "sensitive",
+            "spii",
+        ],
+        "content_filter",
+    ),
+}
 
 
-class MalformedReplyError(ValueError):
-    """A successful status with a body that is not a reply; asking again may cure it."""
+class BodyError(Exception):
+    """A successful status with an error in its body, whose code counts as the status.
+
+    Attributes:
+        status: what the code stands for.
+        meaning: what that status, and the error, mean.
+    """
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(error_line(status_in(error), error))
+        self.status = status_in(error)
+        self.meaning = meaning_of(self.status, error)
 
 
-def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0) -> Reply:
+def parse_reply(request: Request, body: bytes, ms: float = 0.0, retries: int = 0, *, content_type: str = "") -> Reply:
     """Read the body of a successful response, which took `ms` milliseconds and `retries` repeated attempts.
 
     Raises:
-        MalformedReplyError: truncated or otherwise not the reply of `request.path`.
+        MalformedReplyError: truncated or otherwise not the reply of `request.path`, or one that did not end well.
+        BodyError: it is an error under a status that says otherwise.
     """
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedReplyError(f"reply is not JSON ({len(body)} bytes): {error}") from None
-    if not isinstance(data, dict):
-        raise MalformedReplyError(f"reply is {type(data).__name__}, not an object")
+    data = read_body(body, content_type)
+    if data.get("error") or data.get("object") == "error":
+        raise BodyError(error_object(data))
     if request.path == TOKENIZE:
         return Reply(request.request_id, "ok", text=str(_token_count(data)), ms=ms, retries=retries)
     if request.path == "pooling":
         used = _count(_mapping(data.get("usage")).get("prompt_tokens"))
         return Reply(request.request_id, "ok", text=_last_number(data), tokens_in=used, ms=ms, retries=retries)
     choice = _first_choice(data)
-    finish = choice.get("finish_reason")
-    finish = finish if isinstance(finish, str) else None
+    if choice.get("error"):
+        raise BodyError(error_object({"error": choice["error"]}))
+    finish = _finish(choice.get("finish_reason"))
     text, reasoning, refusal = _texts(choice)
     usage = _mapping(data.get("usage"))
     timings = _mapping(data.get("timings"))
     cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")) or _count(timings.get("cache_n"))
     refused = bool(refusal) or finish == "content_filter"
-    tokens_in = _count(usage.get("prompt_tokens"))
+    tokens_in, tokens_out = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    said = text or (refusal or "")
+    is_counted = tokens_in > 0 and (tokens_out > 0 or not said)
     return Reply(
         request_id=request.request_id,
         state="refused" if refused else "ok",
-        text=text or (refusal or ""),
+        text=said,
         reasoning=reasoning,
         finish_reason=finish,
         logprobs=_logprobs(choice.get("logprobs")),
         error=(refusal or "stopped by the content filter") if refused else None,
-        tokens_in=tokens_in,
+        tokens_in=tokens_in or _estimate(_asked(request)),
         tokens_cached=min(cached, tokens_in),
-        tokens_out=_count(usage.get("completion_tokens")),
+        tokens_out=tokens_out or _estimate(said + (reasoning or "")),
+        estimated=not is_counted,
         ms=ms,
         retries=retries,
     )
 
 
-def error_text(status: int, body: bytes) -> str:
-    """The server's reason for a failure as one line: `400: maximum context length is ...`; not shortened."""
-    message: Any = None
+def read_error(status: int, body: bytes, content_type: str = "") -> tuple[str, Meaning]:
+    """The server's reason for a failure as one line (`400: maximum context length is ...`), and what it means.
+
+    The line is not shortened.
+    """
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        data = None
-    if isinstance(data, dict):
-        error = data.get("error", data)
-        message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    raw = body if data is None else orjson.dumps(data)  # which escapes no more than it must
-    text = str(message) if message else raw.decode("utf-8", "replace")
+        data = read_json(body, content_type)
+    except MalformedReplyError:
+        return f"{status}: {' '.join(body.decode('utf-8', 'replace').split())}", meaning_of(status)
+    error = error_object(data)
+    return error_line(status, error or data), meaning_of(status, error)
+
+
+def error_line(status: int, error: Any) -> str:
+    """An error as one line, its message if it has one."""
+    message = (error.get("message") or error.get("detail")) if isinstance(error, Mapping) else error
+    # Written without more escapes than there must be, so that a secret in it is found.
+    text = message if isinstance(message, str) else json.dumps(message or error, ensure_ascii=False, default=str)
     return f"{status}: {' '.join(text.split())}"
 
 
@@ -132,6 +175,34 @@ def _texts(choice: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     return content, reasoning, refusal
 
 
+def _finish(value: Any) -> str | None:
+    """How the reply ended, in OpenAI's words.
+
+    Raises:
+        MalformedReplyError: something broke it off: what there is of it is no answer.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    finish = FINISHES.get(value.lower())
+    if finish is None:
+        raise MalformedReplyError(
+            f"the reply was broken off: its finish_reason is {value[:40]!r}", f"finish_reason {value[:40]}"
+        )
+    return finish
+
+
+def _asked(request: Request) -> str:
+    """What was asked, as text."""
+    messages = request.body.get("messages")
+    if not isinstance(messages, list):
+        return str(request.body.get("prompt", ""))
+    return "\n".join(str(message.get("content", "")) for message in messages if isinstance(message, dict))
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+
 def _logprobs(value: Any) -> list[dict[str, float]] | None:
     """Log-probabilities per token as {token: value}; the chosen token is always among them."""
     if not isinstance(value, dict):
@@ -153,21 +224,35 @@ def _logprobs(value: Any) -> list[dict[str, float]] | None:
 
 
 def _alternatives(item: Mapping[str, Any]) -> dict[str, float]:
+    """{token: log-probability}; tokens that are spelled alike (other bytes, other ids) add up."""
     top = item.get("top_logprobs")
     row: dict[str, float] = {}
-    for entry in [item, *(top if isinstance(top, list) else [])]:
+    for entry in top if isinstance(top, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("token"), str):
             number = _number(entry.get("logprob"))
             if number is not None:
                 token = entry["token"]
-                row[token] = max(number, row.get(token, LOGPROB_FLOOR))
+                row[token] = number if token not in row else _sum(number, row[token])
+    chosen, number = item.get("token"), _number(item.get("logprob"))
+    if isinstance(chosen, str) and number is not None:
+        # Among the alternatives it is counted already; servers that list none give it alone.
+        row[chosen] = max(number, row.get(chosen, LOGPROB_FLOOR))
     return row
 
 
+def _sum(first: float, second: float) -> float:
+    """Logarithm of the sum of two probabilities, at most 0."""
+    high, low = max(first, second), min(first, second)
+    return min(0.0, high + math.log1p(math.exp(low - high)))
+
+
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    """A log-probability in [LOGPROB_FLOOR, 0]; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return min(0.0, max(LOGPROB_FLOOR, float(value)))
+    if value != value or value == math.inf:  # NaN; integers of any size are compared as they are
+        return None
+    return float(max(LOGPROB_FLOOR, min(0.0, value)))
 
 
 def _token_count(data: Mapping[str, Any]) -> int:

@@ -37,7 +37,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `state` is `ok`, `refused` (content filter) or `error` (with `error` the reason)."""
+    """What came back. `state` is `ok`, `refused` (content filter) or `error` (with `error` the reason).
+
+    What a model thought is never in `text` of a reply that `Ask` gives (transforms/llm/reasoning.py).
+    """
 
     request_id: str
     state: str
@@ -50,6 +53,7 @@ class Reply:
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0
+    estimated: bool = False  # whether the server counted no tokens, so that they are taken from the lengths of texts
     ms: float = 0.0
     retries: int = 0
     transient: bool = False  # an error that asking again may cure

@@ -28,6 +28,7 @@ class Usage:
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0
+    estimated: int = 0  # replies whose tokens the server did not count
     ms: float = 0.0  # sum over requests, retries and waits included
     busy_s: float = (
         0.0  # this account's share of the time in which its engine had anything to do; all shares add up to it
@@ -54,6 +55,7 @@ class Usage:
         self.tokens_in += reply.tokens_in
         self.tokens_cached += reply.tokens_cached
         self.tokens_out += reply.tokens_out
+        self.estimated += reply.estimated
         self.ms += reply.ms
         self.busy_s += busy_s
 

@@ -18,8 +18,10 @@ from typing import Any, Generic, TypeVar
 
 from schemas.errors import BudgetExceeded, UsageError
 from transforms.llm.client import UNIT, Client
+from transforms.llm.reasoning import spoken
 from transforms.llm.request import Reply, Request
 from transforms.llm.usage import TOKENIZE, Ledger, SharedClock, Usage, sum_usage
+from transforms.storage.final_errors import AskingRun
 from transforms.storage.memo import Memo
 
 __all__ = ["Asker", "Budget", "Caller", "Ledger", "Usage", "Work", "answer", "sum_usage"]
@@ -60,12 +62,14 @@ class Caller:
         clients: engine name -> open client.
         budget: this process's share.
         workers: processes that ask side by side, so that the times of all add up to the time that passed.
+        run: which run asks, and what it knows of the servers.
     """
 
     clients: Mapping[str, Client]
     budget: Budget = Budget()
     workers: int = 1
     ledger: Ledger = field(default_factory=Ledger)
+    run: AskingRun = field(default_factory=AskingRun)
 
     def __post_init__(self) -> None:
         self._on_wire: dict[str, asyncio.Future[Reply] | None] = {}
@@ -91,7 +95,9 @@ class Caller:
             await self._landed.wait()
 
     async def ask(self, request: Request, memo: Memo, ledger: Ledger) -> Reply:
-        """The reply, from the memo if it is there.
+        """The reply, from the memo if it is there, with what the model thought apart from what it says.
+
+        The memo keeps replies as they came.
 
         Raises:
             BudgetExceeded: the reply is not known and the budget is spent.
@@ -102,13 +108,20 @@ class Caller:
         if known is not None:
             for account in (self.ledger, ledger):
                 account.recall(request, known)
-            return known
+            if known.state == "ok" and request.engine in self.clients:
+                self.clients[request.engine].has_answered = True
+            return spoken(known)
+        error = memo.errors.get(request.request_id)
+        if error is not None and error.stands(request.engine, self.run):
+            for account in (self.ledger, ledger):
+                account.recall(request, error.reply)
+            return error.reply
         if request.request_id in self._on_wire:
             reply = await self._join(request.request_id)
-            memo.put(request, reply)
+            memo.put(request, reply, self.run)
             for account in (self.ledger, ledger):
                 account.recall(request, reply, joined=True)
-            return reply
+            return spoken(reply)
         client = self.clients.get(request.engine)
         if client is None:
             raise UsageError(f"no engine named {request.engine!r}; known: {', '.join(sorted(self.clients))}")
@@ -118,11 +131,11 @@ class Caller:
         begun = clock.begin()
         try:
             try:
-                reply = await client.send(request)
+                reply = await client.send(request, None if error is None else error.cause)
             finally:
                 busy_s = clock.end(begun) / self.workers
                 self._landed.set()
-            memo.put(request, reply)
+            memo.put(request, reply, self.run)
         except BaseException as error:
             waiter = self._on_wire.pop(request.request_id)
             if waiter is not None and not waiter.done():
@@ -135,7 +148,7 @@ class Caller:
         self._tokens += reply.tokens_in + reply.tokens_out
         for account in (self.ledger, ledger):
             account.count(request, reply, busy_s)
-        return reply
+        return spoken(reply)
 
     def _join(self, request_id: str) -> asyncio.Future[Reply]:
         waiter = self._on_wire[request_id]

@@ -20,6 +20,7 @@ def judge_statistics(votes: pl.DataFrame, lengths: pl.DataFrame, humans: pl.Data
 
     Columns (shares in [0, 1]; null where nothing counts towards them):
         voter, n_votes, n_pairs;
+        parse_rate: of the votes whose replies came (neither refused nor error), those that could be read;
         tie_rate of valid votes; invalid_rate, refused_rate, error_rate of all votes;
         flip_rate: of pairs seen in both orders with valid votes, those with different labels;
         first_rate: of strict votes on pairs seen in both orders, those for the response shown first (0.5: no bias);
@@ -107,6 +108,7 @@ def _counts(votes: pl.DataFrame) -> pl.DataFrame:
     return votes.group_by("voter").agg(
         n_votes=pl.len(),
         n_pairs=pl.col("pair_id").n_unique(),
+        parse_rate=label.is_in(VALID).filter(label.is_in((*VALID, "invalid"))).mean(),
         tie_rate=(label == "tie").filter(label.is_in(VALID)).mean(),
         invalid_rate=(label == "invalid").mean(),
         refused_rate=(label == "refused").mean(),

@@ -8,9 +8,6 @@ nobody writes any more into one Parquet part. Readers take parts and journals to
 
 from __future__ import annotations
 
-import fcntl
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,11 +17,12 @@ import numpy as np
 import orjson
 import polars as pl
 
-from schemas.errors import WorkspaceError
 from schemas.ids import hash_bytes
 from schemas.tables import Embeddings, Generations, polars_schema, primary_key, rows_frame
 from transforms.llm.request import Reply, Request
 from transforms.storage.files import file_system, parquet_bytes, read_parquet, write_atomic
+from transforms.storage.final_errors import AskingRun, FinalErrors
+from transforms.storage.journal import Journal, is_abandoned
 
 _JOURNAL = "journal-*.jsonl"
 _PART = "part-*.parquet"
@@ -41,7 +39,7 @@ class _Folder:
         self.root = Path(root)
         self._rows: dict[str, bytes | int] | None = None  # id -> journal line, or row number in _frame
         self._frame = pl.DataFrame()
-        self._journal: int | None = None
+        self._journal = Journal(self.root, "journal")
         self.damaged = 0  # unreadable journal lines, which a killed process leaves at most one each
 
     def __enter__(self) -> Self:
@@ -63,9 +61,7 @@ class _Folder:
 
     def close(self) -> None:
         """Close this process's journal; another `put` would start a new one."""
-        if self._journal is not None:
-            os.close(self._journal)
-            self._journal = None
+        self._journal.close()
 
     def _loaded(self) -> dict[str, bytes | int]:
         if self._rows is None:
@@ -118,19 +114,7 @@ class _Folder:
         rows = self._loaded()
         if key in rows:
             return
-        line = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
-        try:
-            if self._journal is None:
-                self.root.mkdir(parents=True, exist_ok=True)
-                path = self.root / f"journal-{uuid.uuid4().hex}.jsonl"
-                self._journal = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(self._journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            data = memoryview(line + b"\n")
-            while data:
-                data = data[os.write(self._journal, data) :]
-        except OSError as error:
-            raise WorkspaceError(f"cannot write to the memo {self.root}: {error.strerror}") from error
-        rows[key] = line
+        rows[key] = self._journal.append(row)
 
     def compact(self) -> int:
         """Turn the journals nobody writes any more, and the parts there are, into one Parquet part.
@@ -139,7 +123,7 @@ class _Folder:
             Rows in the part. A crash on the way leaves rows twice, never none.
         """
         self.close()
-        journals = [path for path in sorted(self.root.glob(_JOURNAL)) if _abandoned(path)]
+        journals = [path for path in sorted(self.root.glob(_JOURNAL)) if is_abandoned(path)]
         old_parts = sorted(self.root.glob(_PART))
         if not journals and len(old_parts) < 2:
             return len(self._read_parts())
@@ -164,10 +148,28 @@ class _Folder:
 
 
 class Memo(_Folder):
-    """Replies of one bucket by request id. An error is no answer: it is never stored, and an old one not read."""
+    """Replies of one bucket by request id. An error is no answer: it is never stored as one, and an old one not read.
+
+    Attributes:
+        errors: what was turned away for good.
+    """
 
     table = Generations
     kept = pl.col("state") != ERROR
+
+    def __init__(self, root: Path | str) -> None:
+        super().__init__(root)
+        self.errors = FinalErrors(self.root)
+
+    def load(self) -> Self:
+        """Read the folder now, the errors, too."""
+        self.errors.load()
+        return super().load()
+
+    def close(self) -> None:
+        """Close this process's journals."""
+        self.errors.close()
+        super().close()
 
     def get(self, request_id: str) -> Reply | None:
         """The stored reply, or None."""
@@ -178,13 +180,18 @@ class Memo(_Folder):
         fields["logprobs"] = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
         return Reply(**fields)
 
-    def put(self, request: Request, reply: Reply) -> None:
-        """Store a reply, in the journal before anything else sees it.
+    def put(self, request: Request, reply: Reply, run: AskingRun = AskingRun()) -> None:  # noqa: B008 frozen
+        """Store a reply, in the journal before anything else sees it; of errors those that asking again does not cure.
+
+        Args:
+            run: who asked.
 
         Raises:
             WorkspaceError: the disk is full or read-only.
         """
         if reply.state == ERROR:
+            if not reply.transient:
+                self.errors.put(request.engine, reply, run)
             return
         row = {
             "request_id": reply.request_id,
@@ -237,15 +244,3 @@ class EmbeddingCache(_Folder):
         start = len(self._frame)
         self._frame = pl.concat([self._frame, added])
         rows.update((key, start + index) for index, key in enumerate(added["text_id"].to_list()))
-
-
-def _abandoned(journal: Path) -> bool:
-    """True when no process holds the journal open for writing."""
-    try:
-        with journal.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return False

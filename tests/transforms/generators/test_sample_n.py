@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.transforms.generators.harness import FakeEngine, build, failed, prompt_row, run, text
 from transforms.generators._sampling import pairings
-from transforms.llm.request import Request
+from transforms.llm.request import Reply, Request
 
 
 def draw(*fields: str) -> float:
@@ -116,3 +116,31 @@ def test_unreadable_ratings_leave_the_candidate_out() -> None:
 def test_ranked_policy_without_a_rater_is_refused() -> None:
     with pytest.raises(ValueError, match="rater"):
         build("sample_n", engines="small", policy="best_worst")
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_thoughts_are_in_no_response_unless_they_are_wanted(keeps: bool) -> None:
+    def thinking(request: Request) -> Reply:
+        return Reply(request.request_id, "ok", text=f"Answer {request.salt}.", reasoning=f"A plan for {request.salt}.")
+
+    config = {"engines": ["small"], "n": 3, "policy": "all", "near_identical": 1.0}
+    out = run(build("sample_n", keep_reasoning=keeps, **config), prompt_row(), FakeEngine(thinking))
+    assert len(out.pairs) == 3
+    for pair in out.pairs:
+        for side in ("response_a", "response_b"):
+            assert text(pair[side]).startswith("<think>\nA plan for ") == keeps
+            assert text(pair[side]).split("</think>")[-1].strip().startswith("Answer")
+
+
+def test_a_rater_gets_the_tokens_it_needs_and_what_it_said_is_told() -> None:
+    def wordy(request: Request) -> Reply | None:
+        if "rate" not in request.salt:
+            return None
+        return Reply(request.request_id, "ok", text="Let me see", finish_reason="length")
+
+    engine = FakeEngine(wordy)
+    config = {"engines": ["small"], "n": 3, "policy": "best_worst", "rater": "large", "rating_tokens": 77}
+    out = run(build("sample_n", **config), prompt_row(), engine)
+    assert {r.body["max_tokens"] for r in engine.requests if "rate" in r.salt} == {77}
+    details = {reject["detail"] for reject in out.rejects if reject["reason"] == "unrated"}
+    assert details == {"no readable rating from the rater: the reply is 'Let me see', cut off: raise rating_tokens"}

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
-from transforms.judges._parsing import bracketed_letter, tagged
+from transforms.judges._parsing import tagged
 from transforms.judges._templates import harmless
+from transforms.judges._verdicts import bracketed_letter
 from transforms.llm.request import Request
 from transforms.plugins.registry import names
 

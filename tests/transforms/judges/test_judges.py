@@ -119,9 +119,9 @@ REPLIES = st.one_of(
         [
             "[[A]]",
             "<answer>[[A]] or [[B]]</answer>",
-            "<answer>A</answer>",
+            "<answer>A, or B</answer>",
             '{"verdict": "D", "reasoning": ""}',
-            '{"verdict": "A"}',
+            '{"verdict": "A?"}',
             '{"scores": {"model-1": 9, "model-2": 1}}',
             '{"scores": {"model-1": 5, "model-2": 1}, "best-to-worst": ["model-2", "model-1"]}',
             '{"scores": {"model-2": 5, "model-3": 1}}',

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.messages import messages_id
 from tests.transforms.judges.fixtures import judge, pair, prompt_text, said, votes_of
-from transforms.judges._parsing import bracketed_letter, json_object, openai_schema, tagged
+from transforms.judges._parsing import json_object, openai_schema, tagged
+from transforms.judges._verdicts import bracketed_letter
 from transforms.judges.context import with_baseline
 from transforms.judges.grm import Critique, summed_opinion
 from transforms.judges.listwise import sheets

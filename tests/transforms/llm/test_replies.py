@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stub_llm import MALFORMED
-from transforms.llm.replies import MalformedReplyError, error_text, parse_reply, retry_after
+from transforms.llm.bodies import MalformedReplyError
+from transforms.llm.replies import BodyError, parse_reply, read_error, retry_after
 from transforms.llm.request import Reply, Request
 
 REQUEST = Request("engine", "model", {"messages": []})
@@ -47,7 +48,7 @@ KEYED = st.recursive(
 def outcome(body: bytes, path: str = "chat/completions") -> Reply | None:
     try:
         return parse_reply(Request("engine", "model", {}, path=path), body)
-    except MalformedReplyError:
+    except (MalformedReplyError, BodyError):
         return None
 
 
@@ -68,6 +69,19 @@ def test_a_reply_is_read() -> None:
     assert (reply.state, reply.text, reply.reasoning, reply.finish_reason) == ("ok", "A", "hm", "stop")
     assert (reply.tokens_in, reply.tokens_cached, reply.tokens_out) == (7, 4, 1)
     assert reply.logprobs == [{"A": -0.1, "B": -2.5}]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", " A", "B"]), st.floats(0.001, 1.0)), min_size=1, max_size=8), st.data())
+def test_alternatives_that_are_spelled_alike_add_up(alternatives: list[tuple[str, float]], data: st.DataObject) -> None:
+    total = math.fsum(share for _, share in alternatives)
+    rows = [{"token": token, "logprob": math.log(share / total)} for token, share in alternatives]
+    chosen = data.draw(st.sampled_from(rows))
+    body = {**GOOD, "choices": [{**GOOD["choices"][0], "logprobs": {"content": [{**chosen, "top_logprobs": rows}]}}]}
+    (found,) = parse_reply(REQUEST, json.dumps(body).encode()).logprobs or []
+    expected = {token: 0.0 for token, _ in alternatives}
+    for token, share in alternatives:
+        expected[token] += share / total
+    assert {token: math.exp(value) for token, value in found.items()} == pytest.approx(expected)
 
 
 def test_completions_with_echo_are_read() -> None:
@@ -158,7 +172,9 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after(value, datetime(2026, 10, 21, 7, 28, tzinfo=UTC)) == seconds
 
 
-def test_error_text_is_one_line_with_the_reason() -> None:
-    assert error_text(400, b'{"error": {"message": "too\\nlong"}}') == "400: too long"
-    assert error_text(400, b'{"error": "too long"}') == "400: too long"
-    assert error_text(502, b"<html>bad</html>") == "502: <html>bad</html>"
+def test_an_error_is_one_line_with_the_reason() -> None:
+    assert read_error(400, b'{"error": {"message": "too\\nlong"}}') == ("400: too long", "final")
+    assert read_error(400, b'{"error": "too long"}') == ("400: too long", "final")
+    assert read_error(400, b'{"object": "error", "message": "too long"}') == ("400: too long", "final")
+    assert read_error(502, b"<html>bad</html>") == ("502: <html>bad</html>", "transient")
+    assert read_error(400, b'{"error": {"message": "no", "code": "content_filter"}}') == ("400: no", "refused")
