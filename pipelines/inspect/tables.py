@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from pipelines.runtime.order import RUN_ORDER
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
 from schemas.tables import TABLES, polars_schema
+from transforms.annotate import display
 from transforms.storage.files import is_local
 from transforms.storage.workspace import Workspace
 
@@ -39,6 +42,13 @@ def queue(root: str, limit: int | None = None) -> pl.DataFrame:
     """The queue for humans, best first; the first `limit` pairs, or all."""
     frame = table_frame(Workspace.open(root), "queue").sort("rank")
     return (frame if limit is None else frame.head(limit)).collect()
+
+
+def beginnings(root: str, pair_ids: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """The beginnings of prompt, response a and response b of the pairs that there are, by pair."""
+    frame = table_frame(Workspace.open(root), "pairs").filter(pl.col("pair_id").is_in(list(pair_ids)))
+    texts = frame.select("pair_id", "prompt", "response_a", "response_b").collect()
+    return {pair: display.beginnings(prompt, a, b) for pair, prompt, a, b in texts.iter_rows()}
 
 
 def parts(workspace: Workspace, table: str) -> list[str]:
