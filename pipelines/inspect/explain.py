@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import polars as pl
 
+from pipelines.inspect.judgement import judgement
 from pipelines.inspect.tables import TABLE_STAGES
 from pipelines.runtime.stage import PAIR_STAGES
-from pipelines.stages.fuse import judgement
 from schemas.errors import UsageError
 from transforms.publish.explain import Explanation, explain
 from transforms.publish.read import open_version

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import scipy
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import UsageError
@@ -141,7 +140,7 @@ def explain(
             )
         )
     log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
-    p_a = float(scipy.special.expit(log_odds))
+    p_a = (1 + math.tanh(log_odds / 2)) / 2  # the logistic function, without overflow
     cast = votes.filter(pl.col("pair_id") == pair_id).sort("voter", "order", "sample", "vote_id")
     if texts is None and {"prompt", "response_a", "response_b"} <= pair.keys():
         texts = pair["prompt"], pair["response_a"], pair["response_b"]
