@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,7 @@ def run_stages(
         check_environment(file)
         recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
         workspace = Workspace.create(root, recipe.buckets)
+        result.notes += _stranger(workspace, recipe.name)
         workspace.write_artefact("recipe", "last.yaml", file.text.encode())
         run = Run(workspace, recipe, file.base_dir.resolve(), limit, tuple(beam_flags(recipe.beam, flags)))
         with workspace.alone():
@@ -158,6 +160,15 @@ def run_stages(
                 except KeyboardInterrupt:
                     raise RunInterrupted(result, name) from None
     return result
+
+
+def _stranger(workspace: Workspace, name: str) -> list[str]:
+    """A note if the workspace was last run with a recipe of another name."""
+    last = workspace.read_artefact("recipe", "last.yaml")
+    found = re.search(r"^name:\s*[\"']?([a-z0-9_-]+)", (last or b"").decode("utf-8", "replace"), re.MULTILINE)
+    if found is None or found[1] == name:
+        return []
+    return [f"note: {workspace.root} is a workspace of the recipe {found[1]!r}; {name!r} has now been run in it"]
 
 
 def _take(name: str, publication: Publication, result: RunResult, quiet: bool) -> None:

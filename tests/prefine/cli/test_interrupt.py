@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.stub_llm import Options, StubServer
 
-PAIRS = 40
+PAIRS = 16
 RUN = [sys.executable, "-m", "prefine.cli.main", "run", "recipe.yaml", "-w", "w"]
 
 
@@ -37,7 +37,7 @@ def project(folder: Path, url: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
 def test_ctrl_c_says_what_stands_and_the_same_command_goes_on(tmp_path: Path, mode: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with StubServer(Options(latency_s=0.3)) as server:
+    with StubServer(Options(latency_s=0.2)) as server:
         project(tmp_path, server.url, mode)
         # A group of its own: a terminal sends ctrl-C to the workers too.
         process = subprocess.Popen(
