@@ -78,6 +78,16 @@ def test_reading_commands_import_what_they_read_with(folder: Path, command: str)
     assert there & {*LIBRARIES, *OURS} == NEEDED.get(command, set())
 
 
+@pytest.mark.slow
+def test_heads_with_nothing_to_score_load_no_model(tmp_path: Path) -> None:
+    imported(tmp_path, "init", "w", "--template", "pairs")
+    recipe = tmp_path / "w" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("    # - {name: heads", "    - {name: heads"))
+    run = ("run", "w/recipe.yaml", "-w", "w", "--quiet")
+    assert "torch" in imported(tmp_path, *run)
+    assert not imported(tmp_path, *run) & {"torch", "transformers", "sentence_transformers", "apache_beam"}
+
+
 def test_a_run_with_nothing_to_do_starts_no_runner_and_loads_no_model(folder: Path) -> None:
     there = imported(folder, "run", "w/recipe.yaml", "-w", "w", "--quiet")
     assert not there & {"apache_beam", "torch", "sentence_transformers", "transformers", "sklearn", "duckdb", "pandas"}
