@@ -59,8 +59,16 @@ def test_answers_become_votes_in_the_next_run(
     assert prefine(monkeypatch, "init", "mine", "--template", "people") == 0
     run = ("run", "mine/recipe.yaml", "-w", "mine", "--json")
     assert prefine(monkeypatch, *run) == 0
-    monkeypatch.setattr("builtins.input", lambda _: "a")
-    out = ("--annotator", "me", "--out", "mine/answers.jsonl", "--rows", "3")
+    keys = iter(["a", "b", "t"])
+
+    def typed(_: str) -> str:
+        key = next(keys, None)
+        if key is None:
+            raise KeyboardInterrupt
+        return key
+
+    monkeypatch.setattr("builtins.input", typed)
+    out = ("--annotator", "me", "--out", "mine/answers.jsonl", "--rows", "5")
     assert prefine(monkeypatch, "annotate", "-w", "mine", *out) == 0
     assert len(Path("mine/answers.jsonl").read_text().splitlines()) == 3
     capsys.readouterr()
