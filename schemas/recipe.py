@@ -186,12 +186,14 @@ class BeamSection(Strict):
 class Recipe(Strict):
     """A whole recipe."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    seed: int = 0
-    buckets: int = Field(default=16, ge=1, le=65536)
-    sources: list[dict[str, Any]] = Field(min_length=1)
-    engines: dict[str, PluginUse] = {}
-    hygiene: dict[str, Any] = {}
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="the dataset is published under this name")
+    seed: int = Field(default=0, description="every random choice follows from it")
+    buckets: int = Field(
+        default=16, ge=1, le=65536, description="parts of the workspace, fixed once it exists; one per 50,000 pairs"
+    )
+    sources: list[dict[str, Any]] = Field(min_length=1, description="where prompts and pairs come from")
+    engines: dict[str, PluginUse] = Field(default={}, description="who answers LLM calls, by name")
+    hygiene: dict[str, Any] = Field(default={}, description="what goes before anybody votes")
     generate: GenerateSection = GenerateSection()
     judge: JudgeSection = JudgeSection()
     score: ScoreSection = ScoreSection()

@@ -133,8 +133,11 @@ def _number(node: yaml.Node | None, location: Location, lines: dict[Location, in
         if len(str(name)) > _MAX_NAME:
             return location, f"a name of more than {_MAX_NAME} characters"
         inner = (*location, name)
-        if inner in lines:  # the same name again: the last counts, but its size counts too
-            inner = (*location, f"{name} (line {marked.start_mark.line + 1}, {len(lines)})")
+        if inner in lines:
+            return (
+                inner,
+                f"stands in line {lines[inner]} and again in line {marked.start_mark.line + 1}; keep one of them",
+            )
         lines[inner] = marked.start_mark.line + 1
         fault = _number(child, inner, lines)
         if fault:

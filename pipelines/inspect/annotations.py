@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipelines.inspect.tables import table_frame
+from pipelines.inspect.tables import frame_of, table_frame
 from pipelines.runtime.annotation import asked, ledger, pairs_by_id, queue
 from pipelines.runtime.stage import CURRENT, PAIR_STAGES, VOTE_STAGES
 from pipelines.stages.route import text_length
@@ -53,7 +53,7 @@ def _answer_on(line: bytes, path: Path, number: int) -> Row:
 
 def annotations_jsonl(root: str) -> bytes:
     """Every valid annotation of a workspace as JSON lines."""
-    return to_jsonl(table_frame(Workspace.open(root), "annotations").sort("annotation_id").collect())
+    return to_jsonl(frame_of(table_frame(Workspace.open(root), "annotations").sort("annotation_id")))
 
 
 def outlook(workspace: Workspace) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
-from scipy.special import expit
+import scipy
 
 from pipelines.runtime.stage import CURRENT, PAIR_STAGES, VOTE_STAGES
 from schemas.ids import canonical_json
@@ -152,7 +152,7 @@ def with_people(verdicts: pl.DataFrame, people: pl.DataFrame, contributions: pl.
 
 
 def _expit(z: pl.Series) -> pl.Series:
-    return pl.Series(expit(z.to_numpy())).fill_nan(None)
+    return pl.Series(scipy.special.expit(z.to_numpy())).fill_nan(None)
 
 
 def _published_right(verdicts: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:

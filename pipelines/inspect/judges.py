@@ -7,9 +7,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipelines.runtime.asking import CACHES, FIT_USAGE
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES
-from pipelines.runtime.summary import summarise
+from pipelines.runtime.summary import CACHES, FIT_USAGE, summarise
 from transforms.stats.judge_quality import judge_table, response_lengths
 from transforms.storage.workspace import Workspace
 

@@ -32,7 +32,7 @@ def rebuild_catalog(root: str) -> list[str]:
 
 
 def sql(
-    root: str, text: str, limit: int | None = None, seconds: float = SECONDS
+    root: str, text: str, limit: int | None = None, seconds: float | None = None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run one statement over the workspace's tables and the dataset versions; see `transforms.publish.query`.
 
@@ -43,7 +43,9 @@ def sql(
     listed = _listed(workspace)
     views, manifests = catalogued(_versions(workspace), listed)
     empty = {name: pl.DataFrame(schema=polars_schema(TABLES[name])) for name, files in listed.items() if not files}
-    return query(text, views, empty | manifest_tables(manifests), workspace.fs, limit, seconds)
+    return query(
+        text, views, empty | manifest_tables(manifests), workspace.fs, limit, SECONDS if seconds is None else seconds
+    )
 
 
 def _rebuild(workspace: Workspace, catalog: Path) -> list[str]:

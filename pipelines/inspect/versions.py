@@ -11,7 +11,7 @@ from schemas.manifest import Manifest, version_name
 from transforms.hygiene.config import DecontaminationConfig
 from transforms.hygiene.decontamination import index_of
 from transforms.publish import hub
-from transforms.publish.diff import Diff, diff
+from transforms.publish.diff import ROWS, Diff, diff
 from transforms.publish.read import open_version
 from transforms.publish.retention import prunable, prune
 from transforms.publish.store import Datasets
@@ -42,14 +42,14 @@ def published(root: str) -> Iterator[tuple[Manifest, str]]:
             yield store.manifest(name, number), store.url(name, version_name(number))
 
 
-def compare(root: str, old: str, new: str, slice_by: str) -> Diff:
-    """The rows that differ between two versions, each with its reason.
+def compare(root: str, old: str, new: str, slice_by: str, n_texts: int = ROWS) -> Diff:
+    """The rows that differ between two versions, each with its reason, and the texts of the first `n_texts` of them.
 
     Raises:
         UsageError: no such version.
     """
     datasets = datasets_of(root)
-    return diff(open_version(datasets, old), open_version(datasets, new), slice_by=slice_by)
+    return diff(open_version(datasets, old), open_version(datasets, new), slice_by=slice_by, n_texts=n_texts)
 
 
 def check(root: str, reference: str, benchmarks: Sequence[str]) -> list[Check]:

@@ -45,7 +45,7 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
     """Export NAME or NAME@V. A folder that was not there appears when it is complete.
 
     Raises:
-        UsageError: no such version, exporter or option.
+        UsageError: no such version, exporter or option, or `out` is a file.
         DataError: the format cannot hold the rows, or holds none of them.
     """
     workspace = Workspace.open(root)
@@ -53,6 +53,12 @@ def export_version(root: str, dataset: str, form: str, out: Path, options: dict[
     version = open_version(workspace.datasets, dataset)
     rows = version.scan("rows")
     notes = [*exporter.notes(rows), *_doubts(version.manifest)]
+    if out.is_symlink() and not out.exists():
+        raise UsageError(
+            f"{out} is a link to {out.readlink()}, which is not there: make that folder or remove the link"
+        )
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out names a folder")
     if out.exists():
         return Exported(form, str(out), _written(exporter, rows, out, version.manifest), notes)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,13 @@ import orjson
 from pydantic import ValidationError
 
 from pipelines.inspect.estimates import estimates
+from pipelines.inspect.judgement import judgement
 from pipelines.publish.certify import audited_noise, certificate
 from pipelines.publish.report import report_documents
 from pipelines.runtime.annotation import queue
 from pipelines.runtime.job import prepared
 from pipelines.runtime.stage import PAIR_STAGES, VOTE_STAGES, Run
 from pipelines.runtime.summary import Summary, summarise
-from pipelines.stages.fuse import judgement
 from pipelines.stages.ingest import inputs_read
 from pipelines.stages.judge import JUDGES
 from pipelines.stages.materialise import (

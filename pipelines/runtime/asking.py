@@ -16,7 +16,7 @@ from pipelines.runtime.failures import check_failures
 from pipelines.runtime.job import Job, Lane, Stopwatch
 from pipelines.runtime.progress import LaneProgress
 from pipelines.runtime.stage import RETRY, AskingFit, PerUnit, Run, S, Unit
-from pipelines.runtime.summary import Summary
+from pipelines.runtime.summary import CACHES, FIT_USAGE, Summary
 from schemas.errors import EngineError
 from schemas.ids import canonical_json
 from schemas.recipe import AskingSection, PluginUse
@@ -27,9 +27,6 @@ from transforms.plugins.build import build, engine_names
 from transforms.storage.final_errors import AskingRun, same_server
 from transforms.storage.memo import Memo
 from transforms.storage.workspace import Checkpoint, Workspace
-
-CACHES = "prefix-caches.json"  # engine -> tokens looked up and found in its servers' prefix caches, by the last run
-FIT_USAGE = "fit-usage.json"  # what the last fit asked, as checkpoints keep usage
 
 SERVERS = "servers"  # in a checkpoint's failures: engine -> fingerprint of the server that was asked
 

@@ -8,19 +8,25 @@ runner gets right.
 from __future__ import annotations
 
 import base64
+import ctypes
+import os
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
 import orjson
+import psutil
 
 from schemas import errors
 from schemas.errors import PrefineError, WorkspaceError
 
+_LAST_WORDS = 0.3  # seconds in which threads notice that their worker is gone
 _LOST = "Worker subprocess exited"  # how Beam's SubprocessSdkWorker says it
 
 E = TypeVar("E", contravariant=True)
@@ -37,6 +43,9 @@ class Work(Protocol[E]):
 class _Do(beam.DoFn):
     def __init__(self, work: Work[Any]) -> None:
         self._work = work
+
+    def setup(self) -> None:
+        _ignore_ctrl_c()
 
     def process(self, element: Any) -> Iterator[str]:
         try:
@@ -81,12 +90,47 @@ def run(work: Work[Any], elements: Iterable[Any], flags: Sequence[str]) -> None:
     _ = pipeline | DoAll(work, list(elements))
     try:
         with _noticing_lost_workers():
-            pipeline.run().wait_until_finish()
+            if any(flag.endswith("=multi_processing") for flag in flags):
+                _in_thread(lambda: pipeline.run().wait_until_finish())
+            else:
+                pipeline.run().wait_until_finish()
     except Exception as error:
         ours = _read(str(error))
         if ours is None:
             raise
         raise ours from None
+
+
+def _ignore_ctrl_c() -> None:
+    """In a worker process: ctrl-C goes to every process of the terminal, and is the driver's to answer.
+
+    By the C library: Python's own `signal` refuses it outside the main thread, where Beam's worker waits.
+    """
+    if "CONTROL_API_SERVICE_DESCRIPTOR" in os.environ:  # how Beam's SubprocessSdkWorker tells a process what it is
+        ctypes.CDLL(None).signal(int(signal.SIGINT), ctypes.c_void_p(int(signal.SIG_IGN)))
+
+
+def _in_thread(work: Callable[[], object]) -> None:
+    """Do the work in a thread and wait for it here: Beam, interrupted, would first wait for all of its workers."""
+    ended: Future[None] = Future()
+
+    def do() -> None:
+        try:
+            work()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    ended.result()
+
+
+def _stop_workers() -> None:
+    """Kill the worker processes that this process started."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("sdk_worker" in word for word in process.cmdline()):
+                process.kill()
 
 
 @contextmanager
@@ -99,12 +143,14 @@ def _noticing_lost_workers() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, lost = threading.excepthook, threading.Event()
+    before, lost, stopped = threading.excepthook, threading.Event(), threading.Event()
 
     def noticed(args: threading.ExceptHookArgs) -> None:
+        if stopped.is_set():  # whatever misses the workers now
+            return
         if isinstance(args.exc_value, RuntimeError) and _LOST in str(args.exc_value):
             lost.set()
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # to the process: the main thread is the one that waits
         else:
             before(args)
 
@@ -113,6 +159,9 @@ def _noticing_lost_workers() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not lost.is_set():
+            stopped.set()
+            _stop_workers()
+            time.sleep(_LAST_WORDS)
             raise
         raise WorkspaceError(
             "a worker process was killed, most likely because memory ran out; what it had finished is kept. "

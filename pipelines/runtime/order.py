@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from pipelines.runtime.stage import Stage
-from pipelines.stages.clean import CLEAN
-from pipelines.stages.evolve import EVOLVE
-from pipelines.stages.fuse import FUSE
-from pipelines.stages.generate import GENERATE
-from pipelines.stages.ingest import INGEST
-from pipelines.stages.judge import JUDGE
-from pipelines.stages.materialise import MATERIALISE
-from pipelines.stages.pull import PULL
-from pipelines.stages.push import PUSH
-from pipelines.stages.route import ROUTE
-from pipelines.stages.score import SCORE
-from pipelines.stages.screen import SCREEN
+if TYPE_CHECKING:
+    from pipelines.runtime.stage import Stage
 
-STAGES: dict[str, Stage[Any]] = {
-    stage.name: stage
-    for stage in (INGEST, EVOLVE, SCREEN, GENERATE, CLEAN, JUDGE, SCORE, FUSE, ROUTE, PUSH, PULL, MATERIALISE)
-}
 # Answers are pulled before judges are asked: a sequential panel learns from them in the run that brings them.
 RUN_ORDER = (
     *("ingest", "evolve", "screen", "generate", "clean", "pull"),
     *("judge", "score", "fuse", "route", "push", "materialise"),
 )
+
+
+class _Stages(Mapping[str, "Stage[Any]"]):
+    """Stage NAME is the value NAME, in capitals, of `pipelines/stages/NAME.py`, which is imported when it is asked for.
+
+    Commands that only read need the names, and the stages bring all that they compute with.
+    """
+
+    def __getitem__(self, name: str) -> Stage[Any]:
+        if name not in RUN_ORDER:
+            raise KeyError(name)
+        stage: Stage[Any] = getattr(importlib.import_module(f"pipelines.stages.{name}"), name.upper())
+        return stage
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(RUN_ORDER)
+
+    def __len__(self) -> int:
+        return len(RUN_ORDER)
+
+
+STAGES: Mapping[str, Stage[Any]] = _Stages()

@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from schemas.ids import canonical_json
 from transforms.storage.files import read_json, write_atomic
 from transforms.storage.workspace import Workspace
@@ -96,6 +93,16 @@ def _show(workspace: Workspace, stage: str, units: int, what: str, stop: threadi
 
 
 def _bar(workspace: Workspace, stage: str, units: int, what: str, stop: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns: list[Any] = [TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn(what)]
     columns += [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as progress:

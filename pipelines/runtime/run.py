@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +23,12 @@ from schemas.errors import UsageError
 from schemas.recipe import Recipe
 from schemas.recipe_file import RecipeFile, load_recipe
 from transforms.plugins.build import check_environment, check_recipe
+from transforms.publish.version import PublishResult
 from transforms.storage.workspace import Workspace
 from transforms.text.notebook import html
 from transforms.text.plain import cell
+
+_PUBLISH, _REST, _TOTAL = "publish", "the rest", "total"
 
 
 @dataclass
@@ -40,6 +46,23 @@ class RunResult:
     certificate: dict[str, object] | None = None
     exports: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, `publish` and `total`, as a clock shows them
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the block's seconds to a part of the run."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+
+    def shown_seconds(self) -> dict[str, float]:
+        """The seconds in whole milliseconds; what no part took stands under `the rest`, so that all sum to `total`."""
+        ms = {part: int(1000 * seconds) for part, seconds in self.seconds.items()}
+        total = ms.pop(_TOTAL)
+        ms |= {_REST: total - sum(ms.values()), _TOTAL: total}
+        return {part: n / 1000 for part, n in ms.items()}
 
     def lines(self) -> list[str]:
         """What came of the run, in sentences: the version, where it lies, its exports, what to know."""
@@ -55,11 +78,22 @@ class RunResult:
         from rich.table import Table
 
         table = Table("stage", "rows in", "rows out", "rejects", "seconds")
+        seconds = self.shown_seconds()
         for stage in self.stages:
             rejects = sum(stage.rejects.values())
-            cells = (f"{stage.rows_in:,}", f"{stage.rows_out:,}", f"{rejects:,}", f"{stage.seconds:.1f}")
+            cells = (f"{stage.rows_in:,}", f"{stage.rows_out:,}", f"{rejects:,}", f"{seconds.pop(stage.stage):.3f}")
             table.add_row(stage.stage, *cells)
+        for part, shown in seconds.items():
+            table.add_row(part, "", "", "", f"{shown:.3f}")
         return html(Group(table, *map(cell, self.lines())))
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C in a run: `result` is what was finished before, `stage` the stage that was not."""
+
+    def __init__(self, result: RunResult, stage: str) -> None:
+        super().__init__()
+        self.result, self.stage = result, stage
 
 
 def checked_recipe(path: Path) -> RecipeFile:
@@ -117,21 +151,41 @@ def run_stages(
         budget: replaces the recipe's budget of human answers.
         retry_errors: ask again what servers turned away for good.
     """
-    file = checked_recipe(path)
-    check_environment(file)
-    recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
-    workspace = Workspace.create(root, recipe.buckets)
-    workspace.write_artefact("recipe", "last.yaml", file.text.encode())
     result = RunResult(str(path), root)
-    beam = tuple(beam_flags(recipe.beam, flags))
-    run = Run(workspace, recipe, file.base_dir.resolve(), limit, beam, retries_errors=retry_errors)
-    with workspace.alone():
-        for name in names:
-            if name == MATERIALISE.name:
-                _publish(Publication(file, run), result, quiet)
-            else:
-                _add(result, run_stage(STAGES[name], run, quiet))
+    with result.timed(_TOTAL):
+        file = checked_recipe(path)
+        check_environment(file)
+        recipe = file.recipe if budget is None else with_budget(file.recipe, budget)
+        workspace = Workspace.create(root, recipe.buckets)
+        result.notes += _stranger(workspace, recipe.name)
+        workspace.write_artefact("recipe", "last.yaml", file.text.encode())
+        beam = tuple(beam_flags(recipe.beam, flags))
+        run = Run(workspace, recipe, file.base_dir.resolve(), limit, beam, retries_errors=retry_errors)
+        with workspace.alone():
+            for name in names:
+                try:
+                    _take(name, Publication(file, run), result, quiet)
+                except KeyboardInterrupt:
+                    raise RunInterrupted(result, name) from None
     return result
+
+
+def _stranger(workspace: Workspace, name: str) -> list[str]:
+    """A note if the workspace was last run with a recipe of another name."""
+    last = workspace.read_artefact("recipe", "last.yaml")
+    found = re.search(r"^name:\s*[\"']?([a-z0-9_-]+)", (last or b"").decode("utf-8", "replace"), re.MULTILINE)
+    if found is None or found[1] == name:
+        return []
+    return [f"note: {workspace.root} is a workspace of the recipe {found[1]!r}; {name!r} has now been run in it"]
+
+
+def _take(name: str, publication: Publication, result: RunResult, quiet: bool) -> None:
+    """Run one stage; the last one publishes too."""
+    if name == MATERIALISE.name:
+        _publish(publication, result, quiet)
+    else:
+        with result.timed(name):
+            _add(result, run_stage(STAGES[name], publication.run, quiet))
 
 
 def _add(result: RunResult, done: StageResult) -> None:
@@ -147,18 +201,24 @@ def with_budget(recipe: Recipe, answers: int) -> Recipe:
 
 
 def _publish(publication: Publication, result: RunResult, quiet: bool) -> None:
-    outcome = publication.unchanged()
+    with result.timed(_PUBLISH):
+        outcome = publication.unchanged()
     if outcome is None:
-        _add(result, run_stage(MATERIALISE, publication.run, quiet))
-        publication.check_rows(result.stages[-1])
-        outcome = publication.publish()
+        with result.timed(MATERIALISE.name):
+            _add(result, run_stage(MATERIALISE, publication.run, quiet))
+            publication.check_rows(result.stages[-1])
+    with result.timed(_PUBLISH):
+        _report(publication, publication.publish() if outcome is None else outcome, result)
+
+
+def _report(publication: Publication, outcome: PublishResult, result: RunResult) -> None:
+    """Export the version, and say what and where it is."""
+    manifest, file = outcome.manifest, publication.file
     result.dataset, result.version = outcome.name, f"v{outcome.version:04d}"
     result.published, result.path, result.report = outcome.published, outcome.path, report_path(outcome)
-    result.certificate = outcome.manifest.certificate
-    file = publication.file
+    result.certificate = manifest.certificate
     exports, seed = file.recipe.materialise.exports, file.recipe.seed
-    exported = export_all(publication.workspace, outcome.manifest, exports, seed, file.base_dir)
+    exported = export_all(publication.workspace, manifest, exports, seed, file.base_dir)
     result.exports = {export.name: export.path for export in exported}
     result.notes += [f"export {export.name}: {note}" for export in exported for note in export.notes]
-    manifest = outcome.manifest
     result.notes.append(outcome_note(manifest.n_pairs, manifest.n_rows, manifest.estimates, manifest.certificate))

@@ -12,17 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
 import polars as pl
 
 from pipelines.runtime.summary import Summary
 from schemas.errors import WorkspaceError
-from schemas.recipe import AskingSection, Recipe
-from transforms.engines.base import Engine
-from transforms.llm.request import Ask
 from transforms.storage.workspace import Output, Workspace
+
+if TYPE_CHECKING:  # what reads a workspace needs the names of stages, neither recipes nor the clients of engines
+    from schemas.recipe import AskingSection, Recipe
+    from transforms.engines.base import Engine
+    from transforms.llm.request import Ask
 
 RETRY = "retry:"  # before the key of a bucket that lacks answers: it stays pending
 CURRENT = "current"  # artefact that names the fit behind the latest checkpoints

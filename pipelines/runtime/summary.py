@@ -9,6 +9,10 @@ from typing import Any
 from transforms.llm.usage import Failures
 from transforms.storage.workspace import Checkpoint
 
+# Artefacts of stages that ask engines:
+CACHES = "prefix-caches.json"  # engine -> tokens looked up and found in its servers' prefix caches, by the last run
+FIT_USAGE = "fit-usage.json"  # what the last fit asked, as checkpoints keep usage
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -9,9 +9,9 @@ import orjson
 import polars as pl
 
 from pipelines.inspect.estimates import estimate_notes, estimates
+from pipelines.inspect.judgement import PLUGINS
 from pipelines.runtime.sample import VOTE_COLUMNS, sample
 from pipelines.runtime.stage import (
-    CURRENT,
     PAIR_STAGES,
     VOTE_STAGES,
     Artefacts,
@@ -27,13 +27,12 @@ from schemas.tables import Verdicts, conform
 from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
-from transforms.publish.recompute import StoredPlugin, described
+from transforms.publish.recompute import described
 from transforms.stats.controls import known_label
 from transforms.stats.label_noise import decision_frame
-from transforms.storage.workspace import Output, Workspace
+from transforms.storage.workspace import Output
 
 FUSED_COLUMNS = ("prompt_id", "source_label", "tags", "kind", "language", "origin", "response_a", "response_b")
-PLUGINS = "plugins"  # artefact of a fit: which fuser and policy it is of
 _ARTEFACTS = ("fuser", "policy", PLUGINS)
 _POLICY_PAIRS = 20_000  # a share or percentile of so many is right to a third of a point
 
@@ -125,18 +124,6 @@ FUSE = Stage(
     conserves="pairs",
     notes=_notes,
 )
-
-
-def judgement(workspace: Workspace) -> dict[str, StoredPlugin]:
-    """`fuser` and `policy` behind the current verdicts, with what they learned; nothing before the first fusion."""
-    current = workspace.read_artefact(FUSE.name, CURRENT)
-    if current is None:
-        return {}
-
-    def kept(name: str) -> Any:
-        return orjson.loads(workspace.read_artefact(FUSE.name, f"{current.decode()}/{name}") or b"{}")
-
-    return {name: StoredPlugin(**plugin, model=kept(name)) for name, plugin in kept(PLUGINS).items()}
 
 
 def fusion_columns(pairs: pl.DataFrame) -> pl.DataFrame:

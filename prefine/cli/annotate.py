@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
-from pipelines.inspect.annotations import annotations_jsonl, open_tasks, people
-from pipelines.inspect.labels import label_status
-from prefine.cli.options import AsJson, RecipePath, WorkspaceRoot
+from prefine.cli.options import LOOK, WORK, AsJson, RecipePath, Wide, WorkspaceRoot
 from prefine.cli.output import console, print_json, say
-from transforms.annotate.terminal import annotate as ask_humans
-from transforms.report.people_tables import render
-from transforms.storage.workspace import Workspace
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(annotate)
-    app.command("annotations")(about_annotations)
-    app.command()(labels)
+    app.command(rich_help_panel=WORK)(annotate)
+    app.command(rich_help_panel=WORK)(labels)
+    app.command("annotations", rich_help_panel=LOOK)(about_annotations)
 
 
 def annotate(
@@ -32,6 +25,11 @@ def annotate(
     rows: Annotated[int, typer.Option("--rows", min=1, help="at most this many pairs")] = 10,
 ) -> None:
     """Answer the first pairs of the queue here and now."""
+    import orjson
+
+    from pipelines.inspect.annotations import open_tasks
+    from transforms.annotate.terminal import annotate as ask_humans
+
     answered = ask_humans(open_tasks(workspace, annotator, out, rows), annotator, input, console())
     with out.open("ab") as file:
         for row in answered:
@@ -43,11 +41,16 @@ def about_annotations(
     workspace: WorkspaceRoot,
     out: Annotated[Path | None, typer.Option(help="write every valid answer to this file, as JSON lines")] = None,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """How well people agree, how reliable each is, and what more labels would gain; or the answers as a file.
 
     The file is what `annotate.files` of a recipe reads.
     """
+    from pipelines.inspect.annotations import annotations_jsonl, people
+    from transforms.report.people_tables import render
+    from transforms.storage.workspace import Workspace
+
     if out is not None:
         data = annotations_jsonl(workspace)
         out.write_bytes(data)
@@ -59,11 +62,15 @@ def about_annotations(
     elif statistics is None:
         say("nobody has answered yet; `prefine queue` shows what is asked")
     else:
-        console().print(render(statistics))
+        console(wide).print(render(statistics))
 
 
 def labels(recipe: RecipePath, workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Fetch new answers and count how many of those asked for have come."""
+    from dataclasses import asdict
+
+    from pipelines.inspect.labels import label_status
+
     counts = asdict(label_status(recipe, workspace))
     if as_json:
         print_json(counts)

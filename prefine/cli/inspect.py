@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
-from pipelines.inspect import judges as judge_statistics
-from pipelines.inspect import tables
-from pipelines.inspect.explain import explain_pair
-from pipelines.inspect.sql import sql as run_sql
-from pipelines.inspect.status import fusion_notes
-from pipelines.inspect.status import status as stage_status
-from pipelines.inspect.versions import published
-from pipelines.publish.export import export_version
-from pipelines.publish.report import write_report
-from prefine.cli.options import AsJson, WorkspaceRoot
+from prefine.cli.options import LOOK, VERSIONS, AsJson, Wide, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
 from schemas.errors import UsageError
-from schemas.manifest import version_name
 from transforms.publish.calibration_source import UNCALIBRATED, is_uncalibrated
-from transforms.publish.explain import render
-from transforms.publish.query import SECONDS
-from transforms.publish.store import Datasets
-from transforms.stats.certificate_text import notes_of
-from transforms.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transforms.publish.store import Datasets
 
 Dataset = Annotated[str, typer.Argument(help="NAME, or NAME@V for another version than the latest")]
+_STATUS = (
+    *("stage", "buckets", "rows in", "rows out", "rejects", "why"),
+    *("calls", "memo hits", "tokens in", "tokens out", "seconds", "ETA s"),
+)
+_STATUS_WIDE = ("why", "memo hits", "tokens in", "tokens out")
 _REQUESTS = (
     *("engine", "who", "calls", "from memo", "failed", "retries", "tokens in", "cached"),
     *("tokens out", "ms/call", "calls/s", "tokens/s"),
@@ -38,17 +31,23 @@ _JUDGES = (
     *("judge", "votes", "ties", "read", "refused", "errors", "flips", "for the first", "for the longer"),
     *("humans: longer", "agrees", "compared", "Brier", "with / without context"),
 )
+_REQUESTS_WIDE = ("from memo", "retries", "cached", "calls/s", "tokens/s")
+_JUDGES_WIDE = ("refused", "errors", "humans: longer", "Brier", "with / without context")
 _ROWS = Annotated[int, typer.Option("--rows", min=1, help="at most this many rows")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (status, judges, datasets, show, explain, rejects, queue, export, report, sql):
-        app.command()(command)
+    for command in (status, judges, queue, explain, rejects, sql, datasets, show, report):
+        app.command(rich_help_panel=LOOK)(command)
+    app.command(rich_help_panel=VERSIONS)(export)
 
 
-def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
-    """Per stage: rows, rejects by reason, calls, tokens, seconds, ETA."""
+def status(workspace: WorkspaceRoot, as_json: AsJson = False, wide: Wide = False) -> None:
+    """Per stage: rows, rejects by reason, calls, tokens, seconds of work, ETA."""
+    from pipelines.inspect.status import fusion_notes
+    from pipelines.inspect.status import status as stage_status
+
     stages = stage_status(workspace)
     if as_json:
         print_json(stages)
@@ -59,15 +58,18 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         total = {
             k: int(sum(u.get(k, 0) for u in usage.values())) for k in ("calls", "memo_hits", "tokens_in", "tokens_out")
         }
-        reasons = ", ".join(f"{reason} {n}" for reason, n in s["rejects"].items())
+        reasons = _counts(s["rejects"])
         eta = s["eta_seconds"] if s["buckets"] < s["n_buckets"] else None
         done = f"{s['buckets']}/{s['n_buckets']}"
-        rows.append((s["stage"], done, s["rows_in"], s["rows_out"], reasons, *total.values(), s["seconds"], eta))
-    columns = ("stage", "buckets", "rows in", "rows out", "rejects", "calls", "memo hits", "tokens in", "tokens out")
-    print_table(f"Workspace {workspace}", (*columns, "seconds", "ETA s"), rows)
+        lost = sum(s["rejects"].values())
+        rows.append((s["stage"], done, s["rows_in"], s["rows_out"], lost, reasons, *total.values(), s["seconds"], eta))
+    print_table(f"Workspace {workspace}", _STATUS, rows, wide=wide, wide_only=_STATUS_WIDE)
+    for s in () if wide else stages:
+        if s["rejects"]:
+            say(f"rejects of {s['stage']}: {_counts(s['rejects'])}")
     asked = [(s["stage"], *_request_cells(row)) for s in stages for row in s["requests"]]
     if asked:
-        print_table("Requests", ("stage", *_REQUESTS), asked)
+        print_table("Requests", ("stage", *_REQUESTS), asked, wide=wide, wide_only=_REQUESTS_WIDE)
     for s in stages:
         for engine, share in s["prefix_caches"].items():
             say(f"{s['stage']}: the servers of {engine} took {share:.1%} of prompt tokens from their prefix cache")
@@ -75,9 +77,11 @@ def status(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         say(note)
 
 
-def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
+def judges(workspace: WorkspaceRoot, as_json: AsJson = False, wide: Wide = False) -> None:
     """Per judge: ties, failures, order flips, biases of position and length, agreement with humans."""
-    statistics = judge_statistics.judges(workspace)
+    from pipelines.inspect.judges import judges as judge_statistics
+
+    statistics = judge_statistics(workspace)
     if as_json:
         print_json(statistics)
         return
@@ -93,11 +97,14 @@ def judges(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
         )
         for row in statistics
     ]
-    print_table("Judges", _JUDGES, rows)
+    print_table("Judges", _JUDGES, rows, wide=wide, wide_only=_JUDGES_WIDE)
 
 
 def datasets(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Every published dataset and its versions."""
+    from pipelines.inspect.versions import published
+    from schemas.manifest import version_name
+
     rows: list[dict[str, Any]] = [
         {
             "name": m.name,
@@ -147,36 +154,56 @@ def _voters(voters: dict[str, Any], most: int = 20) -> str:
 
 
 def explain(
-    pair_id: Annotated[str, typer.Argument(help="the pair's id, 32 hex digits")],
+    pair_id: Annotated[str, typer.Argument(help="the pair's id, or as many of its hex digits as name no other")],
     workspace: WorkspaceRoot,
     dataset: Annotated[str | None, typer.Option(help="explain from this version's evidence alone")] = None,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Every vote on a pair and the arithmetic to its label."""
+    from pipelines.inspect.explain import explain_pair
+    from transforms.publish.explain import render
+
     explanation = explain_pair(workspace, pair_id, dataset)
     if as_json:
         print_json(explanation.model_dump(mode="json"))
     else:
-        console().print(render(explanation))
+        console(wide).print(render(explanation, wide))
 
 
-def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+def rejects(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False, wide: Wide = False) -> None:
     """Records that left the pipeline, with reason and detail."""
+    from pipelines.inspect import tables
+    from transforms.text.table import short
+
     frame = tables.rejects(workspace, rows)
     if as_json:
         print_json(frame.to_dicts())
         return
-    columns = ("stage", "reason", "record_id", "detail")
-    print_table("Rejects", columns, frame.select(columns).rows())
+    cells = [
+        (stage, reason, record if ":" in record else short(record, wide), detail)
+        for stage, reason, record, detail in frame.select("stage", "reason", "record_id", "detail").iter_rows()
+    ]
+    print_table("Rejects", ("stage", "reason", "record", "detail"), cells, wide=wide)
 
 
-def queue(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False) -> None:
+def queue(workspace: WorkspaceRoot, rows: _ROWS = 50, as_json: AsJson = False, wide: Wide = False) -> None:
     """Pairs waiting for a human, best first."""
+    from pipelines.inspect import tables
+    from transforms.text.table import TEXT, short
+
     frame = tables.queue(workspace, rows)
     if as_json:
         print_json(frame.to_dicts())
         return
-    print_table("Queue", frame.columns, frame.rows())
+    texts = tables.beginnings(workspace, frame["pair_id"].to_list())
+    columns = [name for name in frame.columns if name != "pair_id"]
+    cells = [
+        (short(row["pair_id"], wide), *(row[name] for name in columns), "\n".join(texts.get(row["pair_id"], ())))
+        for row in frame.iter_rows(named=True)
+    ]
+    only = [name for name in columns if name not in ("rank", "value", "purpose")]
+    print_table("Queue", ("pair", *columns, TEXT), cells, wide=wide, wide_only=only)
 
 
 def export(
@@ -191,6 +218,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a version in a trainer's format."""
+    from pipelines.publish.export import export_version
+
     options = dict(_option(text) for text in option or [])
     if keep and out.exists():
         print_json({"out": str(out), "format": form, "kept": True}) if as_json else say(f"{out}: there already")
@@ -213,6 +242,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """A version's report as one HTML file."""
+    from pipelines.publish.report import write_report
+
     where = write_report(workspace, dataset, out)
     if as_json:
         print_json({"report": where})
@@ -225,14 +256,18 @@ def sql(
     workspace: WorkspaceRoot,
     rows: _ROWS = 1000,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="stop the query after this many seconds")
-    ] = SECONDS,
+        float | None,
+        typer.Option(min=0.1, max=86_400, help="stop the query after this many seconds; five minutes if left out"),
+    ] = None,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Run one read-only SQL query on the workspace's tables and the dataset versions."""
+    from pipelines.inspect.sql import sql as run_sql
+
     columns, answer = run_sql(workspace, query, rows, seconds)
     if not as_json:
-        print_table("", columns, answer)
+        print_table("", columns, answer, wide=wide)
         return
     again = [name for name, n in Counter(columns).items() if n > 1]
     if again:
@@ -242,6 +277,8 @@ def sql(
 
 def _certified(certificate: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What the audit says of the labels, what that rests on, and which slices it says nothing of."""
+    from transforms.stats.certificate_text import notes_of
+
     if certificate is None:
         return [("certificate", "NOT_AUDITED")]
     slices = [
@@ -278,6 +315,9 @@ def _estimated(estimates: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _store(workspace: str) -> Datasets:
+    from transforms.publish.store import Datasets
+    from transforms.storage.workspace import Workspace
+
     Workspace.open(workspace)
     return Datasets(f"{workspace.rstrip('/')}/datasets")
 
@@ -301,6 +341,6 @@ def _option(text: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--option {text!r}: write NAME=VALUE")
     try:
-        return name, orjson.loads(value)
-    except orjson.JSONDecodeError:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
         return name, value

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-import orjson
-from rich.console import Console
-from rich.table import Table
+from transforms.text.plain import escaped
 
-from transforms.text.plain import cell, escaped
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_WIDTH = 180
+_WIDEST = 10_000
 
 
 def say(text: object, to: TextIO | None = None) -> None:
@@ -24,6 +23,8 @@ def say(text: object, to: TextIO | None = None) -> None:
 
 def print_json(value: Any) -> None:
     """One line of JSON with sorted keys."""
+    import orjson
+
     options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
         text = orjson.dumps(value, option=options, default=str).decode()
@@ -32,20 +33,25 @@ def print_json(value: Any) -> None:
     say(text)  # what JSON itself leaves unescaped stands in strings alone, where \u escapes mean the same
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table; numbers right-aligned."""
-    table = Table(title=cell(title) if title else None, title_justify="left", highlight=False)
-    for index, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
-        table.add_column(cell(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(_shown(value)) for value in row))
-    console().print(table)
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    wide: bool = False,
+    wide_only: Collection[str] = (),
+) -> None:
+    """A table with all columns if `wide`, else as wide as the terminal and without those of `wide_only`."""
+    from transforms.text.table import text_table
+
+    console(wide).print(text_table(columns, rows, title=title, wide=wide, wide_only=wide_only))
 
 
-def console() -> Console:
-    """Standard output: as wide as the terminal, or wide enough for any table if there is none."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False, emoji=False, highlight=False)
+def console(wide: bool = False) -> Console:
+    """Standard output: as wide as the terminal, 80 columns without one, or wide enough for any table."""
+    from rich.console import Console
+
+    return Console(width=_WIDEST if wide else None, markup=False, emoji=False, highlight=False)
 
 
 class PlainFormatter(logging.Formatter):
@@ -54,15 +60,3 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, with control characters escaped."""
         return escaped(super().format(record))
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return str(value)

@@ -6,38 +6,39 @@ from typing import Annotated
 
 import typer
 
-from pipelines.inspect import maintenance, versions
-from pipelines.inspect.sql import rebuild_catalog
-from prefine.cli.options import AsJson, WorkspaceRoot
+from prefine.cli.options import LOOK, VERSIONS, AsJson, Wide, WorkspaceRoot
 from prefine.cli.output import console, print_json, print_table, say
-from transforms.publish.diff import SLICES, render
-from transforms.stats.certificate_text import notes_of
 
 _Version = Annotated[str, typer.Argument(help="NAME@V, e.g. demo@v0001")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (diff, verify, audit, catalog, compact, prune):
-        app.command()(command)
-    app.command("hub-push")(hub_push)
-    app.command("hub-pull")(hub_pull)
+    app.command(rich_help_panel=LOOK)(diff)
+    for command in (verify, audit, prune, catalog, compact):
+        app.command(rich_help_panel=VERSIONS)(command)
+    app.command("hub-push", rich_help_panel=VERSIONS)(hub_push)
+    app.command("hub-pull", rich_help_panel=VERSIONS)(hub_pull)
 
 
 def diff(
     old: _Version,
     new: _Version,
     workspace: WorkspaceRoot,
-    slice_by: Annotated[str, typer.Option(help=f"column to summarise by: {', '.join(SLICES)}")] = "kind",
+    slice_by: Annotated[str, typer.Option(help="column to summarise by: kind, language, origin, ...")] = "kind",
     rows: Annotated[int, typer.Option("--rows", min=0, help="how many changed rows to show")] = 20,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """What changed between two versions, row by row, with the reason."""
-    difference = versions.compare(workspace, old, new, slice_by)
+    from pipelines.inspect.versions import compare
+    from transforms.publish.diff import render
+
+    difference = compare(workspace, old, new, slice_by, rows)
     if as_json:
         print_json(difference.to_dict())
     else:
-        console().print(render(difference, rows))
+        console(wide).print(render(difference, rows, wide))
 
 
 def verify(
@@ -49,7 +50,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a version against its manifest and the rules of every version; exit 1 if one is broken."""
-    checks = versions.check(workspace, version, benchmarks or [])
+    from pipelines.inspect.versions import check as checked
+
+    checks = checked(workspace, version, benchmarks or [])
     if as_json:
         print_json([check.model_dump() for check in checks])
     else:
@@ -63,7 +66,10 @@ def audit(
     version: Annotated[str, typer.Argument(help="NAME or NAME@V")], workspace: WorkspaceRoot, as_json: AsJson = False
 ) -> None:
     """Measure a version's accuracy with today's answers; exit 1 if it is significantly worse than published."""
-    audits = maintenance.audit(workspace, version)
+    from pipelines.inspect.maintenance import audit as audited
+    from transforms.stats.certificate_text import notes_of
+
+    audits = audited(workspace, version)
     if as_json:
         print_json(audits)
     else:
@@ -81,6 +87,8 @@ def audit(
 
 def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Rebuild catalog.duckdb: views over every table and version, for any DuckDB client."""
+    from pipelines.inspect.sql import rebuild_catalog
+
     names = rebuild_catalog(workspace)
     if as_json:
         print_json(names)
@@ -90,7 +98,9 @@ def catalog(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
 
 def compact(workspace: WorkspaceRoot, as_json: AsJson = False) -> None:
     """Turn the memo's journals into Parquet; run it while no run is generating or judging."""
-    known = maintenance.compact(workspace)
+    from pipelines.inspect.maintenance import compact as compacted
+
+    known = compacted(workspace)
     if as_json:
         print_json(known)
     else:
@@ -106,7 +116,9 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove old versions of a dataset."""
-    gone = versions.prune_versions(workspace, dataset, keep, pin or [], dry_run)
+    from pipelines.inspect.versions import prune_versions
+
+    gone = prune_versions(workspace, dataset, keep, pin or [], dry_run)
     if as_json:
         print_json({"dataset": dataset, "removed": [f"v{version:04d}" for version in gone], "dry_run": dry_run})
         return
@@ -121,7 +133,9 @@ def hub_push(
     public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
 ) -> None:
     """Upload a version to the Hub and tag it; the token comes from HF_TOKEN."""
-    say(versions.to_hub(workspace, version, repository, private=not public))
+    from pipelines.inspect.versions import to_hub
+
+    say(to_hub(workspace, version, repository, private=not public))
 
 
 def hub_pull(
@@ -130,4 +144,6 @@ def hub_pull(
     workspace: WorkspaceRoot,
 ) -> None:
     """Download a version from the Hub, check every byte, and put it among the datasets."""
-    say(versions.from_hub(workspace, repository, tag))
+    from pipelines.inspect.versions import from_hub
+
+    say(from_hub(workspace, repository, tag))

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 import yaml
 
+from pipelines.inspect.judgement import judgement
 from pipelines.inspect.status import fusion_notes
 from pipelines.inspect.tables import table_frame
 from pipelines.runtime.run import run_stages
 from pipelines.runtime.sample import sample
 from pipelines.runtime.stage import ANSWER_STAGES, VOTE_STAGES
-from pipelines.stages.fuse import judgement
 from schemas.ids import hash_fields
 from transforms.stats.bounded_sample import RANDOM_SHARE, chosen
 from transforms.storage.workspace import Workspace

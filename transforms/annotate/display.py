@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.messages import Message, text_of
-from transforms.text.plain import HIDDEN
+from transforms.text.plain import HIDDEN, beginning
 
 
 def shown_text(text: str) -> str:
@@ -63,3 +63,8 @@ def images(messages: Sequence[Message]) -> list[str]:
 def dialogue(messages: Sequence[Message]) -> list[dict[str, str]]:
     """A prompt as the turns of a dialogue on the page."""
     return [{"role": m["role"], "content": shown_text(page_text([m]))} for m in messages]
+
+
+def beginnings(prompt: Sequence[Message], a: Sequence[Message], b: Sequence[Message]) -> tuple[str, str, str]:
+    """A line each of the prompt's last turn and of both responses: what people know a pair by."""
+    return beginning(page_text(prompt[-1:])), f"a: {beginning(page_text(a))}", f"b: {beginning(page_text(b))}"

@@ -33,7 +33,7 @@ def annotate(
 
     Args:
         queue: (`pairs` row, order shown) in the order to ask.
-        ask: puts a question and returns what was typed; an `EOFError` stops.
+        ask: puts a question and returns what was typed; an `EOFError` stops, and ctrl-C.
 
     Returns:
         Rows for `transforms.annotate.files`, in terms of the stored a and b.
@@ -65,7 +65,7 @@ def _key(ask: Callable[[str], str]) -> str:
     while True:
         try:
             key = ask(_QUESTION).strip().lower()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):  # what was answered is kept
             return STOP
         if key in KEYS or key in (SKIP, STOP):
             return key

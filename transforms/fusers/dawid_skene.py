@@ -6,8 +6,8 @@ import math
 from typing import ClassVar
 
 import polars as pl
+import scipy
 from pydantic import Field
-from scipy.special import expit
 
 from schemas.tables import PREFERENCES, Row
 from transforms.fusers._crowdkit import aggregation, labels_of_humans, quiet_pandas, task_worker_label, worker_cells
@@ -87,7 +87,10 @@ class DawidSkene(Fuser):
                 (pl.col("log_tie").fill_null(0.0) + tie_prior).alias("_tie"),
             )
             .with_columns((pl.col("_half") + (-2 * pl.col("_half")).exp().log1p() - pl.col("_tie")).alias("_against"))
-            .select("pair_id", (-pl.col("_against")).map_batches(expit, return_dtype=pl.Float64).alias("p_tie"))
+            .select(
+                "pair_id",
+                (-pl.col("_against")).map_batches(scipy.special.expit, return_dtype=pl.Float64).alias("p_tie"),
+            )
         )
         return verdicts(pairs.with_columns(pl.lit(prior).alias("prior")), valid, cells, p_tie)
 

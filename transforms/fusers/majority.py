@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import polars as pl
+import scipy
 from pydantic import Field
-from scipy.special import logit
 
 from schemas.tables import Row
 from transforms.fusers.base import Fuser
@@ -34,7 +34,7 @@ class Majority(Fuser):
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Nothing to learn."""
-        return {"log_odds": float(logit(self.config.accuracy))}
+        return {"log_odds": float(scipy.special.logit(self.config.accuracy))}
 
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Verdicts of `pairs`."""

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import sparse
 
 from schemas.tables import Row
 from transforms.fusers._crowdkit import labels_of_humans, with_workers
@@ -54,7 +54,7 @@ class Stack(Fuser):
         rows = [row_of[p] for p in features["pair_id"].to_list()] + list(range(len(labelled)))
         cols = [position[w] for w in features["worker"].to_list()] + [0] * len(labelled)
         values: NDArray[np.float64] = np.concatenate([features["x"].to_numpy(), np.ones(len(labelled))])
-        design = sparse.coo_matrix((values, (rows, cols)), shape=(len(labelled), len(workers) + 1)).tocsr()
+        design = scipy.sparse.coo_matrix((values, (rows, cols)), shape=(len(labelled), len(workers) + 1)).tocsr()
         variance = np.full(len(workers) + 1, self.config.c)
         variance[0] = 1e6  # an intercept is not regularised
         target = labelled["target"].to_numpy()

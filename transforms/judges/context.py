@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import orjson
-from scipy.special import logit
+import scipy
 
 from schemas.tables import Row
 from transforms.judges.base import STATES
@@ -62,4 +62,4 @@ def with_baseline(under: Row, without: Row) -> Row:
 
 
 def _log_odds(p: float) -> float:
-    return float(logit(min(1 - _LIMIT, max(_LIMIT, p))))
+    return float(scipy.special.logit(min(1 - _LIMIT, max(_LIMIT, p))))

@@ -1,8 +1,8 @@
 """Plug-ins by kind and name.
 
 Ours are classes in `transforms/<kind>/<file>.py`, or in a folder there if the method needs several files, under
-`@register(name)`: the folder is the registration, so a new plug-in is one new file. Modules import heavy libraries
-inside functions, because looking for one plug-in imports all of its kind.
+`@register("name")`: the folder is the registration, so a new plug-in is one new file. Which file registers a name is
+read off the sources' text, and the file is imported when a recipe names the plug-in: nobody waits for the others.
 
 Another package offers plug-ins by entry points of the group `prefine.<kind>`, each naming a class:
 
@@ -15,9 +15,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-import pkgutil
+import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TypeVar, overload
 
 from schemas.errors import UsageError
@@ -37,7 +38,9 @@ BASES = {
 P = TypeVar("P", bound=Plugin)
 C = TypeVar("C", bound=type[Plugin])
 
-_OURS: dict[tuple[str, str], type[Plugin]] = {}
+_REGISTERED = re.compile(r'^@register\("([^"]+)"\)$', re.MULTILINE)
+_TRANSFORMS = Path(__file__).resolve().parents[1]
+_OURS: dict[tuple[str, str], type[Plugin]] = {}  # those that are imported
 
 
 def register(name: str) -> Callable[[C], C]:
@@ -63,14 +66,12 @@ def register(name: str) -> Callable[[C], C]:
 
 def names(kind: str) -> list[str]:
     """The names of all plug-ins of a kind, sorted: ours and those of other packages."""
-    _import_ours(kind)
-    return sorted({name for k, name in _OURS if k == kind} | _offered(kind).keys())
+    return sorted({*_modules(kind), *_offered(kind)})
 
 
 def distribution_of(kind: str, name: str) -> tuple[str, str] | None:
     """Name and version of the package a plug-in comes from, without importing it; None for ours."""
-    _import_ours(kind)
-    return None if (kind, name) in _OURS else _distribution(_offered(kind)[name])
+    return None if name in _modules(kind) else _distribution(_offered(kind)[name])
 
 
 @overload
@@ -88,7 +89,8 @@ def find(kind: str | type[Plugin], name: str) -> type[Plugin]:
         UsageError: there is none (the text lists those there are and the nearest), or another package's cannot be used.
     """
     kind = kind if isinstance(kind, str) else kind.kind
-    _import_ours(kind)
+    if (kind, name) not in _OURS and name in _modules(kind):
+        importlib.import_module(_modules(kind)[name])
     if (kind, name) in _OURS:
         return _OURS[kind, name]
     if name in _offered(kind):
@@ -99,12 +101,19 @@ def find(kind: str | type[Plugin], name: str) -> type[Plugin]:
 
 
 @cache
-def _import_ours(kind: str) -> None:
-    prefix = f"transforms.{kind}."
-    package = importlib.import_module(f"transforms.{kind}")
-    for module in pkgutil.walk_packages(package.__path__, prefix):
-        if not any(part.startswith("_") for part in module.name.removeprefix(prefix).split(".")):
-            importlib.import_module(module.name)
+def _modules(kind: str) -> dict[str, str]:
+    """The module that registers each of our plug-ins of a kind, by the plug-in's name.
+
+    Raises:
+        ValueError: two files register one name.
+    """
+    modules: dict[str, str] = {}
+    for path in sorted((_TRANSFORMS / kind).rglob("*.py")):
+        for name in _REGISTERED.findall(path.read_text(encoding="utf-8")):
+            module = ".".join(("transforms", *path.relative_to(_TRANSFORMS).with_suffix("").parts))
+            if modules.setdefault(name, module) != module:
+                raise ValueError(f"{kind}/{name} is registered twice: {modules[name]} and {module}")
+    return modules
 
 
 @cache
@@ -114,11 +123,11 @@ def _offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     Raises:
         UsageError: a name of ours, or one name from two packages: recipes could not say which they mean.
     """
-    _import_ours(kind)
+    ours = _modules(kind)
     points: dict[str, importlib.metadata.EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=f"prefine.{kind}"):
         where = " ".join(_distribution(point))
-        if (kind, point.name) in _OURS:
+        if point.name in ours:
             raise UsageError(f"package {where} offers {kind}/{point.name}, which is a name of prefine's own; remove it")
         if points.setdefault(point.name, point) is not point:
             others = " ".join(_distribution(points[point.name]))

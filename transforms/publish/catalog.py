@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from schemas.errors import WorkspaceError
 from schemas.manifest import Manifest, version_name
 from transforms.publish.read import Table, Version
 from transforms.publish.store import Datasets
@@ -33,12 +34,18 @@ def rebuild(catalog: Path, datasets: Datasets, tables: Mapping[str, Sequence[str
 
     Returns:
         The names of all views and tables, sorted.
+
+    Raises:
+        WorkspaceError: a file is gone or damaged.
     """
     views, manifests = catalogued(datasets, tables or {})
     building = catalog.with_name(f".{catalog.name}.{uuid.uuid4().hex}")
     try:
         _write(building, datasets, views, manifests)
         building.replace(catalog)
+    except duckdb.Error as error:
+        text = str(error).partition("\n")[0]
+        raise WorkspaceError(f"cannot read the tables: {text}; run again: the run makes what is missing") from None
     finally:
         building.unlink(missing_ok=True)
     return sorted([*views, *RESERVED])

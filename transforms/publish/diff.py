@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from schemas.errors import UsageError
+from transforms.annotate.display import beginnings
 from transforms.publish.read import Version
 from transforms.publish.recompute import FUSER, POLICY, StoredPlugin, stored_plugin
 from transforms.publish.rows import STAGE
+from transforms.publish.texts import Texts, texts_of
 from transforms.text.notebook import html
 from transforms.text.plain import cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+ROWS = 20  # changed rows that are shown with their texts
 CHANGES = ("added", "removed", "flipped", "split", "margin", "other")
 REFIT = "votes unchanged; weights refitted"
 SLICES = ("kind", "language", "origin", "context_kind", "user_id", "group_id", "model_chosen", "model_rejected")
@@ -39,12 +43,14 @@ class Diff:
     """`changes`: pair_id, change, reason, slice, and old and new chosen_is, split and margin, sorted by pair_id.
 
     A row that changed in several ways stands under the first of `CHANGES` that applies; `unchanged` counts the rest.
+    `texts` are those of the first rows, for people to know them by.
     """
 
     old: str
     new: str
     unchanged: int
     changes: pl.DataFrame
+    texts: Mapping[str, Texts] = field(default_factory=dict)
 
     def summary(self) -> pl.DataFrame:
         """Rows by change and reason."""
@@ -71,7 +77,9 @@ class Diff:
         return html(render(self))
 
 
-def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: str = "kind") -> Diff:
+def diff(
+    old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: str = "kind", n_texts: int = ROWS
+) -> Diff:
     """Compare two versions.
 
     Reasons: a pair that was added is new, or was rejected before; one that was removed is gone, or is rejected now. A
@@ -84,6 +92,7 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
         new: the later one.
         margin_tolerance: margins closer than this count as equal.
         slice_by: column of the rows to summarise by, one of `SLICES`.
+        n_texts: of how many changed rows the texts are read.
 
     Raises:
         UsageError: there is no such slice.
@@ -116,26 +125,30 @@ def diff(old: Version, new: Version, margin_tolerance: float = 1e-6, slice_by: s
         for c in ("chosen_is", "split", "margin")
     }
     result = changed.with_columns(**values).join(reasons, on="pair_id", how="left").select(list(_COLUMNS))
-    return Diff(old.manifest.label, new.manifest.label, marked.height - changed.height, result.sort("pair_id"))
+    result = result.sort("pair_id")
+    first = result["pair_id"].head(n_texts).to_list()
+    texts = {**texts_of(old, first), **texts_of(new, first)}
+    return Diff(old.manifest.label, new.manifest.label, marked.height - changed.height, result, texts)
 
 
-def render(diff: Diff, limit: int = 20) -> RenderableType:
-    """Summaries and the first `limit` rows as tables for a terminal."""
+def render(diff: Diff, limit: int = ROWS, wide: bool = True) -> RenderableType:
+    """Summaries and the first `limit` rows as tables for a terminal, with all columns and whole ids if `wide`."""
     from rich.console import Group
-    from rich.table import Table
+
+    from transforms.text.table import TEXT, short, text_table
 
     title = cell(f"{diff.old} → {diff.new}: {diff.changes.height:,} rows changed, {diff.unchanged:,} did not")
     parts: list[RenderableType] = [title]
     for name, frame in (("By reason", diff.summary()), ("By slice", diff.by_slice())):
-        table = Table(*frame.columns, title=name)
-        for row in frame.iter_rows():
-            table.add_row(*(cell(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
-        parts.append(table)
-    rows = Table("pair", "change", "reason", "chosen", "split", "margin", title=f"First {limit} rows")
+        parts.append(text_table(frame.columns, frame.rows(), title=name))
+    rows = []
     for r in diff.changes.head(limit).iter_rows(named=True):
-        cells = [_arrow(r, c) for c in ("chosen_is", "split", "margin")]
-        rows.add_row(*(cell(c) for c in (r["pair_id"], r["change"], r["reason"], *cells)))
-    return Group(*parts, rows)
+        moved = [_arrow(r, c) for c in ("chosen_is", "split", "margin")]
+        text = "\n".join(beginnings(*diff.texts[r["pair_id"]])) if r["pair_id"] in diff.texts else ""
+        rows.append((short(r["pair_id"], wide), r["change"], r["reason"], *moved, text))
+    columns = ("pair", "change", "reason", "chosen", "split", "margin", TEXT)
+    head = f"First {limit} rows"
+    return Group(*parts, text_table(columns, rows, title=head, wide=wide, wide_only=("split", "margin")))
 
 
 def _change(tolerance: float) -> pl.Expr:

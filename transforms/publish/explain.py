@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
-from scipy.special import expit
 
 from schemas.errors import UsageError
+from transforms.annotate.display import page_text
 from transforms.publish.calibration_source import RESTS_ON
 from transforms.publish.recompute import TOLERANCE, StoredPlugin, because_of, weight_of
+from transforms.publish.texts import Texts
 from transforms.text.notebook import html
-from transforms.text.plain import cell
+from transforms.text.plain import beginning, cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,6 +65,9 @@ class Explanation(_Frozen):
     origin_ref: str | None
     model_a: str | None
     model_b: str | None
+    prompt: str | None  # as people see it; None where the texts are not known
+    response_a: str | None
+    response_b: str | None
     source_label: str | None
     votes: list[VoteLine]
     prior: float
@@ -98,17 +102,19 @@ def explain(
     fuser: StoredPlugin | None = None,
     policy: StoredPlugin | None = None,
     published: Iterable[pl.LazyFrame] | None = None,
+    texts: Texts | None = None,
 ) -> Explanation:
     """Explain one pair from the tables of a workspace or from the evidence of a version.
 
     Args:
         pair_id: the pair.
-        pairs: `pairs` rows; texts are not needed.
+        pairs: `pairs` rows; a version's have no texts.
         votes: `votes` rows; `raw` and `ms` are not needed.
         verdicts: `verdicts` rows.
         fuser: what fused them; each voter is shown with what its model knows of it.
         policy: what decided; its thresholds are shown.
         published: `margin` of the published rows, in parts, with which the pair's is compared.
+        texts: the pair's, where `pairs` has none.
 
     Raises:
         UsageError: the pair is unknown or has no verdict yet.
@@ -130,9 +136,15 @@ def explain(
             )
         )
     log_odds = math.fsum([verdict["prior"], *(c.log_odds for c in contributions)])
-    p_a = float(expit(log_odds))
+    p_a = (1 + math.tanh(log_odds / 2)) / 2  # the logistic function, without overflow
     cast = votes.filter(pl.col("pair_id") == pair_id).sort("voter", "order", "sample", "vote_id")
+    if texts is None and {"prompt", "response_a", "response_b"} <= pair.keys():
+        texts = pair["prompt"], pair["response_a"], pair["response_b"]
+    prompt, a, b = (None, None, None) if texts is None else (page_text(part) for part in texts)
     return Explanation(
+        prompt=prompt,
+        response_a=a,
+        response_b=b,
         **{k: pair[k] for k in ("pair_id", "prompt_id", "origin", "origin_ref", "model_a", "model_b", "source_label")},
         **{k: verdict[k] for k in ("prior", "p_tie", "label", "margin", "certainty", "noise", "action", "reasons")},
         stronger_than=None if published is None else weaker_share(published, verdict["margin"]),
@@ -181,17 +193,20 @@ def decision_rule(verdict: Mapping[str, Any], policy: StoredPlugin | None = None
     return f"{posterior}: {done}{because}{f'; {compared}' if compared else ''}"
 
 
-def render(explanation: Explanation) -> RenderableType:
-    """The explanation as tables for a terminal."""
+def render(explanation: Explanation, wide: bool = True) -> RenderableType:
+    """The explanation as tables for a terminal, with all columns if `wide`."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    from transforms.text.table import text_table
+
     e = explanation
-    head = Table.grid(padding=(0, 2))
+    head = Table.grid(padding=(0, 2, 0, 0))
     for name, value in (
         ("pair", e.pair_id),
         ("prompt", e.prompt_id),
+        *((name, beginning(text)) for name, text in _texts(e) if text is not None),
         ("made by", " ".join(filter(None, [e.origin, e.origin_ref]))),
         ("models", f"a = {e.model_a or 'unknown'}, b = {e.model_b or 'unknown'}"),
         ("source says", e.source_label or "nothing"),
@@ -201,23 +216,28 @@ def render(explanation: Explanation) -> RenderableType:
         ("decided by", f"{e.policy}: {_listed(e.thresholds)}" if e.policy else "a policy that is not known here"),
     ):
         head.add_row(Text(name, style="bold"), cell(value))
-    votes = Table("voter", "kind", "order", "label", "P(a)", "score a", "score b", "why", title="Votes")
-    for v in e.votes:
-        why = v.detail or v.rationale or ""
-        cells = [v.voter, v.kind, v.order, v.label, _number(v.p_a), _number(v.score_a), _number(v.score_b), why[:200]]
-        votes.add_row(*(cell(c) for c in cells))
+    cast = [
+        (v.voter, v.kind, v.order, v.label, v.p_a, v.score_a, v.score_b, beginning(v.detail or v.rationale or ""))
+        for v in e.votes
+    ]
+    columns = ("voter", "kind", "order", "label", "P(a)", "score a", "score b", "why")
+    votes = text_table(columns, cast, title="Votes", wide=wide, wide_only=("score a", "score b"))
+    added: list[tuple[Any, ...]] = [("prior", None, "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")]
+    added += [
+        (c.voter, c.n_votes, c.labels, _weight(c.reliability), f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}")
+        for c in e.contributions
+    ]
     title = f"Arithmetic of {e.fuser}" if e.fuser else "Arithmetic"
-    sums = Table("voter", "votes", "labels", "weight", "log-odds", "sum", title=cell(title))
-    sums.add_row("prior", "", "", "", f"{e.prior:+.4f}", f"{e.prior:+.4f}")
-    for c in e.contributions:
-        weight = _weight(c.reliability)
-        cells = [c.voter, str(c.n_votes), c.labels, weight, f"{c.log_odds:+.4f}", f"{c.cumulative:+.4f}"]
-        sums.add_row(*(cell(c) for c in cells))
+    sums = text_table(("voter", "votes", "labels", "weight", "log-odds", "sum"), added, title=title)
     verdict = "equal to" if e.agrees else "NOT equal to"
     result = Text(
         f"P(a is better) = 1 / (1 + exp({-e.log_odds:+.4f})) = {e.p_a:.6f}, {verdict} the recorded {e.p_a_recorded:.6f}"
     )
     return Group(head, Text(), votes, Text(), sums, result)
+
+
+def _texts(e: Explanation) -> tuple[tuple[str, str | None], ...]:
+    return ("", e.prompt), ("response a", e.response_a), ("response b", e.response_b)
 
 
 def _strength(e: Explanation) -> str:
@@ -256,7 +276,3 @@ def _weight(known: Mapping[str, Any] | None) -> str:
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())[:200]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

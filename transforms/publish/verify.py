@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 import polars as pl
+import scipy
 from pydantic import BaseModel, ConfigDict
-from scipy.special import expit
 
 from schemas.errors import UsageError
 from schemas.ids import hash_fields, hash_json
@@ -217,7 +217,7 @@ def _conservation(version: Version) -> Check:
 def _arithmetic(version: Version) -> Check:
     """Posterior from contributions, and rows from verdicts."""
     pieces = pl.col("contributions").list.eval(pl.element().struct.field("log_odds")).list.sum()
-    again = (pl.col("prior") + pieces).map_batches(expit, return_dtype=pl.Float64, is_elementwise=True)
+    again = (pl.col("prior") + pieces).map_batches(scipy.special.expit, return_dtype=pl.Float64, is_elementwise=True)
     verdicts = version.scan("verdicts").with_columns(again=again)
     false = verdicts.filter((pl.col("again") - pl.col("p_a")).abs() > TOLERANCE).select("pair_id").head(1)
     row_p = pl.when(pl.col("chosen_is") == "a").then("p_a").otherwise(1 - pl.col("p_a"))

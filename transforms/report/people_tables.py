@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def render(people: People) -> RenderableType:
     """Everything there is to say, most important first."""
     from rich.console import Group
-    from rich.table import Table
+
+    from transforms.text.table import text_table
 
     parts: list[RenderableType] = [cell(line) for line in sentences(people)]
     for title, frame in (
@@ -27,10 +28,8 @@ def render(people: People) -> RenderableType:
         ("Judges and people", people.judges),
     ):
         if frame.height:
-            table = Table(*frame.columns, title=title)
-            for row in frame.iter_rows():
-                table.add_row(*(cell(_cell(value)) for value in row))
-            parts.append(table)
+            rows = [[_cell(value) for value in row] for row in frame.iter_rows()]
+            parts.append(text_table([name.replace("_", " ") for name in frame.columns], rows, title=title))
     return Group(*parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import expit
+import scipy
 
 from transforms.stats.calibration import reliability_bins
 from transforms.stats.controls import CONTROL
@@ -110,7 +110,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     )
     margins = sample.select("pair_id", log_odds=pl.col("prior") + others.list.sum())
     both = margins.join(human_majority(votes), on="pair_id")
-    p_a, target = expit(both["log_odds"].to_numpy()), (both["human"] > 0).cast(pl.Float64).to_numpy()
+    p_a, target = scipy.special.expit(both["log_odds"].to_numpy()), (both["human"] > 0).cast(pl.Float64).to_numpy()
     return _bins(reliability_bins(p_a, target, BINS))
 
 

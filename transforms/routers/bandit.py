@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
+import scipy
 from pydantic import Field
-from scipy.special import expit
 
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
@@ -49,7 +49,7 @@ class BanditRouter(Router):
         if not labelled.height:
             return {}
         before = without_humans(labelled)
-        certainty = pl.Series(expit(before["margin_machine"].abs().to_numpy()))
+        certainty = pl.Series(scipy.special.expit(before["margin_machine"].abs().to_numpy()))
         rows = pl.DataFrame({"arm": self._arms(labelled, certainty), "flipped": before["flipped"]})
         counts = rows.group_by("arm").agg(pl.len().alias("n"), pl.col("flipped").sum().alias("k")).sort("arm")
         arms = {arm: [n, k] for arm, n, k in counts.iter_rows()}

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+import scipy
 from pydantic import Field
-from scipy.special import expit
 
 from schemas.tables import Row
 from transforms.plugins.base import PluginConfig
@@ -54,7 +54,7 @@ class LearnedRouter(Router):
         if not 0 < y.sum() < len(y):
             return {}
         margin = before["margin_machine"].to_numpy()
-        numbers, names = _numbers(labelled, expit(margin))
+        numbers, names = _numbers(labelled, scipy.special.expit(margin))
         levels = {c: sorted(labelled[c].drop_nulls().unique()) for c in _CATEGORIES if c in labelled.columns}
         mean, scale = numbers.mean(axis=0), np.maximum(numbers.std(axis=0), 1e-9)
         x = _design((numbers - mean) / scale, labelled, levels)
@@ -78,7 +78,9 @@ class LearnedRouter(Router):
             return pl.Series("value", gain_of_answers(p, self.config.reliability, "zero_one"))
         numbers, _ = _numbers(candidates, candidates["p_a"].cast(pl.Float64).to_numpy(), model["numbers"])
         standard = (numbers - np.array(model["mean"])) / np.array(model["scale"])
-        return pl.Series("value", expit(_design(standard, candidates, model["levels"]) @ np.array(model["weights"])))
+        return pl.Series(
+            "value", scipy.special.expit(_design(standard, candidates, model["levels"]) @ np.array(model["weights"]))
+        )
 
 
 def _numbers(rows: pl.DataFrame, p_a: Floats, names: list[str] | None = None) -> tuple[Floats, list[str]]:

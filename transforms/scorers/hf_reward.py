@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import scipy
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.special import expit
 
 from schemas.secrets import Address
 from schemas.tables import Row
@@ -113,7 +113,7 @@ class HfReward(Scorer):
         """The vote of all models on one pair, from their rewards (models, 2)."""
         margins = (rewards[:, 0] - rewards[:, 1]) / self.config.temperature
         mu, sigma = moments(margins[None, :])
-        p_a, scores = float(expit(margins).mean()), rewards.mean(axis=0)
+        p_a, scores = float(scipy.special.expit(margins).mean()), rewards.mean(axis=0)
         return Opinion(
             pair_id,
             label_by_difference(p_a, 0.5, self.config.tie_band),

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from transforms.stats.logistic import fit_logistic
 
@@ -38,8 +37,8 @@ class Loss:
     def value_and_slope(self, z: Array, y: Array) -> tuple[Array, Array]:
         """Loss and its derivative in z, element by element."""
         if self.name == "logistic":
-            return np.logaddexp(0.0, z) - y * z, expit(z) - y
-        p, anti = expit(z), expit(-z)
+            return np.logaddexp(0.0, z) - y * z, scipy.special.expit(z) - y
+        p, anti = scipy.special.expit(z), scipy.special.expit(-z)
         slope_p = p * anti
         if self.name == "corrected":
             keep = 1.0 - 2.0 * self.flip
@@ -81,7 +80,7 @@ def fit_head(x: Array, y: Array, weight: Array, ridge: float, loss: Loss | None 
     if loss is None or loss.name == "logistic":
         return w
     return np.asarray(
-        minimize(
+        scipy.optimize.minimize(
             objective,
             w,
             args=(x, y, weight, ridge, loss),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def calibration_report(z: Floats, target: Floats) -> dict[str, Any]:
     """ECE, accuracy, log loss and diagram of log-odds `z` against strict targets, as JSON."""
     if not len(z):
         return {"n": 0}
-    p = expit(z)
+    p = scipy.special.expit(z)
     return {
         "n": len(z),
         "ece": expected_calibration_error(p, target),

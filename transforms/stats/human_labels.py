@@ -8,7 +8,7 @@ votes agreement is what good work looks like, and both count.
 from __future__ import annotations
 
 import polars as pl
-from scipy.special import logit
+import scipy
 
 from schemas.tables import PREFERENCES
 from transforms.stats.vote_cells import same_ballots
@@ -59,7 +59,12 @@ def human_accuracy(votes: pl.DataFrame, known: pl.DataFrame, prior: float) -> pl
         .with_columns(
             ((pl.col("_right") + prior * PRIOR_VOTES) / (pl.col("n_compared") + PRIOR_VOTES)).alias("accuracy")
         )
-        .with_columns(pl.col("accuracy").map_batches(logit, return_dtype=pl.Float64).clip(0.0, 6.0).alias("log_odds"))
+        .with_columns(
+            pl.col("accuracy")
+            .map_batches(scipy.special.logit, return_dtype=pl.Float64)
+            .clip(0.0, 6.0)
+            .alias("log_odds")
+        )
         .drop("_right")
         .sort("voter")
     )
@@ -71,7 +76,7 @@ def human_cells(votes: pl.DataFrame, humans: pl.DataFrame, prior: float) -> pl.D
     `share` is 1 over how many of those taken for one person voted on the pair, and `log_odds` is that share of what
     the person says. A human the model has not met votes with the prior accuracy.
     """
-    unknown = float(logit(prior))
+    unknown = float(scipy.special.logit(prior))
     return (
         votes.join(humans.select("voter", "slot", "log_odds"), on="voter", how="left")
         .with_columns(pl.coalesce("slot", "voter").alias("slot"))

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 PRIOR_LABELS = 4.0
@@ -34,12 +33,12 @@ def fit_isotonic(z: Floats, target: Floats) -> dict[str, list[float]]:
     z, target = z[sided], target[sided]
     size, index, count = np.unique(np.abs(z), return_inverse=True, return_counts=True)
     right = np.bincount(index, weights=np.where(z > 0, target, 1 - target)) / count
-    starts = isotonic_regression(right, weights=count).blocks[:-1]
+    starts = scipy.optimize.isotonic_regression(right, weights=count).blocks[:-1]
     n = np.add.reduceat(count, starts).astype(np.float64)
-    hits, centre, predicted = (np.add.reduceat(v * count, starts) for v in (right, size, expit(size)))
+    hits, centre, predicted = (np.add.reduceat(v * count, starts) for v in (right, size, scipy.special.expit(size)))
     share = (hits + PRIOR_LABELS * predicted / n) / (n + PRIOR_LABELS)
-    share = isotonic_regression(share, weights=n).x  # the prior may have put steps out of order
-    log_odds = np.clip(logit(share), 0.0, MOST)
+    share = scipy.optimize.isotonic_regression(share, weights=n).x  # the prior may have put steps out of order
+    log_odds = np.clip(scipy.special.logit(share), 0.0, MOST)
     return {"size": (centre / n).tolist(), "log_odds": log_odds.tolist()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
-from scipy.special import expit
+import scipy
 
 from transforms.stats.controls import CONTROL
 from transforms.stats.verdict_rows import MAX_LOG_ODDS
@@ -59,7 +59,11 @@ def with_known_ties(p_tie: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """`pair_id, p_tie` with the controls' answers: as sure that they are ties, or are none, as anything can be."""
     if not len(known):
         return p_tie
-    sure = pl.when(pl.col("known") == 0).then(expit(MAX_LOG_ODDS)).otherwise(expit(-MAX_LOG_ODDS))
+    sure = (
+        pl.when(pl.col("known") == 0)
+        .then(scipy.special.expit(MAX_LOG_ODDS))
+        .otherwise(scipy.special.expit(-MAX_LOG_ODDS))
+    )
     return p_tie.join(known.unique("pair_id"), on="pair_id", how="left", maintain_order="left").select(
         "pair_id", pl.when(pl.col("known").is_null()).then("p_tie").otherwise(sure).alias("p_tie")
     )

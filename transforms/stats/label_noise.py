@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import polars as pl
-from scipy.special import logit
+import scipy
 
 from schemas.tables import Verdicts, conform
 
@@ -68,7 +68,9 @@ def ensemble_moments(votes: pl.DataFrame) -> pl.DataFrame:
         )
         .with_columns(
             pl.coalesce(
-                "_mu", pl.col("score_a") - pl.col("score_b"), bounded.map_batches(logit, return_dtype=pl.Float64)
+                "_mu",
+                pl.col("score_a") - pl.col("score_b"),
+                bounded.map_batches(scipy.special.logit, return_dtype=pl.Float64),
             ).alias("_mu")
         )
         .filter(pl.col("_mu").is_finite())

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit
 
 Floats = NDArray[np.float64]
 MAX_STEPS = 100
@@ -46,8 +44,12 @@ def fit_logistic(
         return LogisticFit(mean.copy(), 0.0)
     # In units of the prior's standard deviation the Hessian is at least the identity: well conditioned.
     root = np.sqrt(variance)
-    scaled = sparse.csr_matrix(design).multiply(root[None, :]).tocsr() if sparse.issparse(design) else design * root
-    if sparse.issparse(scaled) and scaled.shape[0] * scaled.shape[1] <= MAX_DENSE:
+    scaled = (
+        scipy.sparse.csr_matrix(design).multiply(root[None, :]).tocsr()
+        if scipy.sparse.issparse(design)
+        else design * root
+    )
+    if scipy.sparse.issparse(scaled) and scaled.shape[0] * scaled.shape[1] <= MAX_DENSE:
         scaled = scaled.toarray()
     base = np.asarray(design @ mean, dtype=np.float64)
 
@@ -59,7 +61,7 @@ def fit_logistic(
     value = loss(v)
     for _ in range(MAX_STEPS):
         slope, hessian = _derivatives(scaled, base, target, weight, v)
-        step = cho_solve(cho_factor(hessian), slope)
+        step = scipy.linalg.cho_solve(scipy.linalg.cho_factor(hessian), slope)
         rate, moved = 1.0, loss(v - step)
         while moved > value and rate > TOLERANCE:
             rate /= 2
@@ -75,10 +77,10 @@ def fit_logistic(
 
 def _derivatives(scaled: Any, base: Floats, target: Floats, weight: Floats, v: Floats) -> tuple[Floats, Floats]:
     """Slope and Hessian of the negative log posterior at `v`."""
-    p = expit(base + scaled @ v)
+    p = scipy.special.expit(base + scaled @ v)
     slope = scaled.T @ (weight * (p - target)) + v
     curve = weight * p * (1 - p)
-    if sparse.issparse(scaled):
+    if scipy.sparse.issparse(scaled):
         hessian = (scaled.T @ scaled.multiply(curve[:, None])).toarray()
     else:
         hessian = scaled.T @ (scaled * curve[:, None])

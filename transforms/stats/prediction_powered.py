@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import beta
-from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 MIN_AUDITED = 10  # clusters, below which no interval is given
@@ -145,8 +144,8 @@ def ppi_rate(
     if found < NORMAL_FROM:
         size = n / effect
         tail = (1 - level) / 2
-        low = float(beta.ppf(tail, wrong * size, size - wrong * size + 1)) if wrong > 0 else 0.0
-        high = float(beta.ppf(1 - tail, wrong * size + 1, size - wrong * size)) if wrong < 1 else 1.0
+        low = float(scipy.stats.beta.ppf(tail, wrong * size, size - wrong * size + 1)) if wrong > 0 else 0.0
+        high = float(scipy.stats.beta.ppf(1 - tail, wrong * size + 1, size - wrong * size)) if wrong < 1 else 1.0
         return PredictionPoweredRate(wrong, low, high, level, 0.0, n, exact=True)
     spread = predicted.variance
     common = float(np.mean((audited_wrong - wrong) * (audited_noise - audited_noise.mean())))
@@ -155,7 +154,7 @@ def ppi_rate(
     residual = audited_wrong - power * audited_noise
     sums = np.bincount(place, residual - residual.mean())
     variance = float((sums**2).sum()) / n**2 * groups / (groups - 1) + power**2 * spread / total
-    reach = float(student.ppf(0.5 + level / 2, groups - 1)) * variance**0.5
+    reach = float(scipy.stats.t.ppf(0.5 + level / 2, groups - 1)) * variance**0.5
     return PredictionPoweredRate(
         min(max(rate, 0.0), 1.0), max(0.0, rate - reach), min(1.0, rate + reach), level, power, n, exact=False
     )

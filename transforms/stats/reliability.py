@@ -7,7 +7,7 @@ All functions are pure and linear in the number of answers. `answers` are `annot
 from __future__ import annotations
 
 import polars as pl
-from scipy.special import expit
+import scipy
 
 from schemas.tables import PREFERENCES
 from transforms.stats.human_labels import human_label
@@ -169,7 +169,9 @@ def _without_self(answered: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFram
     both = answered.select("pair_id", "annotator", ("human:" + pl.col("annotator")).alias("voter"))
     both = both.join(total, on="pair_id", how="inner").join(own, on=["pair_id", "voter"], how="left")
     margin = pl.col("total") - pl.col("own").fill_null(0.0)
-    return both.select("pair_id", "annotator", margin.map_batches(expit, return_dtype=pl.Float64).alias("p_a"))
+    return both.select(
+        "pair_id", "annotator", margin.map_batches(scipy.special.expit, return_dtype=pl.Float64).alias("p_a")
+    )
 
 
 _Row = tuple[str, str, int, int, float, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import polars as pl
-from scipy.special import expit
+import scipy
 
 from schemas.tables import Verdicts, polars_schema
 
@@ -79,7 +79,7 @@ def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_ti
 
 
 def _expit(z: pl.Expr) -> pl.Expr:
-    return z.map_batches(expit, return_dtype=pl.Float64)
+    return z.map_batches(scipy.special.expit, return_dtype=pl.Float64)
 
 
 def _entropy(column: str) -> pl.Expr:

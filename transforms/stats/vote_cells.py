@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from scipy.special import expit, logit
+import scipy
 
 VALID = ("a", "b", "tie")
 LOGIT_CLIP = 6.0
@@ -24,7 +24,9 @@ def valid_votes(votes: pl.DataFrame) -> pl.DataFrame:
         Votes that are invalid, refused or failed are gone: they are states, not opinions.
     """
     raw = pl.coalesce(
-        _finite("p_a").clip(expit(-LOGIT_CLIP), expit(LOGIT_CLIP)).map_batches(logit, return_dtype=pl.Float64),
+        _finite("p_a")
+        .clip(scipy.special.expit(-LOGIT_CLIP), scipy.special.expit(LOGIT_CLIP))
+        .map_batches(scipy.special.logit, return_dtype=pl.Float64),
         _finite("score_a") - _finite("score_b"),
     )
     return (

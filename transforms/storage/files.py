@@ -81,12 +81,18 @@ def read_json(fs: Any, path: str) -> Any | None:
     """The JSON value of a file, or None if there is no such file.
 
     Raises:
-        WorkspaceError: the file is there but is not JSON.
+        WorkspaceError: the file is there but is not JSON, or cannot be read.
     """
     try:
         data = fs.cat_file(path)
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise WorkspaceError(
+            f"{path.rpartition('/')[0]} is a file, or lies below one, where a folder is needed"
+        ) from None
+    except OSError as error:
+        raise WorkspaceError(f"cannot read {path}: {error.strerror or error}") from None
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -31,6 +31,7 @@ from transforms.storage.files import (
 )
 
 LAYOUT = 1
+_SETTINGS_FIX = 'write {"layout": 1, "n_buckets": N} with the `buckets` of the recipe'
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,20 @@ class Workspace:
         """Open an existing workspace.
 
         Raises:
-            WorkspaceError: there is none at `root`.
+            WorkspaceError: there is none at `root`, or what it says of itself is damaged or of another release.
         """
         fs, path = file_system(root)
         settings = read_json(fs, f"{path}/workspace.json")
         if settings is None:
             raise WorkspaceError(f"no workspace at {root}; make one with: prefine init {root}")
+        if not isinstance(settings, dict):
+            raise WorkspaceError(f"{path}/workspace.json is {type(settings).__name__}, not an object: {_SETTINGS_FIX}")
         if settings.get("layout") != LAYOUT:
             raise WorkspaceError(f"workspace {root} has layout {settings.get('layout')}, this prefine reads {LAYOUT}")
-        return cls(root, int(settings["n_buckets"]))
+        n_buckets = settings.get("n_buckets")
+        if not isinstance(n_buckets, int) or n_buckets < 1:
+            raise WorkspaceError(f"{path}/workspace.json says n_buckets {n_buckets!r}: {_SETTINGS_FIX}")
+        return cls(root, n_buckets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "n_buckets": self.n_buckets}
@@ -154,8 +160,17 @@ class Workspace:
 
     def checkpoint(self, stage: str, bucket: int) -> Checkpoint | None:
         """What the stage made of the bucket, or None."""
-        value = read_json(self.fs, self._checkpoint_path(stage, bucket))
-        return None if value is None else Checkpoint(**value)
+        path = self._checkpoint_path(stage, bucket)
+        value = read_json(self.fs, path)
+        if value is None:
+            return None
+        try:
+            return Checkpoint(**value)
+        except TypeError:
+            raise WorkspaceError(
+                f"{path} is no checkpoint of this release ({_difference(value)}): run the newer prefine that wrote it, "
+                "or delete it and run again"
+            ) from None
 
     def checkpoints(self, stage: str) -> dict[int, Checkpoint]:
         """All checkpoints of a stage by bucket."""
@@ -306,6 +321,14 @@ class Workspace:
 
     def _checkpoint_path(self, stage: str, bucket: int) -> str:
         return self.path("stages", stage, f"bucket={bucket:04d}.json")
+
+
+def _difference(value: Any) -> str:
+    """What a checkpoint has that this release does not know, or lacks."""
+    if not isinstance(value, dict):
+        return f"a {type(value).__name__}"
+    unknown = sorted(value.keys() - Checkpoint.__dataclass_fields__.keys())
+    return f"unknown: {', '.join(unknown)}" if unknown else "it has no key"
 
 
 def bucket_column(column: str, n_buckets: int) -> pl.Expr:

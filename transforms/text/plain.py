@@ -27,3 +27,9 @@ def cell(text: str) -> Text:
     from rich.text import Text
 
     return Text(escaped(text))
+
+
+def beginning(text: str, most: int = 200) -> str:
+    """The first `most` characters of a text on one line, control characters escaped: enough to know it by."""
+    line = escaped(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"

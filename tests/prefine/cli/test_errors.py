@@ -136,6 +136,10 @@ WRONG_RECIPES = {
         changed(materialise={"exports": [{"format": "jsonl", "options": {"name": n}} for n in ("a", "A")]}),
         ["materialise.exports.1.options.name", "used twice"],
     ),
+    "the same field twice": (
+        "name: small\nbuckets: 2\nsources: [{name: rows, kind: pairs, path: rows.jsonl}]\nbuckets: 4\n",
+        ["recipe.yaml:2: buckets", "in line 2 and again in line 4"],
+    ),
     "not YAML": ("name: [", ["recipe.yaml:1", "not valid YAML"]),
     "not a mapping": ("- 1\n- 2\n", ["recipe.yaml:1", "mapping"]),
 }

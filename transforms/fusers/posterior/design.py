@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from transforms.stats.agreement.learn import Agreement, VoterEstimate
 
@@ -100,7 +100,7 @@ def design_matrix(cells: pl.DataFrame, labelled: pl.DataFrame, columns: list[Col
             values.append(labelled.select(of_pair).to_series().to_numpy())
     shape = (len(labelled), len(columns))
     entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))
-    return sparse.coo_matrix(entries, shape=shape).tocsr()
+    return scipy.sparse.coo_matrix(entries, shape=shape).tocsr()
 
 
 def prior_weights(

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import expit, logit
+import scipy
 
 from transforms.stats.logistic import fit_logistic
 
 FEATURES = ("constant", "ties", "decided")
 PRIOR_WEIGHTS = (4.0, -1.0)  # of "ties" and "decided"
 PRIOR_VARIANCE = (1.0, 4.0, 1.0)
-HUMAN_LOG_ODDS = float(logit(0.8))
+HUMAN_LOG_ODDS = float(scipy.special.logit(0.8))
 
 
 def tie_features(pairs: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def fit_ties(features: pl.DataFrame, tie: np.ndarray[Any, np.dtype[np.float64]],
         tie: 1 where humans said neither is better.
         prior_tie: share of ties before any evidence.
     """
-    mean = np.array([logit(prior_tie), *PRIOR_WEIGHTS])
+    mean = np.array([scipy.special.logit(prior_tie), *PRIOR_WEIGHTS])
     design = np.column_stack([np.ones(len(features)), features["ties"].to_numpy(), features["decided"].to_numpy()])
     weights = fit_logistic(design, tie, np.ones(len(tie)), mean, np.array(PRIOR_VARIANCE)).weights
     return {"weights": dict(zip(FEATURES, weights.tolist(), strict=True)), "n_labels": len(tie)}
@@ -66,4 +66,4 @@ def tie_probability(
         + weights["decided"] * frame["decided"].to_numpy()
         + frame["_human"].fill_null(0.0).to_numpy()
     )
-    return frame.select("pair_id").with_columns(pl.Series("p_tie", expit(z)))
+    return frame.select("pair_id").with_columns(pl.Series("p_tie", scipy.special.expit(z)))

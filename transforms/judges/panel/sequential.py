@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from schemas.ids import canonical_json, unit_interval
 from schemas.tables import Row
@@ -63,13 +63,13 @@ class PanelModel:
 
     def done(self, z: Floats, asked: int, stop_certainty: float, min_change: float) -> NDArray[np.bool_]:
         """Which pairs need no further judge, given log-odds (n,) after `asked` judges."""
-        certain = expit(np.abs(z)) >= stop_certainty
+        certain = scipy.special.expit(np.abs(z)) >= stop_certainty
         intercept, slope = self.change[asked - 1]
-        return np.asarray(certain | (expit(intercept + slope * np.abs(z)) <= min_change))
+        return np.asarray(certain | (scipy.special.expit(intercept + slope * np.abs(z)) <= min_change))
 
     def most_certain(self, asked: int) -> float:
         """The highest P(the label) that `asked` judges can bring about: all agree without a doubt."""
-        return float(expit(np.abs(self.weights[asked - 1]).sum())) if asked else 0.5
+        return float(scipy.special.expit(np.abs(self.weights[asked - 1]).sum())) if asked else 0.5
 
     def to_json(self) -> bytes:
         """The model as JSON; an intercept without bound is null."""
@@ -91,7 +91,7 @@ def untrained_panel(judges: Sequence[str]) -> PanelModel:
     certain to a limit: agreement of two means P = .79, of three .83, of ten .91, of any number less than .95.
     """
     k = len(judges)
-    weight = float(logit(PRIOR_ACCURACY))
+    weight = float(scipy.special.logit(PRIOR_ACCURACY))
     rows = np.array([[weight / (1 + PRIOR_CORRELATION * i)] * (i + 1) + [0.0] * (k - 1 - i) for i in range(k)])
     return PanelModel(tuple(judges), rows.reshape(k, k), np.tile([math.inf, 0.0], (k, 1)))
 
@@ -146,7 +146,7 @@ def telling_order(words: Floats, labels: Floats, costs: Sequence[float]) -> list
     left, order = list(range(x.shape[1])), list[int]()
     z: Floats = np.zeros(len(target))
     while left:
-        p = expit(z)
+        p = scipy.special.expit(z)
         residual = target - p
         spread = np.sqrt((p * (1 - p)) @ (x[:, left] ** 2) + 1e-9)
         gain = np.maximum(residual @ x[:, left], 0.0) / spread / price[left]

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import orjson
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from schemas.errors import WorkspaceError
 from transforms.scorers.heads.graph import PairGraph
@@ -128,7 +128,7 @@ def score_pairs(
     scale = ensemble.noise.scale / np.sqrt(1.0 + np.pi * variance / 8.0)
     shift = scale * (mean - ensemble.siblings.scale * average)
     margins = ensemble.siblings.scale * scale[:, None] * heads + shift[:, None]
-    return PairScores(margins, shift, expit(margins).mean(axis=1))
+    return PairScores(margins, shift, scipy.special.expit(margins).mean(axis=1))
 
 
 def fit_ensemble(
@@ -175,7 +175,7 @@ def fit_ensemble(
     siblings = fit_siblings(mean, labels, graph)
     if not settings.use_siblings:
         siblings = Siblings(siblings.scale, 0.0, siblings.flip)
-    log_odds = logit(predictive(*held_out_margins(mean, labels, graph, siblings)))
+    log_odds = scipy.special.logit(predictive(*held_out_margins(mean, labels, graph, siblings)))
     noise = estimate_flip_rate(*(column[random_part(known, drawn)] for column in (log_odds, y, weight)))
     return Ensemble(design.projection, weights, siblings, noise, partition)
 

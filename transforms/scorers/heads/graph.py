@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
 Index = NDArray[np.int64]
 
@@ -26,20 +25,20 @@ class PairGraph:
         return PairGraph(*([column[r] for r in rows] for column in (self.prompts, self.first, self.second)))
 
 
-def adjacency(edges: Index, n: int) -> csr_array:
+def adjacency(edges: Index, n: int) -> scipy.sparse.csr_array:
     """How often two of n nodes meet in edges (m, 2): symmetric, shape (n, n)."""
-    one_way = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    return csr_array(one_way + one_way.T)
+    one_way = scipy.sparse.csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    return scipy.sparse.csr_array(one_way + one_way.T)
 
 
 def components(edges: Index, n: int) -> Iterator[Index]:
     """The nodes of each connected component, ascending; components in the order of their first node."""
-    count, component = connected_components(adjacency(edges, n), directed=False)
+    count, component = scipy.sparse.csgraph.connected_components(adjacency(edges, n), directed=False)
     starts = np.cumsum(np.bincount(component, minlength=count))[:-1]
     yield from np.split(np.argsort(component, kind="stable"), starts)
 
 
 def near_order(edges: Index, nodes: Index, n: int) -> Index:
     """The nodes of a component in an order in which neighbours stand close together (reverse Cuthill-McKee, 1969)."""
-    inside = csr_array(adjacency(edges, n)[nodes][:, nodes])
-    return np.asarray(nodes[reverse_cuthill_mckee(inside, symmetric_mode=True)])
+    inside = scipy.sparse.csr_array(adjacency(edges, n)[nodes][:, nodes])
+    return np.asarray(nodes[scipy.sparse.csgraph.reverse_cuthill_mckee(inside, symmetric_mode=True)])

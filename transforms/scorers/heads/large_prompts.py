@@ -16,9 +16,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.special import expit
 
 Array = NDArray[np.float64]
 _EXACT = 300  # responses up to which variances are exact
@@ -84,21 +83,25 @@ def score_and_information(z: Array, y: Array, used: NDArray[np.bool_], flip: flo
         z: log-odds that a is better, of any shape; y (labels in [0, 1]) and used (does a label count?) broadcast to it.
     """
     keep = 1.0 - 2.0 * flip
-    p, anti = expit(z), expit(-z)
+    p, anti = scipy.special.expit(z), scipy.special.expit(-z)
     noisy, noisy_anti = flip + keep * p, flip + keep * anti
     variance = np.maximum(noisy * noisy_anti, 1e-12)
     slope = keep * p * anti
     return used * slope * (y * noisy_anti - (1.0 - y) * noisy) / variance, used * slope**2 / variance
 
 
-def _incidence(ends: NDArray[np.int64]) -> csr_array:
+def _incidence(ends: NDArray[np.int64]) -> scipy.sparse.csr_array:
     n = len(ends)
     values = np.tile([1.0, -1.0], n)
     # Copied: scipy sorts a row's columns in place.
-    return csr_array((values, ends.ravel(), np.arange(0, 2 * n + 1, 2)), shape=(n, int(ends.max()) + 1), copy=True)
+    return scipy.sparse.csr_array(
+        (values, ends.ravel(), np.arange(0, 2 * n + 1, 2)), shape=(n, int(ends.max()) + 1), copy=True
+    )
 
 
-def _variances(incidence: csr_array, fisher: Array, spread: float, ends: NDArray[np.int64], n_probes: int) -> Array:
+def _variances(
+    incidence: scipy.sparse.csr_array, fisher: Array, spread: float, ends: NDArray[np.int64], n_probes: int
+) -> Array:
     """c' H^-1 c of the pairs with `ends` (m, 2), where H has the weights `fisher` (n,); shape (m,)."""
     n_items = incidence.shape[1]
     if n_items <= _EXACT:
@@ -114,7 +117,7 @@ def _variances(incidence: csr_array, fisher: Array, spread: float, ends: NDArray
     return np.asarray(((draws[ends[:, 0]] - draws[ends[:, 1]]) ** 2).mean(axis=1))
 
 
-def _solve(incidence: csr_array, fisher: Array, spread: float, right: Array, relative: float) -> Array:
+def _solve(incidence: scipy.sparse.csr_array, fisher: Array, spread: float, right: Array, relative: float) -> Array:
     """x with (D' diag(w) D + I / spread^2) x = right, column by column, by conjugate gradients.
 
     Args:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from transforms.scorers.heads.graph import Index, PairGraph, components, near_order
 from transforms.scorers.heads.large_prompts import Array, posterior_of_large, score_and_information
@@ -101,7 +100,7 @@ def fit_siblings(offsets: Array, labels: Array, graph: PairGraph, max_pairs: int
 
     start = np.array([0.0, np.log(0.25 / 0.75), 0.0])[: 3 if connected else 2]
     steps = np.vstack([start, start + np.diag([0.7, 1.0, 0.7][: len(start)])])
-    optimum = minimize(
+    optimum = scipy.optimize.minimize(
         loss, start, method="Nelder-Mead", options={"initial_simplex": steps, "maxfev": 60, "xatol": 0.03, "fatol": 0.1}
     )
     return _unpack(optimum.x, connected)
@@ -109,7 +108,7 @@ def fit_siblings(offsets: Array, labels: Array, graph: PairGraph, max_pairs: int
 
 def predictive(mean: Array, variance: Array) -> Array:
     """P(a better) with the uncertainty of the margin integrated out (probit approximation, MacKay 1992)."""
-    return np.asarray(expit(mean / np.sqrt(1.0 + np.pi * variance / 8.0)))
+    return np.asarray(scipy.special.expit(mean / np.sqrt(1.0 + np.pi * variance / 8.0)))
 
 
 def noisy_log_loss(p: Array, labels: Array, flip: float) -> float:
@@ -124,7 +123,9 @@ def noisy_log_loss(p: Array, labels: Array, flip: float) -> float:
 
 def _unpack(parameters: Array, connected: bool) -> Siblings:
     spread = float(np.exp(np.clip(parameters[2], -5.0, 3.0))) if connected else 0.0
-    return Siblings(float(np.exp(np.clip(parameters[0], -5.0, 5.0))), spread, 0.49 * float(expit(parameters[1])))
+    return Siblings(
+        float(np.exp(np.clip(parameters[0], -5.0, 5.0))), spread, 0.49 * float(scipy.special.expit(parameters[1]))
+    )
 
 
 def _few_prompts(graph: PairGraph, known: NDArray[np.bool_], max_pairs: int) -> list[int]:

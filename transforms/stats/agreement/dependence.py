@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from transforms.stats.agreement.ballots import Ballots
 from transforms.stats.agreement.latent_class import (
@@ -134,7 +134,7 @@ def _begin(row: Floats, triple: tuple[int, ...], covariance: Floats) -> None:
 def dependences(m: Moments, a: Floats) -> list[Dependence]:
     """Pairs of voters that agree more than a_v a_w, by Bonferroni over all pairs of voters."""
     n = len(a)
-    limit = float(-ndtri(LEVEL / max(n * (n - 1) / 2, 1)))
+    limit = float(-scipy.special.ndtri(LEVEL / max(n * (n - 1) / 2, 1)))
     found = []
     for v, w in combinations(range(n), 2):
         excess = m.covariance[v, w] - a[v] * a[w]
@@ -211,7 +211,7 @@ def misfit(table: Table, at: Parameters) -> Misfit:
     matrix = np.zeros((n, n))
     for (v, w), value in zip(pairs, z[:-1], strict=True):
         matrix[v, w] = matrix[w, v] = value
-    return Misfit(matrix, float(z[-1]), float(-ndtri(LEVEL / 2 / (len(pairs) + 1))))
+    return Misfit(matrix, float(z[-1]), float(-scipy.special.ndtri(LEVEL / 2 / (len(pairs) + 1))))
 
 
 def _residuals(table: Table, at: Parameters, pairs: list[tuple[int, int]]) -> Floats:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, ndtri
+import scipy
 
 from transforms.stats.agreement.latent_class import (
     MAX_WEIGHT,
@@ -41,11 +41,11 @@ def wrong_share(table: Table, at: Parameters, voter: int) -> float:
     for j in np.flatnonzero(table.voter_of == voter):
         stretch = np.exp(at.difficulty * nodes * table.shares_difficulty[j])
         pull = table.shortcuts[j] @ at.shortcut[voter]
-        longer = expit(table.length @ at.length)
+        longer = scipy.special.expit(table.length @ at.length)
         for b, (low, high) in enumerate(zip(table.starts[:-1], table.starts[1:], strict=True)):
             n = float(table.count[low:high] @ table.given[low:high, j])
-            wrong = longer[b] * expit(-at.weight[voter] * stretch - pull[b])
-            wrong = wrong + (1 - longer[b]) * expit(-at.weight[voter] * stretch + pull[b])
+            wrong = longer[b] * scipy.special.expit(-at.weight[voter] * stretch - pull[b])
+            wrong = wrong + (1 - longer[b]) * scipy.special.expit(-at.weight[voter] * stretch + pull[b])
             total += n * float(node_weight @ wrong)
             votes += n
     return total / max(votes, 1.0)
@@ -77,7 +77,7 @@ def profile_rate(table: Table, voter: int, begin: Parameters, *, difficulty: boo
     inside. `coin` is set if the interval reaches w_v = 0.
     """
     best, top = fit(table, begin, flat=voter, with_difficulty=difficulty)
-    drop = 0.5 * float(ndtri(0.5 + level / 2)) ** 2 * design_effect(table, best, voter)
+    drop = 0.5 * float(scipy.special.ndtri(0.5 + level / 2)) ** 2 * design_effect(table, best, voter)
 
     def profile(weight: float, near: Parameters) -> tuple[Parameters, float]:
         return fit(table, near, flat=voter, held=weight, with_difficulty=difficulty)

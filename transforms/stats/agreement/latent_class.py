@@ -21,10 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
 
 from transforms.stats.agreement.ballots import Ballots
 
@@ -173,7 +171,7 @@ def by_cluster(table: Table, values: Floats) -> Floats:
     """(C, X) sums over the pairs of each prompt of `values` (M, X) of distinct rows."""
     shape = (int(table.cluster.max()) + 1 if len(table.cluster) else 0, len(table.count))
     ones = np.ones(len(table.cluster))
-    members = sparse.coo_matrix((ones, (table.cluster, table.row_of)), shape=shape).tocsr()
+    members = scipy.sparse.coo_matrix((ones, (table.cluster, table.row_of)), shape=shape).tocsr()
     return np.asarray(members @ values)
 
 
@@ -204,11 +202,11 @@ def expectation(table: Table, at: Parameters, *, by_row: bool = False, by_diffic
         shorter, given, count = table.shorter[low:high], table.given[low:high], table.count[low:high]
         # Classes c are (T, node): eta (2, Q, J), joint (2, Q, rows).
         eta = np.stack([stretch * weight, -stretch * weight]) + pull[None, None, :, b]
-        log_longer = log_expit(eta) * table.discount
+        log_longer = scipy.special.log_expit(eta) * table.discount
         log_odds = eta * table.discount
         joint = log_longer @ given.T - log_odds @ shorter.T
         joint += np.log(node_weight)[None, :, None]
-        joint += log_expit(np.array([prior[b], -prior[b]]))[:, None, None]
+        joint += scipy.special.log_expit(np.array([prior[b], -prior[b]]))[:, None, None]
         peak = joint.max(axis=(0, 1))
         posterior = np.exp(joint - peak)
         mass = posterior.sum(axis=(0, 1))
@@ -218,30 +216,30 @@ def expectation(table: Table, at: Parameters, *, by_row: bool = False, by_diffic
         longer[low:high] = posterior[0].sum(axis=0)
         # Score of eta of class c and column j: c_j (1[vote = +1] - sigmoid(eta)) where there is a vote.
         counted = posterior * count
-        residual = (counted @ (given - shorter) - (counted @ given) * expit(eta)) * table.discount
+        residual = (counted @ (given - shorter) - (counted @ given) * scipy.special.expit(eta)) * table.discount
         by_weight = ((residual[0] - residual[1]) * stretch).sum(axis=0)
         by_pull = residual.sum(axis=(0, 1))
         np.add.at(gradient, table.voter_of, by_weight)
         for c in range(k):
             np.add.at(gradient, n + table.voter_of * k + c, by_pull * table.shortcuts[:, b, c])
-        gap = float((counted[0].sum()) - count.sum() * expit(prior[b]))
+        gap = float((counted[0].sum()) - count.sum() * scipy.special.expit(prior[b]))
         gradient[n + n * k : n + n * k + 2] += gap * table.length[b]
         by_sigma = (residual[0] - residual[1]) * stretch * nodes[:, None] * weight * table.shares_difficulty
         gradient[-1] += float(by_sigma.sum())
         if score is not None:
             own = score[low:high]
             # (rows, J): the same sums without the sum over rows.
-            mean_longer = np.einsum("tqr,tqj->trj", posterior, expit(eta) * stretch)
+            mean_longer = np.einsum("tqr,tqj->trj", posterior, scipy.special.expit(eta) * stretch)
             plus, minus = np.einsum("tqr,qj->trj", posterior, stretch)
             chosen = given - shorter
             row_weight = (chosen * (plus - minus) - given * (mean_longer[0] - mean_longer[1])) * table.discount
-            expected = np.einsum("tqr,tqj->rj", posterior, expit(eta))
+            expected = np.einsum("tqr,tqj->rj", posterior, scipy.special.expit(eta))
             row_pull = (chosen - given * expected) * table.discount
             for j, v in enumerate(table.voter_of):
                 own[:, v] += row_weight[:, j]
                 for c in range(k):
                     own[:, n + v * k + c] += row_pull[:, j] * table.shortcuts[j, b, c]
-            own[:, n + n * k :] = (longer[low:high] - expit(prior[b]))[:, None] * table.length[b]
+            own[:, n + n * k :] = (longer[low:high] - scipy.special.expit(prior[b]))[:, None] * table.length[b]
     return Expectation(log_likelihood, longer, gradient, score)
 
 
@@ -314,7 +312,7 @@ def fit(
     limits = [(-MAX_WEIGHT, MAX_WEIGHT)] * n_free + [(0.0, MAX_DIFFICULTY)]
     bounds = [limit for limit, is_free in zip(limits, free, strict=True) if is_free]
     options = {"maxiter": 500, "ftol": 1e-9, "gtol": 1e-3}
-    found = minimize(loss, x0[free], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = scipy.optimize.minimize(loss, x0[free], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     x = x0.copy()
     x[free] = found.x
     return replace(begin.with_vector(x[:n_free].copy()), difficulty=float(x[-1])), -float(found.fun)
@@ -346,10 +344,19 @@ def fit_against(vote: Floats, pull: Floats, longer: Floats) -> tuple[Floats, flo
 
     def terms(x: Floats) -> tuple[Floats, Floats]:
         along = pull @ x[1:]
-        likely = np.stack([longer * expit(vote * (along + x[0])), (1 - longer) * expit(vote * (along - x[0]))])
+        likely = np.stack(
+            [
+                longer * scipy.special.expit(vote * (along + x[0])),
+                (1 - longer) * scipy.special.expit(vote * (along - x[0])),
+            ]
+        )
         total = likely.sum(axis=0) + 1e-300
         share = likely / total
-        rest = vote * share * (1 - np.stack([expit(vote * (along + x[0])), expit(vote * (along - x[0]))]))
+        rest = (
+            vote
+            * share
+            * (1 - np.stack([scipy.special.expit(vote * (along + x[0])), scipy.special.expit(vote * (along - x[0]))]))
+        )
         score = np.column_stack([rest[0] - rest[1], rest.sum(axis=0)[:, None] * pull])
         return np.log(total), score
 
@@ -361,7 +368,7 @@ def fit_against(vote: Floats, pull: Floats, longer: Floats) -> tuple[Floats, flo
         return cost - float(value.sum()), slope - score.sum(axis=0)
 
     bounds = [(-MAX_WEIGHT, MAX_WEIGHT)] * (k + 1)
-    found = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds)
+    found = scipy.optimize.minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds)
     _, score = terms(found.x)
     covariance = np.linalg.inv(score.T @ score + np.diag(precision))
     return np.asarray(found.x), float(np.sqrt(covariance[0, 0]))

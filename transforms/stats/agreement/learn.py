@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import expit, log_expit
+import scipy
 
 from transforms.stats.agreement.ballots import NO_OPINION, Ballots, LengthScale, ballots_of, length_scale, merged
 from transforms.stats.agreement.dependence import STRONG, blocs, consensus, dependences, discounts, moments
@@ -200,7 +200,7 @@ def _evidence(vote: Floats, weight: Floats, pull: Floats) -> Floats:
 
     It equals weight * vote + a function of the pull alone, so a vote's part is linear in it.
     """
-    return np.asarray(log_expit(vote * (weight + pull)) - log_expit(vote * (pull - weight)))
+    return np.asarray(scipy.special.log_expit(vote * (weight + pull)) - scipy.special.log_expit(vote * (pull - weight)))
 
 
 def _weights(ballots: Ballots, linked: list[list[int]]) -> tuple[Parameters, Floats]:
@@ -246,7 +246,7 @@ def _follows(ballots: Ballots, at: Parameters) -> Floats:
     """(V,) how much more often a voter chooses the longer response than the shorter if either is right as often."""
     sizes = np.diff(ballots.starts).astype(np.float64)
     pull = at.shortcut[:, :2] @ ballots.length.T
-    both = expit(pull + at.weight[:, None]) + expit(pull - at.weight[:, None]) - 1.0
+    both = scipy.special.expit(pull + at.weight[:, None]) + scipy.special.expit(pull - at.weight[:, None]) - 1.0
     unequal = sizes[1:].sum()
     return np.asarray(both[:, 1:] @ sizes[1:] / unequal if unequal > 0 else np.zeros(len(pull)))
 
