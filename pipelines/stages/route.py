@@ -156,16 +156,16 @@ def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str
         n_pairs += labels.height
         audited.append(labels.filter("stays").join(answers, on="pair_id", how="semi"))
     answered = answers["pair_id"].n_unique()
-    found = {"answered": answered, "audit": n_audit, "pairs": n_pairs}
+    known = {"answered": answered, "audit": n_audit, "pairs": n_pairs}
     if answered < max(AUDIT_ANSWERED * n_audit, 1):
-        yield "threshold", canonical_json(found)
+        yield "threshold", canonical_json(known)
         return
     audit = audited_labels(pl.concat(audited), answers)
     counts = (count_labels(_labels(setup, run, bucket, by_people), audit) for bucket in run.workspace.buckets)
     total = reduce(Counts.with_more, counts)
     total = total._replace(asked=total.asked + len(by_people))
     chosen = choose_threshold(audit, total, 1 - setup.queue.accuracy)
-    yield "threshold", canonical_json({**found, **chosen._asdict()})
+    yield "threshold", canonical_json({**known, **chosen._asdict()})
 
 
 def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.DataFrame:

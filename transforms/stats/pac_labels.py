@@ -126,11 +126,11 @@ def largest_error(contradicted: Floats, most_mu: float) -> Floats:
     return np.clip(np.where(turning <= most_mu, np.where(contradicted < 0.25, mu, 1.0), error), 0.0, 1.0)
 
 
-def upper_bound(found: NDArray[np.int64], n: NDArray[np.int64], alpha: float) -> Floats:
-    """Clopper and Pearson's upper bound on a share of which `found` of `n` were seen, one-sided; elementwise."""
+def upper_bound(seen: NDArray[np.int64], n: NDArray[np.int64], alpha: float) -> Floats:
+    """Clopper and Pearson's upper bound on a share of which `seen` of `n` were seen, one-sided; elementwise."""
     from scipy.stats import beta  # imported here: a second of every command otherwise
 
-    return np.asarray(np.where(found < n, beta.ppf(1.0 - alpha, found + 1, np.maximum(n - found, 1)), 1.0))
+    return np.asarray(np.where(seen < n, beta.ppf(1.0 - alpha, seen + 1, np.maximum(n - seen, 1)), 1.0))
 
 
 def count_labels(labels: pl.DataFrame, audit: Audit) -> Counts:
