@@ -48,13 +48,18 @@ class JudgeVotes(_Strict):
     """Earlier verdicts of LLM judges: a column holding a list of {voter, label} structs.
 
     With `order_suffix`, a name ending in "|ab" or "|ba" says which response the judge saw first; the label
-    must already be in terms of the row's own a and b.
+    must already be in terms of the row's own a and b. `probability` names a number from 0 to 1 in the same
+    structs, P(the row's first response is the better) whatever the label and the order shown, which becomes
+    the vote's `p_a`; a verdict with a probability and no label votes for the more probable side. `rationale`
+    names a text that is kept with the vote.
     """
 
     kind: Literal["judge"]
     column: str
     voter: str = "judge"
     label: str = "label"
+    probability: str | None = None
+    rationale: str | None = None
     order_suffix: bool = False
     group_separator: str | None = None  # voters that agree up to this text share a group ("gpt-4/cot", "gpt-4/plain")
     prefix: str = ""

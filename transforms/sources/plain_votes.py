@@ -41,11 +41,14 @@ def judge_votes(
             stored `response_a`).
 
     Returns:
-        None if a name or label is missing or no text: the careful path must look at every vote.
+        None if a name or label is missing or no text, or if more than labels is to be read: the careful path must
+        look at every vote.
 
     Raises:
         DataError: the labels are numbers and the recipe does not say what they mean.
     """
+    if votes.probability or votes.rationale:
+        return None
     inner = column.dtype.inner if isinstance(column.dtype, pl.List) else None
     fields = {f.name: f.dtype for f in inner.fields} if isinstance(inner, pl.Struct) else {}
     if any(fields.get(name) != pl.String for name in (votes.voter, votes.label)) or votes.voter == votes.label:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from schemas.errors import DataError
 from schemas.ids import hash_json
 from schemas.pairs import mirrored
 from schemas.rows import vote_frame
@@ -16,13 +18,30 @@ from transforms.sources.labels import UnknownLabel, read_label
 
 _COLUMNS = (
     *("vote_id", "pair_id", "voter", "voter_group", "kind", "order", "label"),
-    *("score_a", "score_b", "raw", "detail"),
+    *("score_a", "score_b", "raw", "detail", "p_a", "rationale"),
 )
+_NUMBERS = ("score_a", "score_b", "p_a")
+_DIGITS = 12  # of a mirrored probability, so that 1 - (1 - p) is p again
 
 
-def vote_id(kind: str, pair_id: str, voter: str, order: str, label: str) -> str:
+class _BadVote(ValueError):
+    """A vote that cannot be read; the message is one sentence."""
+
+
+class _Verdict(NamedTuple):
+    """What one object of a judges' column says, in terms of the row's own responses."""
+
+    voter: str
+    order: str
+    label: Any
+    probability: float | None  # that the row's first response is the better
+    rationale: str | None
+
+
+def vote_id(kind: str, pair_id: str, voter: str, order: str, label: str, p_a: float | None = None) -> str:
     """Id of a vote read from a source: the same opinion met twice is one vote, two opinions are two."""
-    return hash_json(["source-vote", kind, pair_id, voter, order, label])
+    stated = [] if p_a is None else [p_a]
+    return hash_json(["source-vote", kind, pair_id, voter, order, label, *stated])
 
 
 @dataclass
@@ -48,6 +67,9 @@ class Ballots:
 
         Returns:
             One sentence if they could not be read.
+
+        Raises:
+            DataError: a probability is outside 0 to 1, or a label is a number that `labels` does not explain.
         """
         if isinstance(votes, HumanVotes):
             return self._human(votes, pair_id, swapped, value, where)
@@ -55,7 +77,7 @@ class Ballots:
 
     def frame(self) -> pl.DataFrame:
         """The votes as a `votes` frame, each once."""
-        dtypes = {n: pl.Float64 if n.startswith("score") else pl.String for n in _COLUMNS}
+        dtypes = {n: pl.Float64 if n in _NUMBERS else pl.String for n in _COLUMNS}
         columns = list(zip(*self.rows, strict=True)) or [()] * len(_COLUMNS)
         frame = pl.DataFrame(
             [pl.Series(n, values, dtype=dtypes[n]) for n, values in zip(_COLUMNS, columns, strict=True)]
@@ -83,17 +105,31 @@ class Ballots:
             return None
         if not isinstance(value, list) or not all(isinstance(v, dict) and v.get(votes.voter) for v in value):
             return f"Field {votes.column} is not a list of objects with {votes.voter} and {votes.label}."
-        for verdict in value:
-            name, order = str(verdict[votes.voter]), "none"
-            if votes.order_suffix and name[-3:] in ("|ab", "|ba"):
-                name, order = name[:-3], name[-2:]
-            name = votes.prefix + name
+        try:
+            verdicts = [_verdict(v, votes, where) for v in value]
+        except _BadVote as error:
+            return str(error)
+        for verdict in verdicts:
+            name = votes.prefix + verdict.voter
             group = name.split(votes.group_separator)[0] if votes.group_separator else name
-            self._opinion(pair_id, swapped, name, group, "judge", order, verdict.get(votes.label), where)
+            self._opinion(
+                *(pair_id, swapped, name, group, "judge", verdict.order, verdict.label, where),
+                *(verdict.probability, verdict.rationale),
+            )
         return None
 
     def _opinion(
-        self, pair_id: str, swapped: bool, voter: str, group: str, kind: str, order: str, value: Any, where: str
+        self,
+        pair_id: str,
+        swapped: bool,
+        voter: str,
+        group: str,
+        kind: str,
+        order: str,
+        value: Any,
+        where: str,
+        probability: float | None = None,
+        rationale: str | None = None,
     ) -> None:
         detail = None
         if value in VOTE_LABELS and value not in self.config.labels:
@@ -103,12 +139,15 @@ class Ballots:
                 label = read_label(value, self.config.labels, f"{where}, voter {voter}")
             except UnknownLabel as error:
                 label, detail = "invalid", f"The vote {error}"
+        if label is None and probability is not None:
+            label = "tie" if probability == 0.5 else "a" if probability > 0.5 else "b"
         if label is None:
             return
         if swapped:
             label, order = mirrored(label), mirrored(order)
+            probability = None if probability is None else round(1 - probability, _DIGITS)
         raw = None if detail is None else str(value)
-        self._add(pair_id, voter, group, kind, order, label, None, raw, detail)
+        self._add(pair_id, voter, group, kind, order, label, None, raw, detail, probability, rationale)
 
     def _add(
         self,
@@ -121,7 +160,73 @@ class Ballots:
         scores: tuple[float, float] | None,
         raw: str | None = None,
         detail: str | None = None,
+        p_a: float | None = None,
+        rationale: str | None = None,
     ) -> None:
-        score_a, score_b = scores or (None, None)
-        identity = vote_id(kind, pair_id, voter, order, label)
-        self.rows.append((identity, pair_id, voter, group, kind, order, label, score_a, score_b, raw, detail))
+        identity = vote_id(kind, pair_id, voter, order, label, p_a)
+        opinion = (identity, pair_id, voter, group, kind, order, label)
+        self.rows.append((*opinion, *(scores or (None, None)), raw, detail, p_a, rationale))
+
+
+def _verdict(verdict: dict[str, Any], votes: JudgeVotes, where: str) -> _Verdict:
+    """One object of the column.
+
+    Raises:
+        _BadVote, DataError: as `_probability` and `_rationale` say.
+    """
+    name, order = str(verdict[votes.voter]), "none"
+    if votes.order_suffix and name[-3:] in ("|ab", "|ba"):
+        name, order = name[:-3], name[-2:]
+    label, probability = verdict.get(votes.label), _probability(verdict, votes, where)
+    if probability is not None and ((label == "a" and probability < 0.5) or (label == "b" and probability > 0.5)):
+        raise _BadVote(
+            f"Field {votes.column}: voter {name} says {label} and that the row's first response is better with "
+            f"{votes.probability} {probability:g}. That number must be the probability of the first response, "
+            f"not of the {votes.label}: write 1 - p where the {votes.label} is b."
+        )
+    return _Verdict(name, order, label, probability, _rationale(verdict, votes))
+
+
+def _probability(verdict: dict[str, Any], votes: JudgeVotes, where: str) -> float | None:
+    """The stated probability that the row's first response is the better; None if it is not read, or null.
+
+    Raises:
+        _BadVote: it is missing or no number.
+        DataError: it is a number outside 0 to 1. Then no row's numbers are probabilities, although 1% looks like one.
+    """
+    if votes.probability is None:
+        return None
+    value, name = _field(verdict, votes.probability, votes), verdict[votes.voter]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise _BadVote(
+            f"Field {votes.column}: {votes.probability} of voter {name} is {value!r:.80}, not a number from 0 to 1; "
+            "write null if there is none."
+        )
+    if not 0 <= value <= 1:
+        raise DataError(
+            f"{where}, field {votes.column}, voter {name}: {votes.probability} is {value:g}, not within 0 to 1. It "
+            "must be the probability that the row's first response is the better: divide percentages by 100, take "
+            "exp() of log-probabilities."
+        )
+    return float(value)
+
+
+def _rationale(verdict: dict[str, Any], votes: JudgeVotes) -> str | None:
+    if votes.rationale is None:
+        return None
+    value = _field(verdict, votes.rationale, votes)
+    if value is not None and not isinstance(value, str):
+        raise _BadVote(
+            f"Field {votes.column}: {votes.rationale} of voter {verdict[votes.voter]} is {type(value).__name__}, "
+            "not a text; write null if there is none."
+        )
+    return value
+
+
+def _field(verdict: dict[str, Any], name: str, votes: JudgeVotes) -> Any:
+    """`verdict[name]`; a misspelt name must not read as "none of them says anything"."""
+    if name not in verdict:
+        raise _BadVote(f"Field {votes.column}: an object has no {name}; add it (null if there is none).")
+    return verdict[name]

@@ -153,3 +153,73 @@ def test_one_verdict_without_a_name_costs_its_row_alone() -> None:
     result = read_rows(rows, "parquet", votes=[JUDGE])
     assert result.votes.filter(kind="judge").height == 1
     assert result.rejects["reason"].to_list() == ["bad_votes"]
+
+
+STATED = {"kind": "judge", "column": "judges", "order_suffix": True, "probability": "p", "rationale": "why"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(probability=st.none() | st.floats(0, 1), order=st.sampled_from(["", "|ab", "|ba"]))
+def test_a_stated_probability_is_mirrored_with_the_responses(probability: float | None, order: str) -> None:
+    def read(first: str, second: str, p: float | None) -> dict[str, Any]:
+        side = None if p is None else "tie" if p == 0.5 else "a" if p > 0.5 else "b"
+        judges = [{"judge": f"j{order}", "label": side or "tie", "p": p, "why": "because"}]
+        row = {"prompt": "p", "response_a": first, "response_b": second, "label": "tie", "judges": judges}
+        return votes_of([row], STATED).filter(pl.col("voter") == "j").row(0, named=True)
+
+    one = read("x", "y", probability)
+    other = read("y", "x", None if probability is None else 1 - probability)
+    assert one["rationale"] == other["rationale"] == "because"
+    assert one["label"] == other["label"]
+    assert (one["p_a"] is None) == (probability is None)
+    if probability is not None:
+        assert one["p_a"] == pytest.approx(other["p_a"], abs=1e-9)
+        # It is the first response's, "x", wherever that is stored.
+        pair = read_rows([{**ROW, "label": "tie"}]).pairs.row(0, named=True)
+        stored_first = pair["response_a"][0]["content"] == "x"
+        assert one["p_a"] == pytest.approx(probability if stored_first else 1 - probability, abs=1e-9)
+
+
+def test_a_probability_without_a_label_votes_for_the_more_probable_side() -> None:
+    row = {**ROW, "judges": [{"judge": n, "label": None, "p": p, "why": None} for n, p in (("j", 0.9), ("k", 0.5))]}
+    labelled = {
+        **ROW,
+        "judges": [{"judge": n, "label": x, "p": p, "why": None} for n, x, p in (("j", "a", 0.9), ("k", "tie", 0.5))],
+    }
+    assert votes_of([row], STATED).equals(votes_of([labelled], STATED))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ({"label": "a", "p": "high", "why": None}, ("p of voter j", "'high'", "null")),
+        ({"label": "a", "p": True, "why": None}, ("p of voter j", "True")),
+        ({"label": "b", "p": 0.9, "why": None}, ("voter j says b", "1 - p")),
+        ({"label": "a", "p": 0.9, "why": 3}, ("why of voter j is int",)),
+        ({"label": "a", "why": None}, ("no p",)),
+        ({"label": "a", "p": 0.9}, ("no why",)),
+    ],
+)
+def test_an_unreadable_probability_or_rationale_is_reported_and_the_pair_stays(
+    verdict: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    result = read_rows([{**ROW, "judges": [{"judge": "j", **verdict}]}], votes=[STATED])
+    assert_conserved(result)
+    assert result.rows_kept == 1
+    assert result.votes["kind"].to_list() == ["source"]
+    (reject,) = result.rejects.select("record_id", "reason", "detail").rows()
+    assert reject[:2] == ("rows.jsonl:1#votes", "bad_votes")
+    assert all(word in reject[2] for word in ("Field judges", *words))
+
+
+@pytest.mark.parametrize("probability", [87, -0.2, 1.0001])
+def test_a_number_that_is_no_probability_stops_the_source(probability: float) -> None:
+    verdict = {"judge": "j", "label": "a", "p": probability, "why": None}
+    with pytest.raises(DataError, match=r"rows.jsonl:1, field judges, voter j: p is .* divide percentages by 100"):
+        read_rows([{**ROW, "judges": [verdict]}], votes=[STATED])
+
+
+def test_two_probabilities_are_two_opinions() -> None:
+    verdicts = [{"judge": "j", "label": "a", "p": p, "why": None} for p in (0.6, 0.9, 0.9)]
+    votes = votes_of([{**ROW, "judges": verdicts}], STATED).filter(pl.col("voter") == "j")
+    assert len(votes) == 2

@@ -1,8 +1,8 @@
-"""Fitting the posterior: weights averaged over prior widths by evidence, and a temperature fitted out of fold."""
+"""Fitting the posterior: weights averaged over priors by evidence, and a temperature fitted out of fold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,17 @@ from numpy.typing import NDArray
 
 from transforms.fusers.posterior.agreement import agreement_of, with_offset
 from transforms.fusers.posterior.design import AGREEMENT, LENGTH, columns_of, design_matrix, prior_weights
+from transforms.fusers.posterior.priors import Prior, averaged_weights, prior_of, weights_under
 from transforms.fusers.posterior.ties import fit_ties, tie_features
 from transforms.stats.calibration import calibration_report, fit_temperature
 from transforms.stats.human_labels import human_accuracy, human_cells, human_targets
 from transforms.stats.isotonic import fit_isotonic, out_of_fold_isotonic
 from transforms.stats.known_answers import known_labels
-from transforms.stats.logistic import fit_logistic
 from transforms.stats.vote_cells import assign_slots, cells_of, describe_voters, opinionated, voter_rows
 
 Floats = NDArray[np.float64]
-WIDTHS = {0.3: 1 / 3, 1.0: 1 / 3, 3.0: 1 / 3}  # what prior variances of weights are multiplied with: how probable it is
-KNOWN_WIDTHS = {
-    1.0: 0.9,
-    6.0: 0.09,
-    36.0: 0.01,
-}  # the same where agreement knows the weights: wide if labels contradict
-KNOWN_SPREAD = 0.1  # of the logarithm of the temperature, there
-SLICE_WIDTHS = (0.01, 0.1, 1.0, 5.0)  # and those of the slices' changes to them
-NEGLIGIBLE = 0.05  # posterior probability of a pair of widths below which it is left out
+SPREAD = 0.35  # of the logarithm of the temperature
+KNOWN_SPREAD = 0.1  # the same where agreement knows the weights
 MIN_LABELS_TO_CALIBRATE = 10
 
 
@@ -77,16 +70,13 @@ def fit_model(
     strict = labelled["target"].is_not_null().to_numpy()
     target = labelled["target"].fill_null(0.5).to_numpy()
     fold = np.array([int(p[:15], 16) % folds for p in labelled["prompt_id"].to_list()], dtype=np.int64)
-    is_slice = np.array([column[0] == "slice" for column in columns], dtype=bool)
     averaged = _averaged(
         design_matrix(cells, labelled, columns),
         target,
         strict.astype(np.float64),
         fold,
-        mean,
-        variance,
-        is_slice,
-        known=agreement.identified,
+        prior_of(columns, mean, variance, known=agreement.identified),
+        KNOWN_SPREAD if agreement.identified else SPREAD,
     )
     table = dict(zip(columns, averaged.weights.tolist(), strict=True))
     everyone = everyone.with_columns(
@@ -151,47 +141,24 @@ def _described(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _averaged(
-    design: Any,
-    target: Floats,
-    counts: Floats,
-    fold: NDArray[np.int64],
-    mean: Floats,
-    variance: Floats,
-    is_slice: NDArray[np.bool_],
-    *,
-    known: bool,
+    design: Any, target: Floats, counts: Floats, fold: NDArray[np.int64], prior: Prior, spread: float
 ) -> _Weights:
-    """Weights averaged over prior widths in proportion to their evidence (MacKay 1992), then calibrated.
+    """Weights averaged over the hypotheses of `priors.py`, then calibrated.
 
     Evidence needs no held-out labels, so fifty labels can tell whether slices matter; the temperature is fitted
     on predictions out of fold, because weights are surer of the labels they saw.
     """
-
-    def prior_variance(width: float, slice_width: float) -> Floats:
-        return np.where(is_slice, variance * slice_width, variance * width)
-
     if counts.sum() < 1:
-        return _Weights(mean, 1.0, np.asarray(design @ mean), [])
-    chance = KNOWN_WIDTHS if known else WIDTHS
-    grid = [(w, s) for w in chance for s in (SLICE_WIDTHS if is_slice.any() else SLICE_WIDTHS[:1])]
-    fits = [fit_logistic(design, target, counts, mean, prior_variance(*point)) for point in grid]
-    evidence = np.array([f.evidence + np.log(chance[w]) for f, (w, _) in zip(fits, grid, strict=True)])
-    share = np.exp(evidence - evidence.max())
-    share = np.where(share / share.sum() < NEGLIGIBLE, 0.0, share)
-    share /= share.sum()
-    weights = np.sum([s * f.weights for s, f in zip(share, fits, strict=True)], axis=0)
-    used = [(s, point) for s, point in zip(share.tolist(), grid, strict=True) if s > 0]
-    widths = [{"voters": w, "slices": s, "probability": p} for p, (w, s) in used]
+        return _Weights(prior.mean, 1.0, np.asarray(design @ prior.mean), [])
+    weights, used = averaged_weights(design, target, counts, prior)
+    widths = [asdict(h) for h in used]
     if not _can_calibrate(fold[counts > 0]):
-        return _Weights(weights, 1.0, np.asarray(design @ mean), widths)
+        return _Weights(weights, 1.0, np.asarray(design @ prior.mean), widths)
     z: Floats = np.zeros(len(target), dtype=np.float64)
     for f in np.unique(fold):
         test = fold == f
-        for probability, point in used:
-            fit = fit_logistic(design[~test], target[~test], counts[~test], mean, prior_variance(*point))
-            z[test] += probability * (design[test] @ fit.weights)
-    temperature = fit_temperature(z, target, counts, **({"spread": KNOWN_SPREAD} if known else {}))
-    return _Weights(weights, temperature, z, widths)
+        z[test] = design[test] @ weights_under(used, design[~test], target[~test], counts[~test], prior)
+    return _Weights(weights, fit_temperature(z, target, counts, spread), z, widths)
 
 
 def _tie_features(labelled: pl.DataFrame, cells: pl.DataFrame, voters: pl.DataFrame, z: Floats) -> pl.DataFrame:

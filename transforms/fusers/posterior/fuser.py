@@ -48,8 +48,9 @@ class Posterior(Fuser):
       shows its probabilities says so.
     - Slices (task kind, language, origin) move a group's weight with a prior pulled to zero.
     - Human labels may show that humans prefer the longer response; that goes into `prior`, not to a voter.
-    - Widths of the priors are averaged by evidence (MacKay 1992); one temperature, fitted out of fold by prompt
-      (Guo et al. 2017), divides all log-odds, so they still add up. With `calibration: isotonic` a factor by pair
+    - Hypotheses about how far labels move the weights (the priors' widths, and their scale where agreement knows it)
+      are averaged by evidence (`priors.py`; MacKay 1992); one temperature, fitted out of fold by prompt (Guo et al.
+      2017), divides all log-odds, so they still add up. With `calibration: isotonic` a factor by pair
       follows, which makes what prior and voters other than people say a monotone map of it (`_isotonic`).
 
     Humans' own votes count with the accuracy they show against controls and each other. A control's known answer
@@ -72,7 +73,7 @@ class Posterior(Fuser):
         )
 
     config: Config
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     def fit(self, votes: pl.DataFrame, pairs: pl.DataFrame) -> Row:
         """Learn voters' reliability.
