@@ -164,7 +164,11 @@ def run_stages(
         with workspace.alone():
             for name in names:
                 try:
-                    _take(name, Publication(file, run), result, quiet)
+                    if name == MATERIALISE.name:
+                        _publish(Publication(file, run), result, quiet)
+                        continue
+                    with result.timed(name):
+                        _add(result, run_stage(STAGES[name], run, quiet))
                 except KeyboardInterrupt:
                     raise RunInterrupted(result, name) from None
     return result
@@ -177,15 +181,6 @@ def _stranger(workspace: Workspace, name: str) -> list[str]:
     if found is None or found[1] == name:
         return []
     return [f"note: {workspace.root} is a workspace of the recipe {found[1]!r}; {name!r} has now been run in it"]
-
-
-def _take(name: str, publication: Publication, result: RunResult, quiet: bool) -> None:
-    """Run one stage; the last one publishes too."""
-    if name == MATERIALISE.name:
-        _publish(publication, result, quiet)
-    else:
-        with result.timed(name):
-            _add(result, run_stage(STAGES[name], publication.run, quiet))
 
 
 def _add(result: RunResult, done: StageResult) -> None:

@@ -34,7 +34,7 @@ def project(folder: Path, url: str, mode: str) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
-@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+@pytest.mark.parametrize("mode", ["in_memory", pytest.param("multi_processing", marks=pytest.mark.slow)])
 def test_ctrl_c_says_what_stands_and_the_same_command_goes_on(tmp_path: Path, mode: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with StubServer(Options(latency_s=0.2)) as server:
