@@ -38,7 +38,7 @@ def test_status_counts_what_the_server_counted(judged: Project) -> None:
         assert 0 < row["calls_per_s"] <= 256 / 0.01
         assert row["tokens_per_s"] > row["calls_per_s"]
     assert stages["judge"]["prefix_caches"] == {"stub": pytest.approx(0.5, abs=0.1)}
-    text = judged.prefine("status", "-w", "w")
+    text = judged.prefine("status", "-w", "w", "--wide")
     assert "calls/s" in text
     assert "from their prefix cache" in text
 
@@ -49,7 +49,7 @@ def test_judges_are_described_by_their_votes(judged: Project) -> None:
     assert row["n_votes"] == 2 * row["n_pairs"] > 0
     assert 0 <= row["flip_rate"] <= 1
     assert row["agreement"] is None  # nobody was asked
-    assert "for the longer" in judged.prefine("judges", "-w", "w")
+    assert "for the longer" in judged.prefine("judges", "-w", "w", "--wide")
 
 
 def test_the_fit_of_a_panel_is_accounted_and_paid_from_the_same_budget(
