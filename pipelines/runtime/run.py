@@ -188,9 +188,12 @@ def _add(result: RunResult, done: StageResult) -> None:
     result.notes += done.notes
 
 
+_IN_PLACE_OF_BUDGET = ("budget_seconds", "accuracy", "audit_pairs")
+
+
 def with_budget(recipe: Recipe, answers: int) -> Recipe:
     """The recipe asking people for `answers` answers in total, whatever its own budget."""
-    queue = {name: value for name, value in recipe.route.queue.items() if name not in ("budget_seconds", "accuracy")}
+    queue = {name: value for name, value in recipe.route.queue.items() if name not in _IN_PLACE_OF_BUDGET}
     route = recipe.route.model_copy(update={"queue": {**queue, "budget": answers}})
     return recipe.model_copy(update={"route": route})
 

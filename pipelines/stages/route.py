@@ -33,7 +33,7 @@ from transforms.publish.rows import PUBLISHED
 from transforms.routers.base import Router
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
-from transforms.routers.queue.fill import narrow, outlook, select, shortlist
+from transforms.routers.queue.fill import narrow, outlook, select, shortlist, uniform
 from transforms.stats.controls import known_label
 from transforms.stats.pac_labels import ASK_ALL, ASK_NONE, Counts, audited_labels, choose_threshold, count_labels
 from transforms.storage.files import parquet_bytes, without_slack
@@ -148,24 +148,34 @@ def _threshold_names(_run: Run, setup: Routing) -> tuple[str, ...]:
 def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, bytes]]:
     """From which certainty on labels stay without being asked, for the accuracy that the recipe asks for."""
     assert setup.queue.accuracy is not None  # `_threshold_names`
-    answers, n_audit = _audit_answers(run, setup), setup.before.filter(pl.col("held_out") > 0).height
     by_people = setup.before.filter(pl.col("overlap") > pl.col("held_out"))["pair_id"]
-    audited, n_pairs = [], len(by_people)
-    for bucket in run.workspace.buckets:
-        labels = _labels(setup, run, bucket, by_people)
-        n_pairs += labels.height
-        audited.append(labels.filter("stays").join(answers, on="pair_id", how="semi"))
+    ids = [StoredInputs(run.workspace, bucket, ROUTE.reads).read("verdicts", ()) for bucket in run.workspace.buckets]
+    n_pairs = sum(frame.height for frame in ids)
+    # The audit of today's pairs: if they grew, it has members that nobody was asked about.
+    wanted = setup.queue.sized(n_pairs).audit_pairs or 0
+    draws = (frame.with_columns(_draws(frame["pair_id"], setup.seed)).bottom_k(wanted, by="draw") for frame in ids)
+    members = pl.concat(draws).bottom_k(wanted, by="draw")
+    answers = _audit_answers(run, setup).join(members, on="pair_id", how="semi")
     answered = answers["pair_id"].n_unique()
-    known = {"answered": answered, "audit": n_audit, "pairs": n_pairs}
-    if answered < max(AUDIT_ANSWERED * n_audit, 1):
+    known = {"answered": answered, "audit": members.height, "pairs": n_pairs}
+    if answered < max(AUDIT_ANSWERED * members.height, 1):
         yield "threshold", canonical_json(known)
         return
+    audited = [
+        _labels(setup, run, bucket, by_people).filter("stays").join(answers, on="pair_id", how="semi")
+        for bucket in run.workspace.buckets
+    ]
     audit = audited_labels(pl.concat(audited), answers)
     counts = (count_labels(_labels(setup, run, bucket, by_people), audit) for bucket in run.workspace.buckets)
     total = reduce(Counts.with_more, counts)
     total = total._replace(asked=total.asked + len(by_people))
     chosen = choose_threshold(audit, total, 1 - setup.queue.accuracy)
     yield "threshold", canonical_json({**known, **chosen._asdict()})
+
+
+def _draws(pair_ids: pl.Series, seed: int) -> pl.Series:
+    """The seeded draws by which the queue's audit is chosen."""
+    return pl.Series("draw", uniform(pair_ids, seed, "audit"), dtype=pl.Float64)
 
 
 def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.DataFrame:
@@ -260,11 +270,11 @@ def _reached(threshold: dict[str, Any]) -> str:
         )
     asked_for = f"people give {threshold['asked']:,} labels"
     if threshold["certainty"] >= ASK_ALL:
-        return f"{asked_for}, all of them, because the audit contradicts too many of the most certain ones"
+        return f"{asked_for}, all of them: the audit is too small or contradicts too many of the most certain ones"
     below = f" (certainty below {threshold['certainty']:.3f})" if threshold["certainty"] > ASK_NONE else ""
     return (
         f"{asked_for}{below}, and {threshold['kept']:,} stay; at most {threshold['error']:.1%} of both are "
-        "wrong, with 95% confidence and people's answers taken as right"
+        "wrong, with 95% confidence, if every label that people give follows their answer"
     )
 
 

@@ -1,7 +1,7 @@
 """What a model thought is told apart from what it says, wherever a server leaves the thought.
 
 Servers put it into a field of its own (`reasoning`, `reasoning_content`) or leave it in the text between marks. A mark
-that stands between quotation marks or backticks is a word about marks, not one.
+that stands between quotation marks or backticks, or in a reply that is a JSON object, is a word about marks, not one.
 
 - `<think>...</think>`: what stands between the marks is thought, wherever it stands.
 - `...</think>` without an opening mark (templates that end with it, such as R1's): all before it is thought.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+
+import orjson
 
 from transforms.llm.request import Reply
 
@@ -31,7 +33,7 @@ _CLOSE = (
     r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"
 )
 _MARK = re.compile(
-    rf"(?P<quote>[`'\"])(?:{_OPEN}|{_CLOSE})(?P=quote)|(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE
+    rf"(?P<quote>[`'\"])(?:{_OPEN}|{_CLOSE})\\?(?P=quote)|(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE
 )
 _FIRST = re.compile(r"[<\[◁]")  # what every mark begins with
 
@@ -53,7 +55,7 @@ class Parted:
 
 def part(text: str) -> Parted:
     """Tell thoughts from what is said. Linear time; of what is said, nothing is changed by doing it again."""
-    if not _FIRST.search(text):
+    if not _FIRST.search(text) or _is_object(text):
         return Parted(text)
     said: list[str] = []
     thought: list[str] = []
@@ -104,6 +106,17 @@ def silence(reply: Reply) -> str | None:
         f"the reply holds {len(reply.reasoning):,} characters of reasoning and no answer "
         f"(finish_reason {reply.finish_reason})"
     )
+
+
+def _is_object(text: str) -> bool:
+    """Whether the whole text is a JSON object: an answer, whose strings may speak of marks."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _joined(pieces: list[str]) -> str:

@@ -111,8 +111,14 @@ def _target(url: str, answer: Answer) -> str:
     location = answer.headers.get("location", "")
     if not location:
         raise RedirectError(f"{answer.status} without a Location: the server says it moved, and not where")
-    target = urljoin(url, location)
-    old, new = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(url, location)
+        old, new = urlsplit(url), urlsplit(target)
+        is_address = target.isascii() and new.port != 0  # which raises ValueError if it is no number
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise RedirectError(f"{answer.status} to {location!r}, which is no address")
     if new.scheme not in _PORTS or not new.hostname or (old.scheme == "https" and new.scheme == "http"):
         raise RedirectError(f"{answer.status} to {target}, where no request of ours may go")
     return target

@@ -89,7 +89,7 @@ def status_in(error: Mapping[str, Any]) -> int:
     """The status that an error in a body stands for."""
     for word in (error.get("code"), error.get("status"), error.get("type")):
         text = str(word).strip().lower()
-        if text.isdigit() and 400 <= int(text[:9]) < 600:
+        if text.isascii() and text.isdigit() and 400 <= int(text[:9]) < 600:
             return int(text)
         if text in _FILTERS:
             return 400
