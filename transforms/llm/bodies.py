@@ -119,4 +119,4 @@ def _assembled(body: bytes) -> dict[str, Any]:
         choice["message"] = {"content": None, **message}
     if tokens:
         choice["logprobs"] = {"content": tokens}
-    return {**reply, "choices": [choice]} if choice.get("text") or message else reply
+    return {**reply, "choices": [choice]} if choice or message else reply

@@ -21,7 +21,7 @@ _COLUMNS = (
     *("score_a", "score_b", "raw", "detail", "p_a", "rationale"),
 )
 _NUMBERS = ("score_a", "score_b", "p_a")
-_DIGITS = 12  # of a mirrored probability, so that 1 - (1 - p) is p again
+_DIGITS = 12  # of a probability, so that 1 - (1 - p) is p again
 
 
 class _BadVote(ValueError):
@@ -210,7 +210,7 @@ def _probability(verdict: dict[str, Any], votes: JudgeVotes, where: str) -> floa
             "must be the probability that the row's first response is the better: divide percentages by 100, take "
             "exp() of log-probabilities."
         )
-    return float(value)
+    return round(float(value), _DIGITS)
 
 
 def _rationale(verdict: dict[str, Any], votes: JudgeVotes) -> str | None:

@@ -38,6 +38,7 @@ class Journal:
             while data:
                 data = data[os.write(self._file, data) :]
         except OSError as error:
+            self.close()  # the line may be torn; the next row must not be glued to it
             raise WorkspaceError(f"cannot write to the memo {self._root}: {error.strerror}") from error
         return line
 
