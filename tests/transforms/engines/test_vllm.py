@@ -42,7 +42,7 @@ def settings() -> dict[str, Any]:
         "flags": {
             "max-model-len": CONTEXT,
             "enable-prefix-caching": True,
-            "dtype": "bfloat16",
+            "dtype": "float32",
             "max-num-seqs": 16,
             "enforce-eager": True,  # compiling takes minutes here
             # A small model else fills its reply with the blanks that JSON allows.
