@@ -11,6 +11,7 @@ import polars as pl
 from schemas.ids import hash_fields
 from schemas.tables import PAYLOAD_LIMIT, Row, Votes, conform
 
+HUMAN = "human:"  # begins the voter's name in a vote of somebody whom we asked
 _DEFAULTS = {"order": "none", "sample": 0, "tokens_in": 0, "tokens_out": 0, "ms": 0.0}
 
 

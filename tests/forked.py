@@ -31,7 +31,7 @@ class Done:
     stderr: str
 
 
-def prefine(*words: str, folder: Path, environment: Mapping[str, str], timeout_s: float = 300) -> Done:
+def prefine(*words: str, folder: Path, environment: Mapping[str, str], timeout_s: float = 900) -> Done:
     """Run a command in a folder to its end."""
     with tempfile.TemporaryDirectory(prefix="forked-") as kept:
         out, err = Path(kept, "out"), Path(kept, "err")

@@ -14,7 +14,7 @@ import scipy
 
 from pipelines.runtime.stage import CURRENT, PAIR_STAGES, VOTE_STAGES
 from schemas.ids import canonical_json
-from transforms.annotate.votes import HUMAN
+from schemas.rows import HUMAN
 from transforms.publish.calibration_source import is_uncalibrated
 from transforms.publish.rows import PUBLISHED
 from transforms.stats.human_labels import human_label

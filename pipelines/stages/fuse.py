@@ -24,7 +24,7 @@ from pipelines.runtime.stage import (
 from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, conform
-from transforms.fusers.base import Fuser
+from transforms.fusers.base import PEOPLE_DECIDE, Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
 from transforms.publish.recompute import described
@@ -42,22 +42,25 @@ class Fusion(NamedTuple):
 
     Attributes:
         fit_pairs: on how many pairs they are fitted at most.
+        people_decide: whether people's label of a pair stands, as a queue with an accuracy needs.
     """
 
     fuser: Fuser
     policy: Policy
     fit_pairs: int
+    people_decide: bool = False
 
     @property
     def identity(self) -> Any:
-        """Fuser, policy and the size of the sample they are fitted on."""
-        return [self.fuser.identity, self.policy.identity, self.fit_pairs]
+        """Fuser, policy, the size of the sample they are fitted on, and whether people decide."""
+        identity = [self.fuser.identity, self.policy.identity, self.fit_pairs]
+        return [*identity, PEOPLE_DECIDE] if self.people_decide else identity
 
 
 def _setup(run: Run) -> Fusion:
     section, seed = run.recipe.fuse, run.recipe.seed
     fuser, policy = build(Fuser, section.fuser, seed, run.folder), build(Policy, section.policy, seed, run.folder)
-    return Fusion(fuser, policy, section.fit_pairs)
+    return Fusion(fuser, policy, section.fit_pairs, run.recipe.route.queue.get("accuracy") is not None)
 
 
 def _fit(run: Run, fusion: Fusion, _: Artefacts) -> Iterable[tuple[str, bytes]]:
@@ -77,6 +80,8 @@ def fit_fusion(fusion: Fusion, pairs: pl.DataFrame, votes: pl.DataFrame) -> dict
     """
     pairs = fusion_columns(pairs)
     model = {"calibrated_by": None, **fusion.fuser.fit(votes, pairs)}  # a fuser that does not say is not calibrated
+    if fusion.people_decide:
+        model[PEOPLE_DECIDE] = True
     # Shares of the others say nothing about the data set. Pairs lie in the order of their hash: any will do.
     drawn = pairs.filter(pl.col("drawn")).head(_POLICY_PAIRS)
     plugins = {"fuser": described(fusion.fuser), "policy": described(fusion.policy)}
@@ -106,7 +111,7 @@ def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Artefacts) -> Output:
 
 
 def _fused(fusion: Fusion, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    return decision_frame(fusion.fuser.apply(model, votes, pairs), pairs, votes)
+    return decision_frame(fusion.fuser.verdicts(model, votes, pairs), pairs, votes)
 
 
 def _notes(run: Run, fusion: Fusion, artefacts: Artefacts, summary: Summary) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any, NamedTuple
 
 import orjson
@@ -26,22 +25,22 @@ from pipelines.runtime.stage import (
 )
 from pipelines.runtime.summary import Summary
 from schemas.ids import canonical_json, hash_json
-from transforms.annotate.votes import HUMAN, held_out_answers
+from schemas.rows import HUMAN
+from transforms.annotate.votes import held_out_answers, votes_of
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
 from transforms.publish.rows import PUBLISHED
 from transforms.routers.base import Router
 from transforms.routers.queue.config import QueueConfig
 from transforms.routers.queue.features import prompt_families, response_features
-from transforms.routers.queue.fill import narrow, outlook, select, shortlist, uniform
+from transforms.routers.queue.fill import narrow, outlook, select, shortlist
+from transforms.routers.queue.threshold import fit_threshold, sized_queue, threshold_words
 from transforms.stats.controls import known_label
-from transforms.stats.pac_labels import ASK_ALL, ASK_NONE, Counts, audited_labels, choose_threshold, count_labels
 from transforms.storage.files import parquet_bytes, without_slack
 from transforms.storage.workspace import Output
 
 _COLUMNS = ("prompt_id", "origin", "kind", "language", "context", "context_kind", "tags", "source_label")
 _TEXTS = ("prompt", "response_a", "response_b")
-AUDIT_ANSWERED = 0.9  # share of the audit that must be answered before it decides what is asked: some pairs are skipped
 
 
 class Observed(NamedTuple):
@@ -118,8 +117,11 @@ def _observe(run: Run) -> Observed:
 
 def _audit_answers(run: Run, setup: Routing) -> pl.DataFrame:
     """The answers that touch no label (`held_out_answers`), in canonical order."""
-    parts = [run.workspace.read("annotations", bucket, ("pull",)) for bucket in run.workspace.buckets]
-    return held_out_answers(pl.concat(parts), setup.before).sort("pair_id", "annotation_id")
+    return held_out_answers(_annotations(run), setup.before).sort("pair_id", "annotation_id")
+
+
+def _annotations(run: Run) -> pl.DataFrame:
+    return pl.concat(run.workspace.read("annotations", bucket, ("pull",)) for bucket in run.workspace.buckets)
 
 
 def _made_from(run: Run, setup: Routing, audit: str | None) -> str:
@@ -147,47 +149,23 @@ def _threshold_names(_run: Run, setup: Routing) -> tuple[str, ...]:
 
 def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, bytes]]:
     """From which certainty on labels stay without being asked, for the accuracy that the recipe asks for."""
-    assert setup.queue.accuracy is not None  # `_threshold_names`
-    by_people = setup.before.filter(pl.col("overlap") > pl.col("held_out"))["pair_id"]
-    ids = [StoredInputs(run.workspace, bucket, ROUTE.reads).read("verdicts", ()) for bucket in run.workspace.buckets]
-    n_pairs = sum(frame.height for frame in ids)
-    # The audit of today's pairs: if they grew, it has members that nobody was asked about.
-    wanted = setup.queue.sized(n_pairs).audit_pairs or 0
-    draws = (frame.with_columns(_draws(frame["pair_id"], setup.seed)).bottom_k(wanted, by="draw") for frame in ids)
-    members = pl.concat(draws).bottom_k(wanted, by="draw")
-    answers = _audit_answers(run, setup).join(members, on="pair_id", how="semi")
-    answered = answers["pair_id"].n_unique()
-    known = {"answered": answered, "audit": members.height, "pairs": n_pairs}
-    if answered < max(AUDIT_ANSWERED * members.height, 1):
-        yield "threshold", canonical_json(known)
-        return
-    audited = [
-        _labels(setup, run, bucket, by_people).filter("stays").join(answers, on="pair_id", how="semi")
-        for bucket in run.workspace.buckets
-    ]
-    audit = audited_labels(pl.concat(audited), answers)
-    counts = (count_labels(_labels(setup, run, bucket, by_people), audit) for bucket in run.workspace.buckets)
-    total = reduce(Counts.with_more, counts)
-    total = total._replace(asked=total.asked + len(by_people))
-    chosen = choose_threshold(audit, total, 1 - setup.queue.accuracy)
-    yield "threshold", canonical_json({**known, **chosen._asdict()})
+    votes = votes_of(_annotations(run), setup.before)["pair_id"].unique().implode()
+
+    def buckets() -> Iterator[pl.DataFrame]:
+        for bucket in run.workspace.buckets:
+            yield _labels(setup, StoredInputs(run.workspace, bucket, ROUTE.reads), votes)
+
+    threshold = fit_threshold(buckets, _audit_answers(run, setup), setup.queue, setup.seed)
+    yield "threshold", canonical_json(threshold)
 
 
-def _draws(pair_ids: pl.Series, seed: int) -> pl.Series:
-    """The seeded draws by which the queue's audit is chosen."""
-    return pl.Series("draw", uniform(pair_ids, seed, "audit"), dtype=pl.Float64)
-
-
-def _labels(setup: Routing, run: Run, bucket: int, by_people: pl.Series) -> pl.DataFrame:
-    """Labels that nobody was asked about: `pair_id, label, certainty`, `stays` (is published as it is), `always` (is
-    asked, however certain)."""
-    inputs = StoredInputs(run.workspace, bucket, ROUTE.reads)
+def _labels(setup: Routing, inputs: Inputs, answered: pl.Series) -> pl.DataFrame:
+    """The labels of a bucket, as `fit_threshold` wants them."""
     verdicts = inputs.read("verdicts", ("label", "certainty", "action"))
     always = pl.lit(setup.asks_only_routed) & (pl.col("action") == "route")
     published = pl.col("action").is_in(PUBLISHED) & (pl.col("label") != "tie")
-    return verdicts.filter(~pl.col("pair_id").is_in(by_people.implode())).select(
-        "pair_id", "label", "certainty", published.alias("stays"), always.alias("always")
-    )
+    decided = pl.col("pair_id").is_in(answered)
+    return verdicts.select("pair_id", "label", "certainty", stays=published, always=always, decided=decided)
 
 
 def _wanted(setup: Routing, threshold: float | None) -> pl.Expr:
@@ -200,8 +178,7 @@ def _queue_of(setup: Routing, artefacts: Artefacts) -> tuple[QueueConfig, float 
     """The queue's settings with the size of the audit, and the certainty below which labels are asked, if any."""
     if setup.queue.accuracy is None:
         return setup.queue, None
-    threshold: dict[str, Any] = orjson.loads(artefacts["threshold"])
-    return setup.queue.sized(threshold["pairs"]), threshold.get("certainty", ASK_NONE)
+    return sized_queue(setup.queue, orjson.loads(artefacts["threshold"]))
 
 
 def bucket_shortlist(setup: Routing, inputs: Inputs, artefacts: Artefacts) -> pl.DataFrame:
@@ -257,30 +234,13 @@ def _notes(_run: Run, setup: Routing, artefacts: Artefacts, _summary: Summary) -
     if "regret" in expected:
         notes.append(f"regret of the bandit so far: {expected['regret']:.1f} labels turned over")
     if setup.queue.accuracy:
-        notes.append(f"accuracy {setup.queue.accuracy:.1%}: {_reached(orjson.loads(artefacts['threshold']))}")
+        notes.append(f"accuracy {setup.queue.accuracy:.1%}: {threshold_words(orjson.loads(artefacts['threshold']))}")
     return notes
-
-
-def _reached(threshold: dict[str, Any]) -> str:
-    """What the threshold of `_fit_threshold` means, in words."""
-    if "certainty" not in threshold:
-        return (
-            f"people answer the random audit first ({threshold['answered']:,} of its pairs so far); "
-            "the run after that chooses the pairs to ask"
-        )
-    asked_for = f"people give {threshold['asked']:,} labels"
-    if threshold["certainty"] >= ASK_ALL:
-        return f"{asked_for}, all of them: the audit is too small or contradicts too many of the most certain ones"
-    below = f" (certainty below {threshold['certainty']:.3f})" if threshold["certainty"] > ASK_NONE else ""
-    return (
-        f"{asked_for}{below}, and {threshold['kept']:,} stay; at most {threshold['error']:.1%} of both are "
-        "wrong, with 95% confidence, if every label that people give follows their answer"
-    )
 
 
 ROUTE = Stage(
     name="route",
-    version=2,
+    version=3,
     reads={"pairs": PAIR_STAGES, "votes": VOTE_STAGES, "verdicts": ("fuse",)},
     setup=_setup,
     observe=_observe,

@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from pipelines.inspect.tables import table_frame
+from pipelines.inspect.versions import check
 from tests.pipelines.conftest import Project
+from transforms.stats.human_labels import human_label
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -98,4 +100,14 @@ def test_the_audit_then_what_is_not_certain_enough_then_nothing(tmp_path: Path) 
     published = table_frame(Workspace.open(str(tmp_path / "w")), "rows").collect()
     wrong = sum(row[0]["content"] not in better for row in published["chosen"])
     assert wrong <= (1 - ACCURACY) * published.height
+    votes = table_frame(Workspace.open(str(tmp_path / "w")), "votes").collect()
+    theirs = human_label(votes).filter(pl.col("label").is_in(["a", "b"]))
+    decided = theirs.join(published.select("pair_id", published="label"), on="pair_id")
+    assert decided.filter(pl.col("label") != pl.col("published")).height == 0
+    judges = votes.filter(pl.col("kind") == "judge").group_by("pair_id").agg(pl.col("label").unique())
+    outvoted = decided.join(judges.rename({"label": "judges"}), on="pair_id").filter(
+        (pl.col("judges").list.len() == 1) & (pl.col("judges").list.first() != pl.col("label"))
+    )
+    assert outvoted.height > 0  # all three judges against one person
+    assert all(found.ok for found in check(str(tmp_path / "w"), "accurate@1", []))
     assert asked.height < N / 2

@@ -17,6 +17,8 @@ from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
+PROMPTS = "6"
+
 
 def run(workspace: Path, *words: str) -> dict[str, Any]:
     prefine = [sys.executable, "-m", "prefine.cli.main"]
@@ -32,7 +34,7 @@ def calls(result: dict[str, Any]) -> int:
 
 
 def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
-    first = run(tmp_path / "w", "--limit", "12")
+    first = run(tmp_path / "w", "--limit", PROMPTS)
     assert (first["version"], first["published"]) == ("v0001", True)
     assert calls(first) > 0
     workspace = Workspace.open(str(tmp_path / "w"))
@@ -45,13 +47,13 @@ def test_the_demo_publishes_once_and_asks_once(tmp_path: Path) -> None:
     assert judged["p_a"].drop_nulls().is_between(0, 1).all()
     assert {"heads", "twins", "flawed"} <= set(votes["voter"].to_list())
     exported = pl.read_parquet(f"{first['exports']['trl-dpo']}/*.parquet")
-    assert 12 <= exported.height < pairs.height  # a row a prompt, though heads learn little from twelve
+    assert int(PROMPTS) <= exported.height < pairs.height  # a row a prompt, though heads learn little from so few
     assert first["notes"][-1].startswith(f"in {pairs.height} pairs, out {exported.height} rows")
     report = tmp_path / "w" / "datasets" / "demo" / "v0001" / "report.html"
     assert "<html" in report.read_text()[:2000]
     assert "spread is the mean cosine distance" in report.read_text()
     memo = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "w" / "tables").rglob("journal-*.jsonl"))
-    second = run(tmp_path / "w", "--limit", "12")
+    second = run(tmp_path / "w", "--limit", PROMPTS)
     assert (second["version"], second["published"]) == ("v0001", False)
     after = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "w" / "tables").rglob("journal-*.jsonl"))
     assert after == memo

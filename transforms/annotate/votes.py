@@ -6,11 +6,9 @@ import orjson
 import polars as pl
 
 from schemas.ids import hash_fields
-from schemas.rows import vote_frame
+from schemas.rows import HUMAN, vote_frame
 from schemas.tables import Annotations, conform
 from transforms.annotate.checked import latest
-
-HUMAN = "human:"
 
 
 def votes_of(annotations: pl.DataFrame, queue: pl.DataFrame | None = None) -> pl.DataFrame:

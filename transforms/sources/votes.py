@@ -107,6 +107,8 @@ class Ballots:
             return f"Field {votes.column} is not a list of objects with {votes.voter} and {votes.label}."
         try:
             verdicts = [_verdict(v, votes, where) for v in value]
+            for verdict in verdicts:
+                self._agrees(verdict, votes, where)
         except _BadVote as error:
             return str(error)
         for verdict in verdicts:
@@ -131,14 +133,7 @@ class Ballots:
         probability: float | None = None,
         rationale: str | None = None,
     ) -> None:
-        detail = None
-        if value in VOTE_LABELS and value not in self.config.labels:
-            label: str | None = value
-        else:
-            try:
-                label = read_label(value, self.config.labels, f"{where}, voter {voter}")
-            except UnknownLabel as error:
-                label, detail = "invalid", f"The vote {error}"
+        label, detail = self._label(value, voter, where)
         if label is None and probability is not None:
             label = "tie" if probability == 0.5 else "a" if probability > 0.5 else "b"
         if label is None:
@@ -148,6 +143,30 @@ class Ballots:
             probability = None if probability is None else round(1 - probability, _DIGITS)
         raw = None if detail is None else str(value)
         self._add(pair_id, voter, group, kind, order, label, None, raw, detail, probability, rationale)
+
+    def _label(self, value: Any, voter: str, where: str) -> tuple[str | None, str | None]:
+        """A vote's label in terms of the row's own a and b, None if there is none; and why it is invalid."""
+        if value in VOTE_LABELS and value not in self.config.labels:
+            return str(value), None
+        try:
+            return read_label(value, self.config.labels, f"{where}, voter {voter}"), None
+        except UnknownLabel as error:
+            return "invalid", f"The vote {error}"
+
+    def _agrees(self, verdict: _Verdict, votes: JudgeVotes, where: str) -> None:
+        """A stated probability is on the side of the label.
+
+        Raises:
+            _BadVote: it is that of the label rather than that of the first response.
+        """
+        label, _ = self._label(verdict.label, verdict.voter, where)
+        p = verdict.probability
+        if p is not None and ((label == "a" and p < 0.5) or (label == "b" and p > 0.5)):
+            raise _BadVote(
+                f"Field {votes.column}: voter {verdict.voter} says {verdict.label} and that the row's first response "
+                f"is better with {votes.probability} {p:g}. That number must be the probability of the first "
+                f"response, not of the {votes.label}: write 1 - p where the {votes.label} is the second."
+            )
 
     def _add(
         self,
@@ -177,14 +196,8 @@ def _verdict(verdict: dict[str, Any], votes: JudgeVotes, where: str) -> _Verdict
     name, order = str(verdict[votes.voter]), "none"
     if votes.order_suffix and name[-3:] in ("|ab", "|ba"):
         name, order = name[:-3], name[-2:]
-    label, probability = verdict.get(votes.label), _probability(verdict, votes, where)
-    if probability is not None and ((label == "a" and probability < 0.5) or (label == "b" and probability > 0.5)):
-        raise _BadVote(
-            f"Field {votes.column}: voter {name} says {label} and that the row's first response is better with "
-            f"{votes.probability} {probability:g}. That number must be the probability of the first response, "
-            f"not of the {votes.label}: write 1 - p where the {votes.label} is b."
-        )
-    return _Verdict(name, order, label, probability, _rationale(verdict, votes))
+    probability = _probability(verdict, votes, where)
+    return _Verdict(name, order, verdict.get(votes.label), probability, _rationale(verdict, votes))
 
 
 def _probability(verdict: dict[str, Any], votes: JudgeVotes, where: str) -> float | None:

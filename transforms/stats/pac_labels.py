@@ -141,9 +141,9 @@ def count_labels(labels: pl.DataFrame, audit: Audit) -> Counts:
             asked) and `always` (asked, however certain).
 
     Returns:
-        Counts for the certainty of every audited pair as threshold and, last, for `ASK_NONE`; shape (n + 1,).
+        Counts for `ASK_ALL` as threshold, for the certainty of every audited pair and for `ASK_NONE`; shape (n + 2,).
     """
-    at = np.append(audit.certainty, ASK_NONE)
+    at = np.concatenate([[ASK_ALL], audit.certainty, [ASK_NONE]])
     staying = labels.filter("stays")["certainty"].sort().to_numpy()
     others = labels.filter(~pl.col("always"))["certainty"].sort().to_numpy()
     asked = np.searchsorted(others, at, side="left") + len(labels) - len(others)
@@ -154,15 +154,14 @@ def choose_threshold(audit: Audit, counts: Counts, max_error: float, alpha: floa
     """The lowest threshold at which at most `max_error` of all labels are wrong, with probability 1 - `alpha`.
 
     Args:
-        audit: n audited pairs.
+        audit: n audited pairs; fewer than `FEWEST` let no label stay.
         counts: of the population, `count_labels`.
     """
-
     size = len(audit.certainty)
-    kept, asked = counts
-    every = Threshold(ASK_ALL, 0.0, int(asked[0] + kept[0]), 0)
+    every = Threshold(ASK_ALL, 0.0, int(counts.asked[0]), 0)
     if size < FEWEST:
         return every
+    kept, asked = counts.kept[1:], counts.asked[1:]
     # Pairs of equal certainty stay or are asked together: each counts all of them, (n,).
     n = np.searchsorted(-audit.certainty, -audit.certainty, side="right")
     wrong = np.cumsum(audit.contradicted, dtype=np.int64)[n - 1]

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from schemas.rows import HUMAN
 
-HUMAN = "human:"  # prefix of every human voter's name
+Floats = NDArray[np.float64]
 
 
 def outcomes(candidates: pl.DataFrame) -> Floats:

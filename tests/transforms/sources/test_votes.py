@@ -212,6 +212,18 @@ def test_an_unreadable_probability_or_rationale_is_reported_and_the_pair_stays(
     assert all(word in reject[2] for word in ("Field judges", *words))
 
 
+@pytest.mark.parametrize(("label", "p"), [("A", 0.1), ("second", 0.9), ("1", 0.4)])
+def test_a_probability_on_the_other_side_of_a_label_that_the_recipe_reads_is_reported(label: str, p: float) -> None:
+    labels = {"A": "a", "second": "b", "1": "a"}
+    row = {**ROW, "label": "A", "judges": [{"judge": "j", "label": label, "p": p, "why": None}]}
+    result = read_rows([row], votes=[STATED], labels=labels)
+    assert result.rejects["reason"].to_list() == ["bad_votes"]
+    assert f"voter j says {label}" in result.rejects["detail"].item()
+    assert result.votes.filter(kind="judge").height == 0
+    row["judges"][0]["p"] = 1 - p
+    assert read_rows([row], votes=[STATED], labels=labels).votes.filter(kind="judge")["p_a"].len() == 1
+
+
 @pytest.mark.parametrize("probability", [87, -0.2, 1.0001])
 def test_a_number_that_is_no_probability_stops_the_source(probability: float) -> None:
     verdict = {"judge": "j", "label": "a", "p": probability, "why": None}

@@ -75,6 +75,11 @@ def uniform(pair_ids: Iterable[str], seed: int, purpose: str) -> list[float]:
     return draws
 
 
+def audit_draws(pair_ids: Iterable[str], seed: int) -> pl.Series:
+    """The draws of the audit: it has the pairs with the smallest."""
+    return pl.Series("draw", uniform(pair_ids, seed, "audit"), dtype=pl.Float64)
+
+
 def overlaps(certainty: pl.Expr, config: QueueConfig) -> pl.Expr:
     """Answers to ask for at first: `overlap_min` at certainty 1, `overlap_max` at certainty 1/3 (three outcomes).
 
@@ -131,7 +136,7 @@ def shortlist(
         pl.lit(None, dtype=pl.Float64).alias("priority"),
         (pl.col(config.slice) if config.slice else pl.lit(None, dtype=pl.String)).alias("slice"),
         (pl.col(known) if known else pl.lit(None, dtype=pl.String)).alias("known_label"),
-        pl.Series("draw", uniform(ids, seed, "audit"), dtype=pl.Float64),
+        audit_draws(ids, seed),
         pl.Series("control_draw", uniform(ids, seed, "control"), dtype=pl.Float64),
         pl.Series("shown", ["ab" if u < 0.5 else "ba" for u in uniform(ids, seed, "shown")], dtype=pl.String),
     )
@@ -264,7 +269,7 @@ def _previous(queue: pl.DataFrame | None, seed: int) -> pl.DataFrame:
         pl.col("purpose").alias("was_purpose"),
         pl.col("shown").alias("was_shown"),
         pl.col("known_label").alias("was_known"),
-        pl.Series("was_draw", uniform(queue["pair_id"], seed, "audit"), dtype=pl.Float64),
+        audit_draws(queue["pair_id"], seed).alias("was_draw"),
     )
 
 

@@ -1,0 +1,101 @@
+"""For an accuracy in place of a budget: the audit's answers become the certainty below which labels are asked.
+
+`transforms.stats.pac_labels` has the statistics. Labels come bucket by bucket and are gone through three times, so that
+no process ever holds all of them: how many there are sizes the audit, the audit's answers say which thresholds are
+possible, and all labels say what each of them would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any
+
+import polars as pl
+
+from transforms.routers.queue.config import QueueConfig
+from transforms.routers.queue.fill import audit_draws
+from transforms.stats.pac_labels import (
+    ASK_ALL,
+    ASK_NONE,
+    FEWEST,
+    Counts,
+    audited_labels,
+    choose_threshold,
+    count_labels,
+)
+
+AUDIT_ANSWERED = 0.9  # share of the audit that must be answered before it decides what is asked: some pairs are skipped
+
+
+def fit_threshold(
+    buckets: Callable[[], Iterator[pl.DataFrame]], answers: pl.DataFrame, config: QueueConfig, seed: int
+) -> dict[str, Any]:
+    """From which certainty on labels stay without being asked.
+
+    Args:
+        buckets: gives the labels of each bucket: `pair_id, label, certainty`, `stays` (published as it is unless it is
+            asked), `always` (asked, however certain) and `decided` (people have given their label).
+        answers: the answers that touch no label: `pair_id, answer, at`.
+        config: with an accuracy.
+
+    Returns:
+        JSON: `pairs`, `audit` (pairs of the audit; 0 if it would hold all of them), `answered` (of these); once nine
+        tenths of the audit are answered also `usable` (audited pairs that say something about labels that stay), and if
+        these are enough the fields of `Threshold`.
+    """
+    assert config.accuracy is not None  # the stage fits a threshold for an accuracy alone
+    n_pairs = sum(frame.height for frame in buckets())
+    wanted = config.sized(n_pairs).audit_pairs or 0
+    known: dict[str, Any] = {"pairs": n_pairs, "audit": wanted, "answered": 0}
+    if not wanted:
+        return {**known, "certainty": ASK_ALL, "error": 0.0, "asked": n_pairs, "kept": 0}
+    # The audit of today's pairs: if they grew, it has members that nobody was asked about.
+    drawn = (frame.with_columns(audit_draws(frame["pair_id"], seed)).bottom_k(wanted, by="draw") for frame in buckets())
+    members = pl.concat(drawn).bottom_k(wanted, by="draw")
+    answers = answers.join(members, on="pair_id", how="semi")
+    known["answered"] = answers["pair_id"].n_unique()
+    if known["answered"] < AUDIT_ANSWERED * wanted:
+        return known
+    audit = audited_labels(members.filter(~pl.col("decided") & pl.col("stays")), answers)
+    decided = 0
+    counts: list[Counts] = []
+    for frame in buckets():
+        decided += frame.filter("decided").height
+        counts.append(count_labels(frame.filter(~pl.col("decided")), audit))
+    total = reduce(Counts.with_more, counts)
+    total = total._replace(asked=total.asked + decided)
+    known["usable"] = len(audit.certainty)
+    if known["usable"] < FEWEST and total.kept[-1]:
+        return known
+    return {**known, **choose_threshold(audit, total, 1 - config.accuracy)._asdict()}
+
+
+def sized_queue(config: QueueConfig, threshold: dict[str, Any]) -> tuple[QueueConfig, float]:
+    """The queue's settings with the size of the audit, and the certainty below which labels are asked."""
+    return config.sized(threshold["pairs"]), threshold.get("certainty", ASK_NONE)
+
+
+def threshold_words(threshold: dict[str, Any]) -> str:
+    """What `fit_threshold` has come to, for the person who runs the recipe."""
+    asked = f"people give {threshold.get('asked', 0):,} labels"
+    if not threshold["audit"]:
+        return f"{asked}, all of them: an audit would hold as many pairs"
+    if "usable" not in threshold:
+        return (
+            f"people answer the random audit first ({threshold['answered']:,} of its {threshold['audit']:,} pairs so "
+            "far); the run after that chooses the pairs to ask"
+        )
+    if "certainty" not in threshold:
+        return (
+            f"only {threshold['usable']:,} of the audit's {threshold['audit']:,} pairs have a label that would be "
+            f"published and an answer that prefers a response, and {FEWEST} are needed; nothing more is asked: raise "
+            "`audit_pairs`, or let the policy publish more (`doubtful: flip`)"
+        )
+    if threshold["certainty"] >= ASK_ALL:
+        return f"{asked}, all of them: the audit is too small or contradicts too many of the most certain ones"
+    below = f" (certainty below {threshold['certainty']:.3f})" if threshold["certainty"] > ASK_NONE else ""
+    return (
+        f"{asked}{below}, and {threshold['kept']:,} stay; at most {threshold['error']:.1%} of both are "
+        "wrong, with 95% confidence, people's labels being right"
+    )
