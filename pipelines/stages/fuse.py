@@ -22,6 +22,7 @@ from pipelines.runtime.stage import (
     Stage,
 )
 from pipelines.runtime.summary import Summary
+from schemas.errors import RecipeError
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, conform
 from transforms.fusers.base import PEOPLE_DECIDE, Fuser
@@ -60,7 +61,13 @@ class Fusion(NamedTuple):
 def _setup(run: Run) -> Fusion:
     section, seed = run.recipe.fuse, run.recipe.seed
     fuser, policy = build(Fuser, section.fuser, seed, run.folder), build(Policy, section.policy, seed, run.folder)
-    return Fusion(fuser, policy, section.fit_pairs, run.recipe.route.queue.get("accuracy") is not None)
+    people_decide = run.recipe.route.queue.get("accuracy") is not None
+    if people_decide and not policy.follows_posterior:
+        raise RecipeError(
+            f"fuse.policy {policy.plugin_name} publishes labels whatever people say, so no accuracy can be promised: "
+            "take the policy posterior, or a budget in place of route.queue.accuracy"
+        )
+    return Fusion(fuser, policy, section.fit_pairs, people_decide)
 
 
 def _fit(run: Run, fusion: Fusion, _: Artefacts) -> Iterable[tuple[str, bytes]]:

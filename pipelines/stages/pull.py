@@ -43,7 +43,13 @@ class Answered(NamedTuple):
     @property
     def identity(self) -> list[Any]:
         """The answers' content, and what of the answered pairs was held out for the audit."""
-        held = self.asked.join(self.answers.annotations, on="pair_id", how="semi").select("pair_id", "held_out")
+        held = self.asked.join(self.answers.annotations, on="pair_id", how="semi").select(
+            # Of a pair that was asked for the audit alone every answer is held out, of another one so many.
+            "pair_id",
+            pl.when((pl.col("held_out") > 0) & (pl.col("overlap") == pl.col("held_out")))
+            .then(pl.lit("all"))
+            .otherwise(pl.col("held_out").cast(pl.String)),
+        )
         return [*self.content, held.sort("pair_id").rows()]
 
 

@@ -36,6 +36,7 @@ from transforms.routers.queue.features import prompt_families, response_features
 from transforms.routers.queue.fill import narrow, outlook, select, shortlist
 from transforms.routers.queue.threshold import fit_threshold, sized_queue, threshold_words
 from transforms.stats.controls import known_label
+from transforms.stats.human_labels import human_label
 from transforms.storage.files import parquet_bytes, without_slack
 from transforms.storage.workspace import Output
 
@@ -149,23 +150,26 @@ def _threshold_names(_run: Run, setup: Routing) -> tuple[str, ...]:
 
 def _fit_threshold(run: Run, setup: Routing, _: Artefacts) -> Iterator[tuple[str, bytes]]:
     """From which certainty on labels stay without being asked, for the accuracy that the recipe asks for."""
-    votes = votes_of(_annotations(run), setup.before)["pair_id"].unique().implode()
+    votes = votes_of(_annotations(run), setup.before)
+    people = human_label(votes).select("pair_id", answer=pl.col("label").fill_null("split"))
+    audited = setup.before.filter(pl.col("held_out") > 0).select("pair_id", audited=pl.lit(value=True))
 
     def buckets() -> Iterator[pl.DataFrame]:
         for bucket in run.workspace.buckets:
-            yield _labels(setup, StoredInputs(run.workspace, bucket, ROUTE.reads), votes)
+            labels = _labels(setup, StoredInputs(run.workspace, bucket, ROUTE.reads))
+            labels = labels.join(people, on="pair_id", how="left").join(audited, on="pair_id", how="left")
+            yield labels.with_columns(pl.col("audited").fill_null(value=False))
 
     threshold = fit_threshold(buckets, _audit_answers(run, setup), setup.queue, setup.seed)
     yield "threshold", canonical_json(threshold)
 
 
-def _labels(setup: Routing, inputs: Inputs, answered: pl.Series) -> pl.DataFrame:
-    """The labels of a bucket, as `fit_threshold` wants them."""
+def _labels(setup: Routing, inputs: Inputs) -> pl.DataFrame:
+    """`pair_id, label, certainty, stays, always` of a bucket's pairs, as `fit_threshold` takes them."""
     verdicts = inputs.read("verdicts", ("label", "certainty", "action"))
     always = pl.lit(setup.asks_only_routed) & (pl.col("action") == "route")
     published = pl.col("action").is_in(PUBLISHED) & (pl.col("label") != "tie")
-    decided = pl.col("pair_id").is_in(answered)
-    return verdicts.select("pair_id", "label", "certainty", stays=published, always=always, decided=decided)
+    return verdicts.select("pair_id", "label", "certainty", stays=published, always=always)
 
 
 def _wanted(setup: Routing, threshold: float | None) -> pl.Expr:

@@ -44,14 +44,15 @@ def held_out_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataF
     """The answers that serve the audit alone: `annotation_id`, `pair_id`, `answer`, `at` (when it was given).
 
     Of each audited pair the first `held_out` by a hash of (pair, annotator): a choice that neither the
-    answers nor their order in time can influence.
+    answers nor their order in time can influence. Of a pair that was asked for the audit alone all of them, more than
+    were asked for too: what only audited pairs have must not make their labels better than the others'.
     """
-    rows = _counted(annotations).join(
-        queue.filter(pl.col("held_out") > 0).select("pair_id", "held_out"), on="pair_id", how="inner"
-    )
+    audited = queue.filter(pl.col("held_out") > 0).select("pair_id", "held_out", "overlap")
+    rows = _counted(annotations).join(audited, on="pair_id", how="inner")
     keys = [hash_fields("held-out", p, a) for p, a in zip(rows["pair_id"], rows["annotator"], strict=True)]
     rows = rows.with_columns(pl.Series("_key", keys, dtype=pl.String)).sort("pair_id", "_key")
-    kept = rows.filter(pl.int_range(pl.len()).over("pair_id") < pl.col("held_out"))
+    place = pl.int_range(pl.len()).over("pair_id")
+    kept = rows.filter((place < pl.col("held_out")) | (pl.col("overlap") == pl.col("held_out")))
     return kept.select("annotation_id", "pair_id", pl.col("label").alias("answer"), pl.col("updated_at").alias("at"))
 
 

@@ -150,15 +150,18 @@ def count_labels(labels: pl.DataFrame, audit: Audit) -> Counts:
     return Counts(len(staying) - np.searchsorted(staying, at, side="left"), asked)
 
 
-def choose_threshold(audit: Audit, counts: Counts, max_error: float, alpha: float = 0.05) -> Threshold:
+def choose_threshold(
+    audit: Audit, counts: Counts, max_error: float, alpha: float = 0.05, disputed: int = 0
+) -> Threshold:
     """The lowest threshold at which at most `max_error` of all labels are wrong, with probability 1 - `alpha`.
 
     Args:
         audit: n audited pairs; fewer than `FEWEST` let no label stay.
         counts: of the population, `count_labels`.
+        disputed: labels beside those counted that stay although people contradict them or split; all count as wrong.
     """
     size = len(audit.certainty)
-    every = Threshold(ASK_ALL, 0.0, int(counts.asked[0]), 0)
+    every = Threshold(ASK_ALL, disputed / max(int(counts.asked[0]) + disputed, 1), int(counts.asked[0]), 0)
     if size < FEWEST:
         return every
     kept, asked = counts.kept[1:], counts.asked[1:]
@@ -172,7 +175,7 @@ def choose_threshold(audit: Audit, counts: Counts, max_error: float, alpha: floa
     else:
         e = upper_bound(wrong, n, alpha)
     # Below the last audited certainty the same audited pairs stay: (n + 1,).
-    errors = np.append(e, e[-1]) * kept / np.maximum(kept + asked, 1)
+    errors = (np.append(e, e[-1]) * kept + disputed) / np.maximum(kept + asked + disputed, 1)
     tried = errors[FEWEST - 1 :] <= max_error
     passed = len(tried) if tried.all() else int(np.argmin(tried))
     if not passed:

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from tests.transforms.fusers.vote_makers import mirrored_pairs, mirrored_votes, pairs_frame, vote, votes_frame
 from transforms.fusers.base import PEOPLE_DECIDE, Fuser
 from transforms.plugins.registry import find, names
+from transforms.report.voters import reliability
+from transforms.stats.controls import MAJORITY
 from transforms.stats.human_labels import human_label
-from transforms.stats.people_decide import people_decide
+from transforms.stats.people_decide import ACCURACY, people_decide
+from transforms.stats.value_of_answers import human_agreement, without_humans
 
 FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIDES = ("a", "b")
@@ -57,20 +60,32 @@ def test_asked_pairs_take_the_label_of_their_people_and_no_other_verdict_changes
     )
     assert sums.to_series().to_numpy() == pytest.approx(after["margin"].to_numpy(), abs=1e-9)
     theirs = human_label(votes.filter(pl.col("kind") == "human")).filter(pl.col("label").is_in(SIDES))
-    changed = after.filter(after["label"] != before["label"])
+    assert theirs.join(after, on="pair_id").filter(pl.col("label") != pl.col("label_right")).height == 0
+    changed = after.filter(after["margin"] != before["margin"])
     assert set(changed["pair_id"]) <= set(theirs["pair_id"])
-    own = (
-        before.select("pair_id", "p_tie", pl.col("contributions"))
-        .explode("contributions", empty_as_null=False)
-        .unnest("contributions")
-        .filter(pl.col("voter").str.starts_with("human:"))
-        .group_by("pair_id")
-        .agg(pl.col("log_odds").sum().alias("own"), pl.col("p_tie").first())
-    )
-    for pair, side, log_odds, p_tie in theirs.join(own, on="pair_id").select("pair_id", "label", "own", "p_tie").rows():
-        if (log_odds if side == "a" else -log_odds) > 0 and (1 - p_tie) / (1 + np.exp(-abs(log_odds))) > p_tie:
-            assert after.filter(pl.col("pair_id") == pair)["label"].item() == side
+    assert (changed["certainty"] >= ACCURACY**2 - 1e-9).all()
+    own = changed["contributions"].list.eval(pl.element().filter(pl.element().struct.field("voter") != MAJORITY))
+    voters = before.filter(pl.col("pair_id").is_in(changed["pair_id"].implode()))["contributions"]
+    assert [sorted(c["voter"] for c in row) for row in own] == [sorted(c["voter"] for c in row) for row in voters]
     assert people_decide(after, votes, pairs).equals(after)
+
+
+@FEW
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_is_believed_without_people_stays_as_it_is(seed: int) -> None:
+    votes, pairs = election(seed)
+    fuser = fuser_of("posterior")
+    model = fuser.fit(votes, pairs)
+    before, after = (
+        fuser.verdicts({**model, PEOPLE_DECIDE: on}, votes, pairs).join(pairs.select("pair_id", "kind"), on="pair_id")
+        for on in (False, True)
+    )
+    one, other = without_humans(before), without_humans(after)
+    assert other["margin_machine"].to_numpy() == pytest.approx(one["margin_machine"].to_numpy(), abs=1e-9)
+    flipped = after.select(pl.col("margin") * other["margin_machine"] < 0).to_series()
+    assert other["flipped"].equals(flipped.alias("flipped"))
+    assert human_agreement(after).equals(human_agreement(before))
+    assert reliability(votes, after).equals(reliability(votes, before))
 
 
 @FEW

@@ -66,17 +66,16 @@ class QueueConfig(PluginConfig):
         return float(self.budget or self.budget_seconds or math.inf)
 
     def sized(self, n_pairs: int) -> QueueConfig:
-        """With `audit_pairs` for so many pairs, if an accuracy is asked for; 0 if the audit would hold all of them.
+        """With `audit_pairs`, if an accuracy is asked for and it is not given.
 
         They are to hold `EXPECTED_ERRORS` wrong labels, and grow with the pairs: of n audited ones the bound on the
         share of wrong labels is too large by about n ** -1/2, which is paid for with as large a share of all pairs, so
         that n_pairs ** 2/3 cost least.
         """
-        if self.accuracy is None:
+        if self.accuracy is None or self.audit_pairs is not None:
             return self
         fewest = math.ceil(round(EXPECTED_ERRORS / (1 - self.accuracy), 6))
-        audit = self.audit_pairs or max(fewest, math.ceil(round(n_pairs ** (2 / 3), 6)))
-        return self.model_copy(update={"audit_pairs": audit if audit < n_pairs else 0})
+        return self.model_copy(update={"audit_pairs": max(fewest, math.ceil(round(n_pairs ** (2 / 3), 6)))})
 
     @property
     def control_pairs(self) -> int | None:

@@ -170,7 +170,7 @@ def select(
         previous: the queue of an earlier round; its pairs stay, its answers count against the budget.
     """
     before = _previous(previous, seed)
-    audit = _audit(candidates, config)
+    audit = _audit(candidates.join(before.select("pair_id", "was_held"), on="pair_id", how="left"), config)
     frame = candidates.join(before, on="pair_id", how="full", coalesce=True).with_columns(
         pl.col("known_label").fill_null(pl.col("was_known")),
         pl.col("shown").fill_null(pl.col("was_shown")),
@@ -246,7 +246,7 @@ def _keep_wanted(frame: pl.DataFrame, config: QueueConfig, asked: Collection[str
     return frame.filter(
         pl.col("pair_id").is_in(pl.Series(list(asked), dtype=pl.String).implode())
         | ((pl.col("overlap") > 0) & ~known)
-        | (pl.col("draw").rank("ordinal") <= audits)
+        | (pl.col("draw").rank("ordinal").over(pl.col("answered") == 0) <= audits)
         | (known & (pl.col("control_draw").rank("ordinal").over(known) <= controls + audits))
     )
 
@@ -277,7 +277,9 @@ def _audit(frame: pl.DataFrame, config: QueueConfig) -> pl.Series:
     """Pair ids of the audit. Its size never depends on values, so the sample stays a simple random one."""
     frame = frame.sort("draw")
     if config.audit_pairs is not None:
-        return frame["pair_id"].head(config.audit_pairs)
+        # Answers that have given a pair its label cannot measure labels.
+        eligible = (pl.col("answered") == 0) | (pl.col("was_held") > 0)
+        return frame.filter(eligible)["pair_id"].head(config.audit_pairs)
     if config.total == math.inf:
         return frame.filter(pl.col("draw") < config.audit_share)["pair_id"]
     cost = (pl.col("unit") * config.audit_overlap).cum_sum()

@@ -18,8 +18,8 @@ N, SEED = 400, 3
 CONFIG = QueueConfig(accuracy=0.9)
 
 
-def labels(n: int = N, *, stays: float = 1.0, decided: int = 0) -> pl.DataFrame:
-    """All labels are `a`, more certain from pair to pair; the first `decided` are people's own."""
+def labels(n: int = N, *, stays: float = 1.0, decided: int = 0, answer: str = "a") -> pl.DataFrame:
+    """All labels are `a`, more certain from pair to pair; people have said `answer` of the first `decided`."""
     place = np.arange(n)
     return pl.DataFrame(
         {
@@ -28,7 +28,8 @@ def labels(n: int = N, *, stays: float = 1.0, decided: int = 0) -> pl.DataFrame:
             "certainty": 0.5 + 0.5 * place / n,
             "stays": place % 100 < 100 * stays,
             "always": [False] * n,
-            "decided": place < decided,
+            "answer": pl.Series([answer if i < decided else None for i in place], dtype=pl.String),
+            "audited": [False] * n,
         }
     )
 
@@ -36,6 +37,7 @@ def labels(n: int = N, *, stays: float = 1.0, decided: int = 0) -> pl.DataFrame:
 def answers(frame: pl.DataFrame, answer: str = "a", share: float = 1.0) -> pl.DataFrame:
     """Two equal answers to a share of the audit."""
     size = CONFIG.sized(frame.height).audit_pairs or 0
+    frame = frame.filter(pl.col("answer").is_null() | pl.col("audited"))
     audit = frame.with_columns(audit_draws(frame["pair_id"], SEED)).bottom_k(size, by="draw")["pair_id"]
     asked = audit.head(round(share * len(audit)))
     return pl.DataFrame({"pair_id": [*asked, *asked], "answer": answer, "at": "2026"})
@@ -67,6 +69,36 @@ def test_labels_that_nobody_contradicts_stay_and_those_of_people_count_as_asked(
     assert "people give 40 labels, and 360 stay" in threshold_words(found)
 
 
+@pytest.mark.parametrize("answer", ["b", "split"])
+def test_labels_that_people_contradict_or_split_on_count_as_wrong(answer: str) -> None:
+    plain, found = (fit(labels(decided=n, answer=answer), answers(labels())) for n in (0, 20))
+    assert (found["disputed"], found["asked"], found["kept"]) == (20, 0, N - 20)
+    assert found["error"] > plain["error"] + 19 / N
+    assert "20 labels on which people split or are overruled" in threshold_words(found)
+    frame = labels(decided=60, answer=answer)
+    many = fit(frame, answers(frame))
+    assert many["certainty"] == ASK_ALL
+
+
+def test_ties_of_people_are_left_out() -> None:
+    frame = labels(decided=60, answer="tie")
+    found = fit(frame, answers(frame))
+    assert (found["disputed"], found["asked"], found["kept"]) == (0, 0, N - 60)
+
+
+def test_pairs_that_people_have_labelled_enter_no_audit_and_its_members_stay() -> None:
+    """As many pairs as were answered are new: the audit is drawn from these alone, and stays as it is afterwards."""
+    grown = labels(decided=200)
+    eligible = grown.filter(pl.col("answer").is_null())
+    audit = eligible.with_columns(audit_draws(eligible["pair_id"], SEED)).bottom_k(100, by="draw")["pair_id"]
+    given = pl.DataFrame({"pair_id": [*audit, *audit], "answer": "a", "at": "2026"})
+    found = fit(grown, given)
+    assert (found["answered"], found["asked"], found["kept"]) == (100, 200, 200)
+    member = pl.col("pair_id").is_in(audit.implode())
+    later = grown.with_columns(audited=member, answer=pl.when(member).then(pl.lit("a")).otherwise("answer"))
+    assert fit(later, given)["answered"] == 100
+
+
 def test_if_everything_is_contradicted_everybody_is_asked_about_every_pair_once() -> None:
     found = fit(labels(stays=0.8, decided=40), answers(labels(), "b"))
     assert (found["certainty"], found["asked"], found["kept"]) == (ASK_ALL, N, 0)
@@ -74,11 +106,12 @@ def test_if_everything_is_contradicted_everybody_is_asked_about_every_pair_once(
 
 def test_no_audit_is_drawn_of_data_that_it_would_hold_whole() -> None:
     for n in (1, 60, 100):
-        found = fit(labels(n), answers(labels(n)).clear())
+        found = fit(labels(n), answers(labels()).clear())
         assert (found["certainty"], found["asked"]) == (ASK_ALL, n)
         assert sized_queue(CONFIG, found)[0].audit_pairs == 0
-        assert f"people give {n:,} labels, all of them" in threshold_words(found)
+        assert f"asked about all {n:,}" in threshold_words(found)
     assert fit(labels(101), answers(labels(101)))["audit"] == 100
+    assert fit(labels(300, decided=250), answers(labels(300)))["audit"] == 0
 
 
 def test_an_audit_that_says_too_little_asks_for_nothing_more_and_says_so() -> None:
@@ -91,9 +124,14 @@ def test_an_audit_that_says_too_little_asks_for_nothing_more_and_says_so() -> No
     assert "`doubtful: flip`" in threshold_words(few)
 
 
-def test_when_people_have_given_every_label_there_is_nothing_left_to_keep() -> None:
-    found = fit(labels(decided=N), answers(labels()))
-    assert (found["asked"], found["kept"]) == (N, 0)
+def test_where_people_have_answered_most_of_the_audit_the_rest_is_asked() -> None:
+    frame = (
+        labels().with_columns(audited=True).with_columns(answer=pl.when(pl.col("certainty") < 0.96).then(pl.lit("a")))
+    )
+    found = fit(frame, answers(frame))
+    assert found["usable"] < 20
+    assert (found["certainty"], found["asked"], found["kept"]) == (ASK_ALL, N, 0)
+    assert "people give 400 labels, all of them" in threshold_words(found)
 
 
 @pytest.mark.parametrize("pairs", [49, 1])
