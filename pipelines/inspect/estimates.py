@@ -17,7 +17,6 @@ from schemas.ids import canonical_json
 from schemas.rows import HUMAN
 from transforms.publish.calibration_source import is_uncalibrated
 from transforms.publish.rows import PUBLISHED
-from transforms.stats.controls import MAJORITY
 from transforms.stats.human_labels import human_label
 from transforms.stats.label_noise import worse_chosen
 from transforms.stats.prediction_powered import MIN_AUDITED, Predictions, ppi_rate
@@ -136,7 +135,7 @@ def with_people(verdicts: pl.DataFrame, people: pl.DataFrame, contributions: pl.
         contributions.join(people.select("pair_id").unique(), on="pair_id", how="semi", maintain_order="left")
         .explode("contributions")
         .unnest("contributions")
-        .filter(pl.col("voter").is_in([*people["voter"].unique(), MAJORITY]))
+        .filter(pl.col("voter").is_in(people["voter"].unique().implode()))
         .group_by("pair_id", maintain_order=True)
         .agg(pl.col("log_odds").sum().alias("_own"))
     )

@@ -188,20 +188,13 @@ def _add(result: RunResult, done: StageResult) -> None:
     result.notes += done.notes
 
 
-def with_budget(recipe: Recipe, answers: int) -> Recipe:
-    """The recipe asking people for `answers` answers in total, whatever its own budget.
+_IN_PLACE_OF_BUDGET = ("budget_seconds", "accuracy", "audit_pairs")
 
-    Raises:
-        UsageError: it asks for an accuracy.
-    """
-    own = dict(recipe.route.queue)
-    if own.get("accuracy") is not None:
-        raise UsageError(
-            f"the recipe asks for an accuracy ({own['accuracy']}), which takes as many answers as it takes: leave "
-            "--budget out, or write a budget in place of route.queue.accuracy"
-        )
-    own.pop("budget_seconds", None)
-    route = recipe.route.model_copy(update={"queue": {**own, "budget": answers}})
+
+def with_budget(recipe: Recipe, answers: int) -> Recipe:
+    """The recipe asking people for `answers` answers in total, whatever its own budget."""
+    queue = {name: value for name, value in recipe.route.queue.items() if name not in _IN_PLACE_OF_BUDGET}
+    route = recipe.route.model_copy(update={"queue": {**queue, "budget": answers}})
     return recipe.model_copy(update={"route": route})
 
 

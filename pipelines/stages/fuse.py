@@ -22,10 +22,9 @@ from pipelines.runtime.stage import (
     Stage,
 )
 from pipelines.runtime.summary import Summary
-from schemas.errors import RecipeError
 from schemas.ids import canonical_json
 from schemas.tables import Verdicts, conform
-from transforms.fusers.base import PEOPLE_DECIDE, Fuser
+from transforms.fusers.base import Fuser
 from transforms.plugins.build import build
 from transforms.policies.base import Policy
 from transforms.publish.recompute import described
@@ -43,31 +42,22 @@ class Fusion(NamedTuple):
 
     Attributes:
         fit_pairs: on how many pairs they are fitted at most.
-        people_decide: whether people's label of a pair stands, as a queue with an accuracy needs.
     """
 
     fuser: Fuser
     policy: Policy
     fit_pairs: int
-    people_decide: bool = False
 
     @property
     def identity(self) -> Any:
-        """Fuser, policy, the size of the sample they are fitted on, and whether people decide."""
-        identity = [self.fuser.identity, self.policy.identity, self.fit_pairs]
-        return [*identity, PEOPLE_DECIDE] if self.people_decide else identity
+        """Fuser, policy and the size of the sample they are fitted on."""
+        return [self.fuser.identity, self.policy.identity, self.fit_pairs]
 
 
 def _setup(run: Run) -> Fusion:
     section, seed = run.recipe.fuse, run.recipe.seed
     fuser, policy = build(Fuser, section.fuser, seed, run.folder), build(Policy, section.policy, seed, run.folder)
-    people_decide = run.recipe.route.queue.get("accuracy") is not None
-    if people_decide and not policy.follows_posterior:
-        raise RecipeError(
-            f"fuse.policy {policy.plugin_name} publishes labels whatever people say, so no accuracy can be promised: "
-            "take the policy posterior, or a budget in place of route.queue.accuracy"
-        )
-    return Fusion(fuser, policy, section.fit_pairs, people_decide)
+    return Fusion(fuser, policy, section.fit_pairs)
 
 
 def _fit(run: Run, fusion: Fusion, _: Artefacts) -> Iterable[tuple[str, bytes]]:
@@ -87,8 +77,6 @@ def fit_fusion(fusion: Fusion, pairs: pl.DataFrame, votes: pl.DataFrame) -> dict
     """
     pairs = fusion_columns(pairs)
     model = {"calibrated_by": None, **fusion.fuser.fit(votes, pairs)}  # a fuser that does not say is not calibrated
-    if fusion.people_decide:
-        model[PEOPLE_DECIDE] = True
     # Shares of the others say nothing about the data set. Pairs lie in the order of their hash: any will do.
     drawn = pairs.filter(pl.col("drawn")).head(_POLICY_PAIRS)
     plugins = {"fuser": described(fusion.fuser), "policy": described(fusion.policy)}
@@ -118,7 +106,7 @@ def verdicts(fusion: Fusion, inputs: Inputs, artefacts: Artefacts) -> Output:
 
 
 def _fused(fusion: Fusion, model: dict[str, Any], votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    return decision_frame(fusion.fuser.verdicts(model, votes, pairs), pairs, votes)
+    return decision_frame(fusion.fuser.apply(model, votes, pairs), pairs, votes)
 
 
 def _notes(run: Run, fusion: Fusion, artefacts: Artefacts, summary: Summary) -> list[str]:

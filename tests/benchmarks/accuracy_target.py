@@ -4,9 +4,10 @@
 
 Each run: the fuser `posterior` has the judges' votes alone; an audit is drawn and answered by two people; the threshold
 of `transforms.stats.pac_labels` says which labels people give. Every pair keeps its most probable side (`doubtful:
-flip`). "wrong" is the share of wrong labels in the end, those of people taken as right; "wrong with people's errors"
-counts theirs too: a pair that is asked takes its first answer (`people_decide`). The truth is the people's majority
-(LLMBar: the authors' label). "kept" is the share of runs in which "wrong" is at most what the accuracy tolerates.
+flip`). "wrong" is the share of wrong labels in the end, those of people taken as right, and "kept" the share of runs in
+which that is at most what the accuracy tolerates. The two columns after it count people's errors too, one answer per
+pair that is asked: as the product has it, where an answer is a vote and all are fused again, and where the answer
+would be the label. The truth is the people's majority (LLMBar: the authors' label).
 "truth known" is how many would have to be asked, least certain first, by somebody who knows which labels are wrong.
 
     llmbar         20 of 123 judges, drawn per run; people are simulated, wrong in 0 % or 10 % of answers
@@ -26,7 +27,9 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from tests.benchmarks.quality.fusion import DATA, Case
+from schemas.tables import Votes, conform
+from tests.benchmarks.quality.fusion import DATA
+from tests.benchmarks.quality.fusion_cases import judged
 from tests.benchmarks.quality.real_data import fuser_pairs, load
 from transforms.plugins.registry import find
 from transforms.routers.queue.config import QueueConfig
@@ -39,11 +42,15 @@ class Replay(NamedTuple):
     """Pairs with the fuser's labels, the truth, and people's answers to any of them.
 
     Attributes:
+        votes: of the judges.
+        pairs: as fusers take them.
         labels: `pair_id, label, certainty`.
         truth: `pair_id, truth`.
         answer: two people's answers to the pairs of given ids: `pair_id, answer, at`.
     """
 
+    votes: pl.DataFrame
+    pairs: pl.DataFrame
     labels: pl.DataFrame
     truth: pl.DataFrame
     answer: Callable[[pl.Series], pl.DataFrame]
@@ -61,7 +68,7 @@ def fused(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 
 def llmbar(seed: int, error: float) -> Replay:
     """Recorded judges, simulated people."""
-    case, rng = Case("llmbar", DATA, 20, seed), np.random.default_rng([seed, 9])
+    case, rng = judged("llmbar", DATA, 20, seed), np.random.default_rng([seed, 9])
     truth = case.truth.select("pair_id", truth="label")
 
     def answer(ids: pl.Series) -> pl.DataFrame:
@@ -71,7 +78,8 @@ def llmbar(seed: int, error: float) -> Replay:
         said = shown.with_columns(answer=pl.when(wrong).then(other).otherwise("truth"))
         return said.select("pair_id", "answer", at=pl.int_range(pl.len()).cast(pl.String))
 
-    return Replay(fused(case.judges, case.pairs).join(truth.select("pair_id"), on="pair_id"), truth, answer)
+    labels = fused(case.judges, case.pairs).join(truth.select("pair_id"), on="pair_id")
+    return Replay(case.judges, case.pairs, labels, truth, answer)
 
 
 @cache
@@ -111,7 +119,8 @@ def people(name: str, seed: int, judging: int, n: int | None) -> Replay:
         rest = rest.with_columns(at=pl.Series([f"{u:.9f}" for u in rng.random(len(rest))]))
         return rest.sort("at").group_by("pair_id").head(2).select("pair_id", "at", answer="label")
 
-    return Replay(fused(votes.drop("truth", "_place", strict=False), pairs), truth, answer)
+    votes = votes.drop("truth", "_place", strict=False)
+    return Replay(votes, pairs, fused(votes, pairs), truth, answer)
 
 
 CASES: dict[str, Callable[[int], Replay]] = {
@@ -135,16 +144,27 @@ def run(replay: Replay, accuracy: float, seed: int) -> dict[str, Any]:
     wrong = labels.filter(stays).join(replay.truth, on="pair_id").filter(pl.col("label") != pl.col("truth")).height
     asked = replay.answer(labels.filter(~stays)["pair_id"]).sort("pair_id", "at").unique("pair_id", keep="first")
     mistaken = asked.join(replay.truth, on="pair_id").filter(pl.col("answer") != pl.col("truth")).height
+    again = fused(pl.concat([conform(replay.votes, Votes), human_votes(asked)]), replay.pairs)
+    outvoted = again.join(replay.truth, on="pair_id").filter(pl.col("label") != pl.col("truth")).height
     return {
         "before": labels.join(replay.truth, on="pair_id").select((pl.col("label") != pl.col("truth")).mean()).item(),
         "wrong": wrong / len(labels),
-        "all": (wrong + mistaken) / len(labels),
+        "fused": outvoted / len(labels),
+        "final": (wrong + mistaken) / len(labels),
         "kept": wrong <= (1 - accuracy) * len(labels),
         "asked": chosen.asked / len(labels),
         "pairs": len(labels),
         "audited": config.audit_pairs,
         "ideal": 1 - _can_stay(labels.join(replay.truth, on="pair_id"), 1 - accuracy) / len(labels),
     }
+
+
+def human_votes(answers: pl.DataFrame) -> pl.DataFrame:
+    """One person's votes."""
+    constant = {"voter": "human:p", "voter_group": "human", "kind": "human", "order": "none"}
+    numbers = {"sample": 0, "tokens_in": 0, "tokens_out": 0, "ms": 0.0}
+    columns = [pl.lit(value).alias(name) for name, value in {**constant, **numbers}.items()]
+    return conform(answers.select("pair_id", vote_id="pair_id", label="answer").with_columns(columns), Votes)
 
 
 def _can_stay(labels: pl.DataFrame, max_error: float) -> int:
@@ -169,8 +189,9 @@ def main() -> int:
         "asked",
         "asked, truth known",
         "wrong",
-        "wrong with people's errors",
         "kept",
+        "wrong, answers are votes",
+        "wrong, answers are labels",
     )
     print("|", " | ".join(names), "|")
     print("|---" * len(names) + "|")
@@ -184,7 +205,7 @@ def main() -> int:
             cells = (name, f"{mean['pairs']:,.0f}", f"{mean['before']:.1%}", f"{accuracy}", f"{mean['audited']:.0f}")
             print("|", " | ".join(cells), end=" | ")
             print(f"{mean['asked']:.0%} | {mean['ideal']:.0%} | {mean['wrong']:.1%}", end=" | ")
-            print(f"{mean['all']:.1%} | {mean['kept']:.0%} |", flush=True)
+            print(f"{mean['kept']:.0%} | {mean['fused']:.1%} | {mean['final']:.1%} |", flush=True)
     return int(missed)
 
 

@@ -13,8 +13,6 @@ import pytest
 from pipelines.inspect.tables import table_frame
 from pipelines.inspect.versions import check
 from tests.pipelines.conftest import Project
-from transforms.stats.controls import MAJORITY
-from transforms.stats.human_labels import human_label
 from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -101,10 +99,5 @@ def test_the_audit_then_what_is_not_certain_enough_then_nothing(tmp_path: Path) 
     published = table_frame(Workspace.open(str(tmp_path / "w")), "rows").collect()
     wrong = sum(row[0]["content"] not in better for row in published["chosen"])
     assert wrong <= (1 - ACCURACY) * published.height
-    votes = table_frame(Workspace.open(str(tmp_path / "w")), "votes").collect()
-    theirs = human_label(votes).filter(pl.col("label").is_in(["a", "b"]))
-    decided = theirs.join(published.select("pair_id", published="chosen_is"), on="pair_id")
-    assert decided.filter(pl.col("label") != pl.col("published")).height == 0
-    assert published.filter(pl.col("decided_by") == MAJORITY).height > 0  # judges would have outvoted a person
     assert all(found.ok for found in check(str(tmp_path / "w"), "accurate", []))
     assert asked.height < 0.8 * N

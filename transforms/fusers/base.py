@@ -9,9 +9,6 @@ import polars as pl
 
 from schemas.tables import Row
 from transforms.plugins.base import Plugin
-from transforms.stats.people_decide import people_decide
-
-PEOPLE_DECIDE = "people_decide"  # key of a model: whether people's label of a pair stands (`people_decide`)
 
 
 class Fuser(Plugin):
@@ -35,8 +32,3 @@ class Fuser(Plugin):
     @abstractmethod
     def apply(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Posteriors: the `verdicts` columns without noise, action and reasons; one row per row of `pairs`."""
-
-    def verdicts(self, model: Row, votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-        """`apply`, with people's own label where the model says that it stands."""
-        fused = self.apply(model, votes, pairs)
-        return people_decide(fused, votes, pairs) if model.get(PEOPLE_DECIDE) else fused

@@ -20,7 +20,6 @@ class Policy(Plugin):
     """Posterior to action."""
 
     kind: ClassVar[str] = "policies"
-    follows_posterior: ClassVar[bool] = True  # whether a published label is the posterior's
 
     @abstractmethod
     def fit(self, verdicts: pl.DataFrame) -> Row:

@@ -52,7 +52,6 @@ class Moss(DoubtPolicy):
 
     config: Config
     version: ClassVar[int] = 3
-    follows_posterior: ClassVar[bool] = False
 
     def fit(self, verdicts: pl.DataFrame) -> Row:
         """Percentiles of mu and sigma, and `predicted`, the share of each action.

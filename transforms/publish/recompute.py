@@ -147,7 +147,7 @@ class Recomputation:
     def verdicts(self, pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
         """The verdicts on `pairs`, as stage fuse makes them."""
         pairs = pairs.with_columns(known_label())
-        fused = self._fuser.verdicts(self._model, votes, pairs)
+        fused = self._fuser.apply(self._model, votes, pairs)
         return self._policy.decide(self._thresholds, decision_frame(fused, pairs, votes))
 
     def problems(self, pairs: pl.DataFrame, votes: pl.DataFrame, verdicts: pl.DataFrame) -> Iterator[str]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from transforms.publish.rows import PUBLISHED
 from transforms.report.voters import human_majority
-from transforms.stats.controls import CONTROL, MAJORITY
+from transforms.stats.controls import CONTROL
 from transforms.stats.judge_quality import wilson
 
 BANDS = 10
@@ -101,4 +101,4 @@ def strength_bands(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
 def _left_out(votes: pl.DataFrame) -> list[str]:
     """People and sources, and the known answers of controls."""
     named = votes.filter(pl.col("kind").is_in(["human", "source"]))["voter"].unique().to_list()
-    return sorted({*named, CONTROL, MAJORITY})
+    return sorted({*named, CONTROL})

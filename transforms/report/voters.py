@@ -10,7 +10,7 @@ import polars as pl
 import scipy
 
 from transforms.stats.calibration import reliability_bins
-from transforms.stats.controls import CONTROL, MAJORITY
+from transforms.stats.controls import CONTROL
 from transforms.stats.human_labels import human_label
 from transforms.stats.judge_quality import agreement_with_humans, longer_rates
 
@@ -104,7 +104,7 @@ def reliability(votes: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     """
     voters = votes.filter(pl.col("kind") == "human")["voter"].unique().to_list()
     others = pl.col("contributions").list.eval(
-        pl.when(~pl.element().struct.field("voter").is_in([*voters, CONTROL, MAJORITY])).then(
+        pl.when(~pl.element().struct.field("voter").is_in([*voters, CONTROL])).then(
             pl.element().struct.field("log_odds")
         )
     )

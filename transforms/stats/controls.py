@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 
-MAJORITY = "human: majority"  # the voter under which people's label appears where it outvotes all (`people_decide`)
 CONTROL = "control"  # their tag, and the voter under which a known answer appears among the contributions
 
 

@@ -10,7 +10,6 @@ import polars as pl
 import scipy
 
 from schemas.tables import PREFERENCES
-from transforms.stats.controls import MAJORITY
 from transforms.stats.human_labels import human_label
 
 ALPHA = 0.01  # a careless annotator is suspected only on evidence this unlikely by chance
@@ -164,7 +163,6 @@ def _without_self(answered: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFram
             pl.col("contributions").struct.field("voter").alias("voter"),
             pl.col("contributions").struct.field("log_odds").fill_null(0.0).alias("log_odds"),
         )
-        .filter(pl.col("voter").ne_missing(MAJORITY))  # the annotator's own word is in it
     )
     total = log_odds.group_by("pair_id").agg((pl.col("prior").first() + pl.col("log_odds").sum()).alias("total"))
     own = log_odds.group_by("pair_id", "voter").agg(pl.col("log_odds").sum().alias("own"))

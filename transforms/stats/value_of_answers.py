@@ -9,7 +9,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.rows import HUMAN
-from transforms.stats.controls import MAJORITY
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +102,7 @@ def human_agreement(labelled: pl.DataFrame) -> pl.DataFrame:
         `kind` ("" where null), `compared` (pairs of answers to one pair) and `agreeing`.
     """
     parts = _contributions(labelled).with_columns(pl.col("kind").fill_null(""))
-    answers = parts.filter("is_human", pl.col("voter") != MAJORITY, pl.col("label").is_in(["a", "b", "tie"]))
+    answers = parts.filter("is_human", pl.col("label").is_in(["a", "b", "tie"]))
     counts = answers.group_by("kind", "pair_id", "label").agg(pl.len().alias("n"))
     per_pair = counts.group_by("kind", "pair_id").agg(
         (pl.col("n") * (pl.col("n") - 1)).sum().alias("same"), pl.col("n").sum().alias("m")

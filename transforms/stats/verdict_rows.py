@@ -66,21 +66,16 @@ def verdicts(pairs: pl.DataFrame, votes: pl.DataFrame, cells: pl.DataFrame, p_ti
             pl.col("n_human").fill_null(0),
             pl.col("disagreement").fill_null(0.0),
         )
+        .with_columns(_expit(pl.col("margin")).alias("p_a"))
     )
-    return with_label(frame).select(COLUMNS)
-
-
-def with_label(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with `p_a`, `label` and `certainty`, as its `margin` and `p_tie` give them."""
     # By size of the margin, not by p_a: 1 - expit(z) and expit(-z) may differ in the last bit.
     sure = _expit(pl.col("margin").abs()) * (1 - pl.col("p_tie"))
     side = pl.when(pl.col("margin") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
     is_tie = (pl.col("margin") == 0) | (pl.col("p_tie") >= sure)
     return frame.with_columns(
-        _expit(pl.col("margin")).alias("p_a"),
         pl.when(is_tie).then(pl.lit("tie")).otherwise(side).alias("label"),
         pl.when(is_tie).then(pl.col("p_tie")).otherwise(sure).alias("certainty"),
-    )
+    ).select(COLUMNS)
 
 
 def _expit(z: pl.Expr) -> pl.Expr:

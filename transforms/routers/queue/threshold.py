@@ -101,7 +101,12 @@ def threshold_words(threshold: dict[str, Any]) -> str:
             "far); the run after that chooses the pairs to ask"
         )
     disputed = threshold["disputed"]
-    split = f"; {disputed:,} labels on which people split or are overruled count as wrong" if disputed else ""
+    split = (
+        f"; {disputed:,} labels that their people contradict or split on count as wrong: more people per pair settle "
+        "them (overlap_min, or one_by_one with overlap_max)"
+        if disputed
+        else ""
+    )
     if "certainty" not in threshold:
         return (
             f"only {threshold['usable']:,} of the audit's {threshold['audit']:,} pairs have a label that would be "

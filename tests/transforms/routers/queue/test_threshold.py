@@ -74,7 +74,7 @@ def test_labels_that_people_contradict_or_split_on_count_as_wrong(answer: str) -
     plain, found = (fit(labels(decided=n, answer=answer), answers(labels())) for n in (0, 20))
     assert (found["disputed"], found["asked"], found["kept"]) == (20, 0, N - 20)
     assert found["error"] > plain["error"] + 19 / N
-    assert "20 labels on which people split or are overruled" in threshold_words(found)
+    assert "20 labels that their people contradict or split on count as wrong" in threshold_words(found)
     frame = labels(decided=60, answer=answer)
     many = fit(frame, answers(frame))
     assert many["certainty"] == ASK_ALL
