@@ -17,7 +17,7 @@ from transforms.annotate.checked import Answers, merged
 from transforms.annotate.files import from_jsonl
 from transforms.annotate.label_studio import Pulled, pull, reconcile
 from transforms.annotate.ranking import rankings_by_id
-from transforms.annotate.votes import votes_of
+from transforms.annotate.votes import audited_alone, votes_of
 from transforms.storage.files import parquet_bytes
 from transforms.storage.workspace import Output, Workspace
 
@@ -46,9 +46,7 @@ class Answered(NamedTuple):
         held = self.asked.join(self.answers.annotations, on="pair_id", how="semi").select(
             # Of a pair that was asked for the audit alone every answer is held out, of another one so many.
             "pair_id",
-            pl.when((pl.col("held_out") > 0) & (pl.col("overlap") == pl.col("held_out")))
-            .then(pl.lit("all"))
-            .otherwise(pl.col("held_out").cast(pl.String)),
+            pl.when(audited_alone()).then(pl.lit("all")).otherwise(pl.col("held_out").cast(pl.String)),
         )
         return [*self.content, held.sort("pair_id").rows()]
 

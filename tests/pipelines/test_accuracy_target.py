@@ -17,16 +17,16 @@ from transforms.storage.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
-N, ACCURACY = 600, 0.94
+N, ACCURACY = 600, 0.9
 
 
 def rows(rng: np.random.Generator) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Pairs with five judges, hardly better than a coin where a pair is hard; and by response the better ones."""
+    """Pairs with three judges, of whom two are right where the pair is easy; and by response the better ones."""
     made, better = [], {}
     for i in range(N):
         easy = rng.random() < 0.7
         good, bad = f"answer {i} that is right", f"answer {i} that is wrong"
-        right = rng.random(5) < (0.97 if easy else 0.6)
+        right = rng.random(3) < (0.97 if easy else 0.6)
         votes = [{"judge": f"judge {j}", "label": "a" if r else "b"} for j, r in enumerate(right)]
         made.append({"prompt": f"question {i}", "response_a": good, "response_b": bad, "votes": votes})
         better[good] = bad
@@ -34,7 +34,7 @@ def rows(rng: np.random.Generator) -> tuple[list[dict[str, Any]], dict[str, str]
 
 
 def answers(project: Project, better: dict[str, str], rng: np.random.Generator) -> None:
-    """Two people answer whatever is queued; each is wrong about one pair in 100, for good."""
+    """Two people answer whatever is queued; each is wrong about one pair in 25, for good."""
     workspace = Workspace.open(str(project.folder / "w"))
     pairs = table_frame(workspace, "pairs").select("pair_id", "response_a").collect()
     first = {pair: response[0]["content"] in better for pair, response in pairs.iter_rows()}
@@ -43,7 +43,7 @@ def answers(project: Project, better: dict[str, str], rng: np.random.Generator) 
         table_frame(workspace, "queue").select("pair_id", "overlap").collect().sort("pair_id").iter_rows()
     ):
         for person in range(overlap):
-            wrong = int(pair[:6], 16) % 100 == person
+            wrong = int(pair[:6], 16) % 25 == person
             label = "a" if first[pair] != wrong else "b"
             lines.append(
                 {"pair_id": pair, "annotator": f"p{person}", "label": label, "updated_at": "2026-01-01T00:00:00Z"}
@@ -80,13 +80,13 @@ def test_the_audit_then_what_is_not_certain_enough_then_nothing(tmp_path: Path) 
     first = project.run("w")
     audit = queue()
     assert audit["purpose"].unique().to_list() == ["audit"]
-    assert audit.height == 167
+    assert audit.height == 100
     assert any("random audit first (0 of" in note for note in first["notes"])
 
     answers(project, better, rng)
     second = project.run("w")
     asked = queue().filter(pl.col("overlap") > pl.col("held_out"))
-    assert 0 < asked.height < 0.8 * N
+    assert 0 < asked.height < N / 2
     assert any("at most" in note and "are wrong" in note for note in second["notes"])
 
     answers(project, better, rng)
@@ -100,4 +100,4 @@ def test_the_audit_then_what_is_not_certain_enough_then_nothing(tmp_path: Path) 
     wrong = sum(row[0]["content"] not in better for row in published["chosen"])
     assert wrong <= (1 - ACCURACY) * published.height
     assert all(found.ok for found in check(str(tmp_path / "w"), "accurate", []))
-    assert asked.height < 0.8 * N
+    assert asked.height < N / 2

@@ -52,8 +52,13 @@ def held_out_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataF
     keys = [hash_fields("held-out", p, a) for p, a in zip(rows["pair_id"], rows["annotator"], strict=True)]
     rows = rows.with_columns(pl.Series("_key", keys, dtype=pl.String)).sort("pair_id", "_key")
     place = pl.int_range(pl.len()).over("pair_id")
-    kept = rows.filter((place < pl.col("held_out")) | (pl.col("overlap") == pl.col("held_out")))
+    kept = rows.filter((place < pl.col("held_out")) | audited_alone())
     return kept.select("annotation_id", "pair_id", pl.col("label").alias("answer"), pl.col("updated_at").alias("at"))
+
+
+def audited_alone() -> pl.Expr:
+    """Whether a pair of a queue was asked for the audit alone."""
+    return (pl.col("held_out") > 0) & (pl.col("overlap") == pl.col("held_out"))
 
 
 def known_answers(annotations: pl.DataFrame, queue: pl.DataFrame) -> pl.DataFrame:

@@ -47,13 +47,13 @@ def fit_threshold(
         of `Threshold`.
     """
     assert config.accuracy is not None  # the stage fits a threshold for an accuracy alone
-    n_pairs = sum(frame.height for frame in buckets())
+    sizes = [(frame.height, frame["answer"].null_count()) for frame in buckets()]
+    n_pairs, n_open = sum(n for n, _ in sizes), sum(n for _, n in sizes)
     wanted = config.sized(n_pairs).audit_pairs or 0
     # The audit of today's pairs: if they grew, it has members that nobody was asked about.
     members = pl.concat(_first(frame, wanted, seed) for frame in buckets()).bottom_k(wanted, by="draw")
     known: dict[str, Any] = {"pairs": n_pairs, "audit": wanted, "answered": 0}
-    open_ = sum(frame.filter(pl.col("answer").is_null()).height for frame in buckets())
-    if open_ <= wanted and not members["audited"].any():
+    if n_open <= wanted and not members["audited"].any():
         return {**known, "audit": 0, "certainty": ASK_ALL, "error": 0.0, "asked": n_pairs, "kept": 0}
     answers = answers.join(members, on="pair_id", how="semi")
     known["answered"] = answers["pair_id"].n_unique()
